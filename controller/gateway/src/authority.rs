@@ -1,0 +1,94 @@
+use chrono::{DateTime, Utc};
+use tonic::Status;
+
+use holdfast_proto::ids::{AgentId, MachineId, PointId, SnapshotId, StepId};
+use holdfast_vault_engine::{Consistency, DiskSpec, Point};
+
+/// The agent behind a request: put into its extensions by the agents' listener, from the client certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AgentIdentity(pub AgentId);
+
+/// The operator behind a request: put into its extensions by the operators' listener, from the API key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OperatorIdentity {
+    pub name: String,
+    pub role: Role,
+}
+
+/// What an operator may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Everything.
+    Admin,
+    /// Look, but neither change anything nor read the data of machines.
+    Viewer,
+}
+
+/// What a transfer is for.
+#[derive(Clone, Debug)]
+pub struct TransferGrant {
+    pub machine: MachineId,
+    pub machine_name: String,
+    pub consistency: Consistency,
+    pub taken_at: DateTime<Utc>,
+    pub snapshot_id: SnapshotId,
+    /// All disks of the snapshot.
+    pub disks: Vec<DiskSpec>,
+    /// The largest sequence number of a point of the machine that the catalogue knows; 0 if none.
+    pub last_seq: u64,
+}
+
+/// Where a point is in the vault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PointLocation {
+    pub machine: MachineId,
+    pub seq: u64,
+}
+
+/// A commit that began and whose outcome is not recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnsettledCommit {
+    pub machine: MachineId,
+    pub step: StepId,
+    pub attempt: i64,
+    pub seq: u64,
+}
+
+/// What the gateway has to know from, and tell, the control plane. The statuses of its errors go to the caller as they are.
+#[tonic::async_trait]
+pub trait Authority: Send + Sync + 'static {
+    /// Checks that this agent may send data for this attempt now.
+    async fn authorise_transfer(
+        &self,
+        agent: AgentId,
+        step: StepId,
+        attempt: i64,
+    ) -> Result<TransferGrant, Status>;
+
+    /// Marks the point of no return: FAILED_PRECONDITION if the attempt is not current or its job is being cancelled.
+    async fn begin_commit(&self, step: StepId, attempt: i64, seq: u64) -> Result<(), Status>;
+
+    /// Indexes a point and ends its step, in one transaction. Idempotent.
+    async fn record_point(&self, point: &Point) -> Result<(), Status>;
+
+    /// Finds a point by its id, or as `MACHINE@latest`.
+    async fn find_point(&self, spec: &str) -> Result<PointLocation, Status>;
+
+    /// Audits a restore before its first byte.
+    async fn record_restore(&self, operator: &str, point: PointId, disk: &str) -> Result<(), Status>;
+
+    /// Whether this is the current attempt of its step.
+    async fn is_live(&self, step: StepId, attempt: i64) -> Result<bool, Status>;
+
+    /// Commits that began so long ago that their gateway may be dead.
+    async fn unsettled_commits(&self) -> Result<Vec<UnsettledCommit>, Status>;
+
+    /// The vault says that this attempt has no point and never will.
+    async fn commit_aborted(&self, step: StepId, attempt: i64) -> Result<(), Status>;
+
+    /// Sequence numbers of the machine's points in the catalogue.
+    async fn known_points(&self, machine: MachineId) -> Result<Vec<u64>, Status>;
+
+    /// Something that the point needs is damaged or missing.
+    async fn mark_damaged(&self, point: PointId, reason: &str) -> Result<(), Status>;
+}

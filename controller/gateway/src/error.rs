@@ -1,0 +1,99 @@
+//! The one place where errors of the vault become gRPC statuses.
+
+use std::error::Error;
+
+use tonic::{Code, Status};
+use tracing::error;
+
+use holdfast_proto::error::{ErrorDetailExt as _, agent_error, system_error, user_error};
+use holdfast_vault_engine::VaultError;
+
+/// Says what a caller gets to know of an error of the vault. Those that an operator has to look at are logged here.
+pub(crate) fn status_of(vault_error: &VaultError) -> Status {
+    let message = chain(vault_error);
+    match vault_error {
+        VaultError::Aborted { .. } => {
+            agent_error("transfer_superseded", message).into_status(Code::FailedPrecondition)
+        }
+        VaultError::NoSuchDisk { .. } => user_error("disk_not_found", message)
+            .action("`holdfast point show POINT` lists its disks")
+            .into_status(Code::NotFound),
+        VaultError::NotCovered { .. } => {
+            agent_error("transfer_incomplete", message).into_status(Code::InvalidArgument)
+        }
+        other if other.is_no_space() => {
+            error!(message, "the vault is full");
+            system_error("vault_full", "the vault has no space left")
+                .retryable()
+                .action("free space where the vault is, or make it larger")
+                .into_status(Code::ResourceExhausted)
+        }
+        other if other.is_damage() => {
+            error!(message, "the vault is damaged");
+            damaged(message)
+        }
+        other if other.is_invalid_input() => {
+            agent_error("invalid_cell", message).into_status(Code::InvalidArgument)
+        }
+        _ => {
+            error!(message, "the vault failed");
+            system_error("vault_unavailable", "the vault's storage did not answer as it should")
+                .retryable()
+                .action("try again; if it stays so, look at the gateway's log")
+                .into_status(Code::Unavailable)
+        }
+    }
+}
+
+/// What the vault holds is not what was stored.
+pub(crate) fn damaged(message: impl Into<String>) -> Status {
+    system_error("damaged", message)
+        .action("restore another point; the next backup of the machine sends again what is missing")
+        .into_status(Code::DataLoss)
+}
+
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
+
+/// The caller has to open the transfer again.
+pub(crate) fn reopen(message: &str) -> Status {
+    system_error("transfer_closed", message).retryable().into_status(Code::Unavailable)
+}
+
+/// Another attempt took this one's place.
+pub(crate) fn stale(attempt: i64) -> Status {
+    agent_error("stale_attempt", format!("attempt {attempt} of the step is not current"))
+        .into_status(Code::FailedPrecondition)
+}
+
+pub(crate) fn foreign() -> Status {
+    agent_error("foreign_transfer", "the transfer is another agent's").into_status(Code::PermissionDenied)
+}
+
+/// A request that does not fit the transfer.
+pub(crate) fn invalid(message: impl Into<String>) -> Status {
+    agent_error("invalid_transfer", message).into_status(Code::InvalidArgument)
+}
+
+/// A frame that nothing is taken of.
+pub(crate) fn invalid_cell(message: impl Into<String>) -> Status {
+    agent_error("invalid_cell", message).into_status(Code::InvalidArgument)
+}
+
+pub(crate) fn busy(message: &str) -> Status {
+    system_error("gateway_busy", message).retryable().action("try again later").into_status(Code::Unavailable)
+}
+
+pub(crate) fn internal() -> Status {
+    system_error("internal", "the gateway's task ended unexpectedly")
+        .retryable()
+        .into_status(Code::Unavailable)
+}

@@ -1,0 +1,127 @@
+//! The data service: what agents send goes into the vault, what operators restore comes out of it. A library without SQL:
+//! who may do what, and what the catalogue says, it asks an [`Authority`].
+
+mod authority;
+mod commit;
+mod error;
+mod metrics;
+mod open;
+mod resolve;
+mod restore;
+mod retry;
+mod send;
+mod session;
+mod transfer;
+mod wire;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use holdfast_proto::MAX_MESSAGE_BYTES;
+use holdfast_proto::v1::restore_service_server::RestoreServiceServer;
+use holdfast_proto::v1::transfer_service_server::TransferServiceServer;
+use holdfast_vault_engine::Vault;
+
+pub use authority::{
+    AgentIdentity, Authority, OperatorIdentity, PointLocation, Role, TransferGrant, UnsettledCommit,
+};
+pub use restore::RestoreApi;
+pub use transfer::TransferApi;
+
+use resolve::Settled;
+use session::Sessions;
+
+/// Limits and periods of a gateway.
+#[derive(Clone, Copy, Debug)]
+pub struct GatewayConfig {
+    /// How often open ends are looked for.
+    pub resolve_period: Duration,
+    /// A transfer that nobody called for so long is looked at: it is forgotten if its attempt is over. What is durable
+    /// stays.
+    pub idle_timeout: Duration,
+    /// Transfers at once; each holds up to some 130 MiB while its agent sends faster than the vault stores.
+    pub max_transfers: usize,
+    /// Upload streams at once; each holds up to two frames of at most 3 MiB.
+    pub max_streams: usize,
+    /// Restores at once; each holds up to some 30 MiB.
+    pub max_restores: usize,
+}
+
+impl Default for GatewayConfig {
+    fn default() -> Self {
+        Self {
+            resolve_period: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(15 * 60),
+            max_transfers: 64,
+            max_streams: 256,
+            max_restores: 8,
+        }
+    }
+}
+
+/// A gateway to one vault. Cheap to clone.
+#[derive(Clone)]
+pub struct Gateway {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    vault: Vault,
+    authority: Arc<dyn Authority>,
+    config: GatewayConfig,
+    sessions: Sessions,
+    streams: Arc<Semaphore>,
+    restores: Arc<Semaphore>,
+    /// What must come to its end before the process stops.
+    tasks: TaskTracker,
+    stopping: CancellationToken,
+    settled: Settled,
+}
+
+impl std::fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gateway").field("vault", &self.inner.vault).finish_non_exhaustive()
+    }
+}
+
+impl Gateway {
+    #[must_use]
+    pub fn new(vault: Vault, authority: Arc<dyn Authority>, config: GatewayConfig) -> Self {
+        let inner = Inner {
+            vault,
+            authority,
+            config,
+            sessions: Sessions::default(),
+            streams: Arc::new(Semaphore::new(config.max_streams)),
+            restores: Arc::new(Semaphore::new(config.max_restores)),
+            tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+            settled: Settled::default(),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// For the agents' listener.
+    #[must_use]
+    pub fn transfer_service(&self) -> TransferServiceServer<TransferApi> {
+        TransferServiceServer::new(TransferApi(self.clone()))
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    /// For the operators' listener.
+    #[must_use]
+    pub fn restore_service(&self) -> RestoreServiceServer<RestoreApi> {
+        RestoreServiceServer::new(RestoreApi(self.clone())).max_encoding_message_size(MAX_MESSAGE_BYTES)
+    }
+}
+
+/// A place where the fault tests end the process; nothing in a build without the feature `failpoints`.
+pub(crate) fn crash_point(name: &'static str) {
+    fail::fail_point!(name, |_| std::process::abort());
+    let _ = name;
+}

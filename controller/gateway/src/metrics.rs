@@ -1,0 +1,36 @@
+//! What the gateway counts.
+
+use metrics::{counter, gauge};
+
+/// Payload of accepted frames, in bytes as they came.
+pub(crate) const RECEIVED_BYTES: Counter = Counter("holdfast_gateway_received_bytes_total");
+pub(crate) const RECEIVED_CELLS: Counter = Counter("holdfast_gateway_received_cells_total");
+pub(crate) const REFUSED_FRAMES: Counter = Counter("holdfast_gateway_refused_frames_total");
+pub(crate) const ACKNOWLEDGED_FRAMES: Counter = Counter("holdfast_gateway_acknowledged_frames_total");
+pub(crate) const POINTS: Counter = Counter("holdfast_gateway_points_total");
+pub(crate) const RESTORES: Counter = Counter("holdfast_gateway_restores_total");
+/// Payload handed to operators, in bytes as they are stored.
+pub(crate) const RESTORED_BYTES: Counter = Counter("holdfast_gateway_restored_bytes_total");
+/// Transfers that this gateway holds.
+pub(crate) const TRANSFERS: Gauge = Gauge("holdfast_gateway_transfers");
+
+/// Name of something that only grows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Counter(&'static str);
+
+/// Name of something that goes up and down.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Gauge(&'static str);
+
+impl Counter {
+    pub(crate) fn add(self, count: usize) {
+        counter!(self.0).increment(count as u64);
+    }
+}
+
+impl Gauge {
+    pub(crate) fn set(self, value: usize) {
+        // A gauge is a float; nobody holds 2^32 transfers.
+        gauge!(self.0).set(f64::from(u32::try_from(value).unwrap_or(u32::MAX)));
+    }
+}

@@ -1,0 +1,153 @@
+use std::sync::Arc;
+
+use tonic::Status;
+use tracing::warn;
+
+use holdfast_proto::ids::{AgentId, SnapshotId, StepId};
+use holdfast_proto::v1::{DiskBase, OpenTransferRequest, OpenTransferResponse};
+use holdfast_vault_engine::{BeginBackup, Begun, MAX_CELL_BYTES, Point};
+
+use crate::error::{chain, invalid, reopen, stale, status_of};
+use crate::retry::{persistently, within};
+use crate::session::{CommitState, Session};
+use crate::{Gateway, TransferGrant, crash_point};
+
+impl Gateway {
+    /// Opens an attempt's transfer, or joins it again. A session of this very attempt goes on: what it received is made
+    /// durable first, so that the agent sees it in the maps. Anything else is begun afresh, which takes over what is
+    /// durable.
+    pub(crate) async fn open(
+        &self,
+        agent: AgentId,
+        request: OpenTransferRequest,
+    ) -> Result<OpenTransferResponse, Status> {
+        let attempt = request.attempt.as_ref().ok_or_else(|| invalid("no attempt is named"))?;
+        let (step, attempt) = (StepId::from_wire(&attempt.step_id)?, attempt.attempt);
+        let grant = within(self.inner.authority.authorise_transfer(agent, step, attempt)).await?;
+        check_disks(&grant, &request)?;
+        let disks: Vec<String> = request.disks.into_iter().map(|disk| disk.name).collect();
+        let sessions = &self.inner.sessions;
+        let lock = sessions.opening(grant.machine);
+        let _opening = lock.lock().await;
+        if self.inner.stopping.is_cancelled() {
+            return Err(reopen("the gateway stops"));
+        }
+        if let Some(session) = sessions.get(grant.machine) {
+            if session.step == step && session.attempt > attempt {
+                return Err(stale(attempt));
+            }
+            if (session.agent, session.step, session.attempt) == (agent, step, attempt)
+                && let Some(response) = self.join(&session, disks.clone()).await?
+            {
+                return Ok(response);
+            }
+            sessions.remove(&session);
+        }
+        sessions.make_room(grant.machine, self.inner.config.max_transfers)?;
+        self.begin(agent, step, attempt, grant, disks).await
+    }
+
+    /// Goes on with an open session; `None` if it is of no use any more.
+    async fn join(
+        &self,
+        session: &Arc<Session>,
+        disks: Vec<String>,
+    ) -> Result<Option<OpenTransferResponse>, Status> {
+        // What an ended stream still hands over must be in the maps, too.
+        session.reconnect(disks).wait().await;
+        let mut commit = session.commit.lock().await;
+        self.record_created(&mut commit).await?;
+        match &*commit {
+            CommitState::Recorded(point) | CommitState::Created(point) => return Ok(Some(committed(point))),
+            CommitState::Prepared(_) => return Ok(None),
+            CommitState::Receiving => {}
+        }
+        if let Err(error) = session.backup.flush().await {
+            warn!(machine = %session.machine, error = chain(&error),
+                "the transfer cannot go on where it was; it begins afresh");
+            if error.is_no_space() {
+                self.inner.sessions.remove(session);
+                return Err(status_of(&error));
+            }
+            return Ok(None);
+        }
+        session.touch();
+        describe(session).map(Some)
+    }
+
+    async fn begin(
+        &self,
+        agent: AgentId,
+        step: StepId,
+        attempt: i64,
+        grant: TransferGrant,
+        names: Vec<String>,
+    ) -> Result<OpenTransferResponse, Status> {
+        let begin = BeginBackup {
+            machine: grant.machine.0,
+            machine_name: grant.machine_name,
+            snapshot_id: grant.snapshot_id.0,
+            step_id: step.0,
+            attempt,
+            consistency: grant.consistency,
+            taken_at: grant.taken_at,
+            disks: grant.disks,
+            at_least_seq: grant.last_seq,
+        };
+        match self.inner.vault.begin(begin).await.map_err(|error| status_of(&error))? {
+            Begun::AlreadyCommitted(point) => {
+                persistently("index a point", || self.inner.authority.record_point(&point)).await?;
+                Ok(committed(&point))
+            }
+            Begun::Open(backup) => {
+                crash_point("gateway::opened");
+                let session = Session::new(agent, grant.machine, (step, attempt), names, backup);
+                let response = describe(&session)?;
+                self.inner.sessions.insert(session);
+                Ok(response)
+            }
+        }
+    }
+}
+
+/// The agent must speak of the snapshot that the control plane knows.
+fn check_disks(grant: &TransferGrant, request: &OpenTransferRequest) -> Result<(), Status> {
+    if SnapshotId::from_wire(&request.snapshot_id)? != grant.snapshot_id {
+        return Err(invalid("this is not the snapshot that was taken for the job"));
+    }
+    let mut named: Vec<(&str, u64)> =
+        request.disks.iter().map(|disk| (disk.name.as_str(), disk.size_bytes)).collect();
+    let mut granted: Vec<(&str, u64)> =
+        grant.disks.iter().map(|disk| (disk.name.as_str(), disk.size_bytes)).collect();
+    named.sort_unstable();
+    granted.sort_unstable();
+    if named == granted { Ok(()) } else { Err(invalid("these are not the disks of the snapshot")) }
+}
+
+fn describe(session: &Session) -> Result<OpenTransferResponse, Status> {
+    let connection = session.connection();
+    let disks = connection
+        .disks
+        .iter()
+        .map(|disk| {
+            let base = session.backup.disk_base(disk).map_err(|error| status_of(&error))?;
+            Ok(DiskBase {
+                name: disk.clone(),
+                base_size_bytes: base.base_size_bytes,
+                block_hash_key: base.block_hash_key.to_vec(),
+                base_map_id: base.map_id.map(|id| id.to_vec()).unwrap_or_default(),
+                has_overlay: base.has_overlay,
+            })
+        })
+        .collect::<Result<_, Status>>()?;
+    Ok(OpenTransferResponse {
+        transfer_id: connection.id,
+        disks,
+        max_cell_bytes: u32::try_from(MAX_CELL_BYTES).unwrap_or(0),
+        committed_point_id: String::new(),
+    })
+}
+
+fn committed(point: &Point) -> OpenTransferResponse {
+    OpenTransferResponse { committed_point_id: point.id.to_string(), ..OpenTransferResponse::default() }
+}

@@ -1,0 +1,166 @@
+//! Looks for open ends: commits without a recorded outcome, backups that nobody works on any more, points that the catalogue
+//! does not have. Idempotent; any number of gateways may do it at once, since the vault's names decide.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, PoisonError};
+
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use holdfast_proto::ids::{MachineId, StepId};
+use holdfast_vault_engine::{Outcome, Point, VaultError};
+
+use crate::error::{chain, status_of};
+use crate::retry::within;
+use crate::{Gateway, UnsettledCommit};
+
+/// Aborts that are remembered; more are forgotten and read again.
+const MAX_SETTLED: usize = 1 << 20;
+
+/// Sequence numbers whose object is known to be an abort: it never changes, so it is not read in every pass.
+#[derive(Default)]
+pub(crate) struct Settled {
+    aborts: Mutex<HashMap<Uuid, HashSet<u64>>>,
+}
+
+impl Settled {
+    fn of(&self, machine: Uuid) -> HashSet<u64> {
+        self.aborts.lock().unwrap_or_else(PoisonError::into_inner).get(&machine).cloned().unwrap_or_default()
+    }
+
+    fn add(&self, machine: Uuid, seq: u64) {
+        let mut aborts = self.aborts.lock().unwrap_or_else(PoisonError::into_inner);
+        if aborts.values().map(HashSet::len).sum::<usize>() >= MAX_SETTLED {
+            aborts.clear();
+        }
+        aborts.entry(machine).or_default().insert(seq);
+    }
+}
+
+impl Gateway {
+    /// Runs until the token is cancelled. Then it ends the streams of agents, and returns when commits that began are through.
+    pub async fn run_resolver(self, shutdown: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = self.pass() => {}
+                () = shutdown.cancelled() => break,
+            }
+            tokio::select! {
+                () = tokio::time::sleep(self.inner.config.resolve_period) => {}
+                () = shutdown.cancelled() => break,
+            }
+        }
+        self.inner.stopping.cancel();
+        self.inner.sessions.close_all();
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+    }
+
+    async fn pass(&self) {
+        self.forget_idle().await;
+        if let Err(status) = self.resolve().await {
+            warn!(reason = status.message(), "open ends are not settled; the next pass tries again");
+        }
+    }
+
+    /// One pass.
+    ///
+    /// # Errors
+    /// If vault or catalogue do not answer: what was settled until then stays settled.
+    pub async fn resolve(&self) -> Result<(), Status> {
+        let commits = within(self.inner.authority.unsettled_commits()).await;
+        for commit in commits.as_deref().unwrap_or_default() {
+            if let Err(status) = self.settle(commit).await {
+                warn!(machine = %commit.machine, seq = commit.seq, reason = status.message(), "a commit is not settled");
+            }
+        }
+        for machine in self.inner.vault.machines().await.map_err(|error| status_of(&error))? {
+            if let Err(status) = self.resolve_machine(machine).await {
+                warn!(%machine, reason = status.message(), "a machine's open ends are not settled");
+            }
+        }
+        commits.map(|_| ())
+    }
+
+    /// Forgets transfers that nobody calls and whose attempt is over. The others stay: an agent that finds nothing to send
+    /// is silent for as long as it reads its disks.
+    async fn forget_idle(&self) {
+        for session in self.inner.sessions.idle(self.inner.config.idle_timeout) {
+            match within(self.inner.authority.is_live(session.step, session.attempt)).await {
+                Ok(true) => session.touch(),
+                Ok(false) => self.inner.sessions.remove(&session),
+                Err(status) => {
+                    warn!(machine = %session.machine, reason = status.message(), "an idle transfer stays")
+                }
+            }
+        }
+    }
+
+    async fn settle(&self, commit: &UnsettledCommit) -> Result<(), Status> {
+        let UnsettledCommit { machine, step, attempt, seq } = *commit;
+        if self.inner.sessions.is_committing(machine, seq) {
+            return Ok(());
+        }
+        match self.inner.vault.conclude(machine.0, seq, "its gateway did not finish the commit").await {
+            Ok(Outcome::Point(point)) => {
+                self.record(&point).await?;
+                info!(%machine, seq, "a commit had succeeded");
+            }
+            Ok(Outcome::Aborted { .. }) => {
+                within(self.inner.authority.commit_aborted(step, attempt)).await?;
+                info!(%machine, seq, "a commit had not happened");
+            }
+            Err(error) if error.is_damage() => {
+                // Whatever it was, it restores nothing: the job must not wait for it for ever.
+                warn!(%machine, seq, reason = chain(&error), "what a commit left is damaged: the attempt is lost");
+                within(self.inner.authority.commit_aborted(step, attempt)).await?;
+            }
+            Err(error) => return Err(status_of(&error)),
+        }
+        Ok(())
+    }
+
+    async fn resolve_machine(&self, machine: Uuid) -> Result<(), Status> {
+        let vault = &self.inner.vault;
+        let failed = |error: VaultError| status_of(&error);
+        for open in vault.unconcluded(machine).await.map_err(failed)? {
+            if within(self.inner.authority.is_live(StepId(open.step_id), open.attempt)).await? {
+                continue;
+            }
+            if let Some(session) = self.inner.sessions.get(MachineId(machine))
+                && session.backup.seq() == open.seq
+            {
+                self.inner.sessions.remove(&session);
+            }
+            vault.conclude(machine, open.seq, "its attempt is over").await.map_err(failed)?;
+            info!(%machine, seq = open.seq, "a dead backup is concluded");
+        }
+        let known: HashSet<u64> =
+            within(self.inner.authority.known_points(MachineId(machine))).await?.into_iter().collect();
+        let aborted = self.inner.settled.of(machine);
+        for seq in vault.point_seqs(machine).await.map_err(failed)? {
+            if known.contains(&seq) || aborted.contains(&seq) {
+                continue;
+            }
+            match vault.outcome(machine, seq).await {
+                Ok(Some(Outcome::Point(point))) => {
+                    self.record(&point).await?;
+                    info!(%machine, seq, "a point that the catalogue did not have is indexed");
+                }
+                Ok(Some(Outcome::Aborted { .. })) => self.inner.settled.add(machine, seq),
+                Ok(None) => {}
+                Err(error) if error.is_damage() => {
+                    warn!(%machine, seq, reason = chain(&error), "an object of points/ is damaged: not indexed");
+                }
+                Err(error) => return Err(status_of(&error)),
+            }
+        }
+        Ok(())
+    }
+
+    async fn record(&self, point: &Point) -> Result<(), Status> {
+        within(self.inner.authority.record_point(point)).await
+    }
+}

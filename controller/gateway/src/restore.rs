@@ -1,0 +1,215 @@
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt as _};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Request, Response, Status};
+use tracing::{info, warn};
+
+use holdfast_proto::error::{ErrorDetailExt as _, user_error};
+use holdfast_proto::ids::PointId;
+use holdfast_proto::v1::restore_service_server::RestoreService;
+use holdfast_proto::v1::{
+    DiskCells, DiskEnd, DiskFrame, DiskStart, Piece, ReadDiskRequest, RestoredCell, disk_frame,
+};
+use holdfast_vault_engine::{BLOCK_SIZE, DiskReader, Outcome, Point, StoredCell, VaultError, Window};
+
+use crate::error::{busy, chain, damaged, status_of};
+use crate::metrics::{RESTORED_BYTES, RESTORES};
+use crate::retry::within;
+use crate::{Gateway, OperatorIdentity, Role, wire};
+
+/// Frames that may wait for the operator.
+const OUTBOUND: usize = 8;
+/// A frame ends at so many bytes of cells.
+const FRAME_BYTES: usize = 1 << 20;
+/// Extents of zeros in one frame.
+const FRAME_ZEROS: usize = 32 << 10;
+/// How long an operator may leave a frame unread.
+const READ_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Serves [`RestoreService`].
+#[derive(Clone, Debug)]
+pub struct RestoreApi(pub(crate) Gateway);
+
+type Frames = mpsc::Sender<Result<DiskFrame, Status>>;
+
+#[tonic::async_trait]
+impl RestoreService for RestoreApi {
+    type ReadDiskStream = Pin<Box<dyn Stream<Item = Result<DiskFrame, Status>> + Send>>;
+
+    async fn read_disk(
+        &self,
+        request: Request<ReadDiskRequest>,
+    ) -> Result<Response<Self::ReadDiskStream>, Status> {
+        let operator = admin(&request)?.name.clone();
+        let request = request.into_inner();
+        let Ok(permit) = Arc::clone(&self.0.inner.restores).try_acquire_owned() else {
+            return Err(busy("too many restores"));
+        };
+        let inner = &self.0.inner;
+        let point = self.find(&request.point).await?;
+        let disk = choose_disk(&point, &request.disk_name)?;
+        within(inner.authority.record_restore(&operator, PointId(point.id), &disk)).await?;
+        info!(operator, point = %point.id, disk, "restore begins");
+        RESTORES.add(1);
+        let reader = match inner.vault.open_disk(&point, &disk).await {
+            Ok(reader) => reader,
+            Err(error) => return Err(self.failed(&point, &error).await),
+        };
+        let (sender, receiver) = mpsc::channel(OUTBOUND);
+        let api = self.clone();
+        tokio::spawn(async move {
+            if let Err(status) = api.stream(&point, disk, reader, &sender).await {
+                let _ = sender.send(Err(status)).await;
+            }
+            drop(permit);
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+impl RestoreApi {
+    /// Reads the point that the catalogue means.
+    async fn find(&self, spec: &str) -> Result<Point, Status> {
+        let inner = &self.0.inner;
+        let location = within(inner.authority.find_point(spec)).await?;
+        let error = match inner.vault.outcome(location.machine.0, location.seq).await {
+            Ok(Some(Outcome::Point(point))) => return Ok(point),
+            Ok(_) => VaultError::Missing { object: format!("point {spec} of machine {}", location.machine) },
+            Err(error) => error,
+        };
+        if error.is_damage()
+            && let Ok(point) = spec.parse()
+        {
+            self.mark_damaged(point, &error).await;
+        }
+        Err(status_of(&error))
+    }
+
+    async fn stream(
+        &self,
+        point: &Point,
+        disk: String,
+        reader: DiskReader,
+        frames: &Frames,
+    ) -> Result<(), Status> {
+        let size_bytes = reader.size_bytes();
+        let start = DiskStart { point_id: point.id.to_string(), disk_name: disk, size_bytes };
+        send(frames, disk_frame::Kind::Start(start)).await?;
+        let mut block_count = 0;
+        let mut windows = Box::pin(reader.windows());
+        while let Some(window) = windows.next().await {
+            let window = match window {
+                Ok(window) => window,
+                Err(error) => return Err(self.failed(point, &error).await),
+            };
+            for cells in split(window) {
+                block_count += blocks(&cells);
+                RESTORED_BYTES.add(cells.cells.iter().map(|cell| cell.data.len()).sum());
+                send(frames, disk_frame::Kind::Cells(cells)).await?;
+            }
+        }
+        if block_count != size_bytes.div_ceil(BLOCK_SIZE as u64) {
+            return Err(damaged(format!("point {}: {block_count} blocks are not the whole disk", point.id)));
+        }
+        send(frames, disk_frame::Kind::End(DiskEnd { block_count })).await
+    }
+
+    /// A restore that meets damage marks its point.
+    async fn failed(&self, point: &Point, error: &VaultError) -> Status {
+        if error.is_damage() {
+            self.mark_damaged(PointId(point.id), error).await;
+        }
+        status_of(error)
+    }
+
+    async fn mark_damaged(&self, point: PointId, error: &VaultError) {
+        if let Err(status) = within(self.0.inner.authority.mark_damaged(point, &chain(error))).await {
+            warn!(%point, reason = status.message(), "a damaged point is not marked");
+        }
+    }
+}
+
+async fn send(frames: &Frames, kind: disk_frame::Kind) -> Result<(), Status> {
+    frames
+        .send_timeout(Ok(DiskFrame { kind: Some(kind) }), READ_TIMEOUT)
+        .await
+        .map_err(|_| Status::cancelled("the operator is gone"))
+}
+
+/// Cuts a window into frames.
+fn split(window: Window) -> Vec<DiskCells> {
+    let mut frames: Vec<DiskCells> = window
+        .zeros
+        .chunks(FRAME_ZEROS)
+        .map(|zeros| DiskCells {
+            cells: Vec::new(),
+            zero_extents: zeros.iter().copied().map(wire::extent).collect(),
+        })
+        .collect();
+    let mut open = DiskCells::default();
+    let mut bytes = 0;
+    for cell in window.cells {
+        bytes += cell.data.len();
+        open.cells.push(restored(cell));
+        if bytes >= FRAME_BYTES {
+            frames.push(std::mem::take(&mut open));
+            bytes = 0;
+        }
+    }
+    if !open.cells.is_empty() {
+        frames.push(open);
+    }
+    frames
+}
+
+fn restored(cell: StoredCell) -> RestoredCell {
+    let pieces = cell
+        .pieces
+        .into_iter()
+        .map(|piece| Piece { cell_block: piece.cell_block, extent: Some(wire::extent(piece.extent)) })
+        .collect();
+    RestoredCell {
+        codec: wire::codec(cell.codec).into(),
+        plain_bytes: cell.plain_bytes,
+        plain_hash: cell.plain_hash.to_vec(),
+        pieces,
+        data: cell.data,
+    }
+}
+
+fn blocks(cells: &DiskCells) -> u64 {
+    let pieces = cells.cells.iter().flat_map(|cell| &cell.pieces).filter_map(|piece| piece.extent.as_ref());
+    pieces.chain(&cells.zero_extents).map(|extent| extent.block_count).sum()
+}
+
+fn choose_disk(point: &Point, wanted: &str) -> Result<String, Status> {
+    let names: Vec<&str> = point.disks.iter().map(|disk| disk.name.as_str()).collect();
+    match (wanted, names.as_slice()) {
+        ("", [only]) => Ok((*only).to_owned()),
+        ("", _) => Err(user_error("disk_not_named", "the point has several disks")
+            .action(format!("name one of them: {}", names.join(", ")))
+            .into_status(Code::InvalidArgument)),
+        (wanted, names) if names.contains(&wanted) => Ok(wanted.to_owned()),
+        (wanted, names) => Err(user_error("disk_not_found", format!("the point has no disk {wanted:?}"))
+            .action(format!("its disks are: {}", names.join(", ")))
+            .into_status(Code::NotFound)),
+    }
+}
+
+fn admin<T>(request: &Request<T>) -> Result<&OperatorIdentity, Status> {
+    let operator = request.extensions().get::<OperatorIdentity>().ok_or_else(|| {
+        user_error("no_api_key", "this call needs an API key").into_status(Code::Unauthenticated)
+    })?;
+    match operator.role {
+        Role::Admin => Ok(operator),
+        Role::Viewer => {
+            Err(user_error("role_too_low", format!("the API key {:?} may not read data", operator.name))
+                .action("use a key of the role admin")
+                .into_status(Code::PermissionDenied))
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Transfers that are open on this gateway: one per machine, since one gateway serves all streams of one attempt.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::Status;
+use uuid::Uuid;
+
+use holdfast_proto::ids::{AgentId, MachineId, StepId};
+use holdfast_vault_engine::{Backup, Point, Prepared};
+
+use crate::error::{busy, foreign, reopen};
+use crate::metrics::TRANSFERS;
+
+#[derive(Default)]
+pub(crate) struct Sessions {
+    by_machine: Mutex<HashMap<MachineId, Arc<Session>>>,
+    /// Opening is slow and must not happen twice at once for one machine.
+    opening: Mutex<HashMap<MachineId, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+/// One open transfer.
+pub(crate) struct Session {
+    pub(crate) agent: AgentId,
+    pub(crate) machine: MachineId,
+    pub(crate) step: StepId,
+    pub(crate) attempt: i64,
+    pub(crate) backup: Backup,
+    pub(crate) commit: tokio::sync::Mutex<CommitState>,
+    connection: Mutex<Connection>,
+}
+
+/// How far a commit got: each part is done once, however often it is asked for.
+#[derive(Default)]
+pub(crate) enum CommitState {
+    #[default]
+    Receiving,
+    Prepared(Box<Prepared>),
+    /// The point exists, the catalogue may not know it.
+    Created(Box<Point>),
+    Recorded(Box<Point>),
+}
+
+/// The agent's current use of a session: each time it opens the transfer, its older streams end.
+#[derive(Clone)]
+pub(crate) struct Connection {
+    pub(crate) id: String,
+    pub(crate) closed: CancellationToken,
+    /// What must not stop in the middle when a stream ends.
+    pub(crate) work: TaskTracker,
+    /// Names of the disks, in the agent's order.
+    pub(crate) disks: Arc<[String]>,
+    last_used: Instant,
+}
+
+impl Sessions {
+    pub(crate) fn get(&self, machine: MachineId) -> Option<Arc<Session>> {
+        locked(&self.by_machine).get(&machine).cloned()
+    }
+
+    /// The session that a transfer id names, and the agent's connection with that id.
+    ///
+    /// # Errors
+    /// PERMISSION_DENIED if it is another agent's, UNAVAILABLE if it is not open (any more).
+    pub(crate) fn find(
+        &self,
+        agent: AgentId,
+        transfer_id: &str,
+    ) -> Result<(Arc<Session>, Connection), Status> {
+        let found = locked(&self.by_machine)
+            .values()
+            .find(|session| locked(&session.connection).id == transfer_id)
+            .cloned()
+            .ok_or_else(|| reopen("this transfer is not open on this gateway"))?;
+        if found.agent != agent {
+            return Err(foreign());
+        }
+        let connection = found.touched();
+        if connection.id == transfer_id {
+            Ok((found, connection))
+        } else {
+            Err(reopen("the transfer was opened again"))
+        }
+    }
+
+    /// Makes this the machine's session; an older one ends.
+    pub(crate) fn insert(&self, session: Arc<Session>) {
+        let mut map = locked(&self.by_machine);
+        let old = map.insert(session.machine, session);
+        TRANSFERS.set(map.len());
+        drop(map);
+        if let Some(old) = old {
+            old.close();
+        }
+    }
+
+    pub(crate) fn remove(&self, session: &Arc<Session>) {
+        let mut map = locked(&self.by_machine);
+        if map.get(&session.machine).is_some_and(|current| Arc::ptr_eq(current, session)) {
+            map.remove(&session.machine);
+        }
+        TRANSFERS.set(map.len());
+        drop(map);
+        session.close();
+    }
+
+    /// Ends every stream: the gateway stops.
+    pub(crate) fn close_all(&self) {
+        for session in self.all() {
+            session.close();
+        }
+    }
+
+    /// Held while a machine's transfer is opened.
+    pub(crate) fn opening(&self, machine: MachineId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut map = locked(&self.opening);
+        map.retain(|_, lock| Arc::strong_count(lock) > 1);
+        Arc::clone(map.entry(machine).or_default())
+    }
+
+    /// Refuses a machine's transfer when there are too many; those that are committed give way. The transfers that are
+    /// just being opened count.
+    pub(crate) fn make_room(&self, machine: MachineId, limit: usize) -> Result<(), Status> {
+        if self.crowd(machine) >= limit {
+            for session in self.all() {
+                if session.is_committed() {
+                    self.remove(&session);
+                }
+            }
+        }
+        if self.crowd(machine) >= limit { Err(busy("too many transfers")) } else { Ok(()) }
+    }
+
+    /// Transfers of other machines, open or being opened.
+    fn crowd(&self, machine: MachineId) -> usize {
+        let open = locked(&self.by_machine);
+        let opening = locked(&self.opening);
+        let others = opening.iter().filter(|(other, lock)| {
+            !open.contains_key(other) && **other != machine && Arc::strong_count(lock) > 1
+        });
+        open.keys().filter(|other| **other != machine).count() + others.count()
+    }
+
+    /// Transfers that nobody called for so long and that are not in the middle of a commit.
+    pub(crate) fn idle(&self, idle: Duration) -> Vec<Arc<Session>> {
+        let mut sessions = self.all();
+        sessions.retain(|session| {
+            locked(&session.connection).last_used.elapsed() > idle && session.commit.try_lock().is_ok()
+        });
+        sessions
+    }
+
+    /// Whether the commit of this backup is under way here.
+    pub(crate) fn is_committing(&self, machine: MachineId, seq: u64) -> bool {
+        self.get(machine)
+            .is_some_and(|session| session.backup.seq() == seq && session.commit.try_lock().is_err())
+    }
+
+    fn all(&self) -> Vec<Arc<Session>> {
+        locked(&self.by_machine).values().cloned().collect()
+    }
+}
+
+impl Session {
+    pub(crate) fn new(
+        agent: AgentId,
+        machine: MachineId,
+        (step, attempt): (StepId, i64),
+        disks: Vec<String>,
+        backup: Backup,
+    ) -> Arc<Self> {
+        let connection = Mutex::new(Connection::new(disks));
+        Arc::new(Self {
+            agent,
+            machine,
+            step,
+            attempt,
+            backup,
+            commit: tokio::sync::Mutex::default(),
+            connection,
+        })
+    }
+
+    pub(crate) fn connection(&self) -> Connection {
+        locked(&self.connection).clone()
+    }
+
+    /// Ends the streams of the agent's earlier connection; answers that one's work.
+    pub(crate) fn reconnect(&self, disks: Vec<String>) -> TaskTracker {
+        let mut connection = locked(&self.connection);
+        connection.closed.cancel();
+        let old = std::mem::replace(&mut *connection, Connection::new(disks));
+        old.work.close();
+        old.work
+    }
+
+    pub(crate) fn touch(&self) {
+        locked(&self.connection).last_used = Instant::now();
+    }
+
+    fn touched(&self) -> Connection {
+        self.touch();
+        self.connection()
+    }
+
+    fn is_committed(&self) -> bool {
+        self.commit.try_lock().is_ok_and(|state| matches!(*state, CommitState::Recorded(_)))
+    }
+
+    fn close(&self) {
+        locked(&self.connection).closed.cancel();
+    }
+}
+
+impl Connection {
+    fn new(disks: Vec<String>) -> Self {
+        Self {
+            id: Uuid::new_v4().to_string(),
+            closed: CancellationToken::new(),
+            work: TaskTracker::new(),
+            disks: disks.into(),
+            last_used: Instant::now(),
+        }
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,109 @@
+use std::pin::Pin;
+
+use futures::{Stream, StreamExt as _};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Request, Response, Status, Streaming};
+
+use holdfast_proto::error::{ErrorDetailExt as _, user_error};
+use holdfast_proto::ids::AgentId;
+use holdfast_proto::v1::transfer_service_server::TransferService;
+use holdfast_proto::v1::{
+    self, BlockMapRun, CellFrame, CommitTransferRequest, CommitTransferResponse, FrameAck,
+    OpenTransferRequest, OpenTransferResponse, ReadBlockMapRequest, block_map_run,
+};
+use holdfast_vault_engine::{MapBlocks, MapLayer};
+
+use crate::error::{busy, internal, invalid, status_of};
+use crate::{AgentIdentity, Gateway, send};
+
+/// Answers that may wait for an agent.
+const OUTBOUND: usize = 16;
+
+/// Serves [`TransferService`].
+#[derive(Clone, Debug)]
+pub struct TransferApi(pub(crate) Gateway);
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl TransferService for TransferApi {
+    type ReadBlockMapStream = Answers<BlockMapRun>;
+    type SendCellsStream = Answers<FrameAck>;
+
+    async fn open_transfer(
+        &self,
+        request: Request<OpenTransferRequest>,
+    ) -> Result<Response<OpenTransferResponse>, Status> {
+        let agent = agent_of(&request)?;
+        // In a task of its own: what is begun is begun, also if the agent does not wait for it.
+        let (gateway, request) = (self.0.clone(), request.into_inner());
+        let opened = self.0.inner.tasks.spawn(async move { gateway.open(agent, request).await }).await;
+        opened.map_err(|_| internal())?.map(Response::new)
+    }
+
+    async fn read_block_map(
+        &self,
+        request: Request<ReadBlockMapRequest>,
+    ) -> Result<Response<Self::ReadBlockMapStream>, Status> {
+        let (session, _) = self.0.inner.sessions.find(agent_of(&request)?, &request.get_ref().transfer_id)?;
+        let request = request.into_inner();
+        let layer = match request.layer() {
+            v1::MapLayer::Merged => MapLayer::Merged,
+            v1::MapLayer::Overlay => MapLayer::Overlay,
+            v1::MapLayer::Unspecified => return Err(invalid("no layer is named")),
+        };
+        let runs =
+            session.backup.read_map(&request.disk_name, layer).await.map_err(|error| status_of(&error))?;
+        let runs = runs.map(move |run| {
+            session.touch();
+            let run = run.map_err(|error| status_of(&error))?;
+            let blocks = match run.blocks {
+                MapBlocks::Hashes(hashes) => block_map_run::Blocks::Hashes(hashes),
+                MapBlocks::Zero(count) => block_map_run::Blocks::ZeroCount(count),
+            };
+            Ok(BlockMapRun { first_block: run.first_block, blocks: Some(blocks) })
+        });
+        Ok(Response::new(Box::pin(runs)))
+    }
+
+    async fn send_cells(
+        &self,
+        request: Request<Streaming<CellFrame>>,
+    ) -> Result<Response<Self::SendCellsStream>, Status> {
+        let agent = agent_of(&request)?;
+        let Ok(permit) = self.0.inner.streams.clone().try_acquire_owned() else {
+            return Err(busy("too many upload streams"));
+        };
+        let (sender, receiver) = mpsc::channel(OUTBOUND);
+        let gateway = self.0.clone();
+        tokio::spawn(async move {
+            if let Err(status) = send::serve(&gateway, agent, request.into_inner(), &sender).await {
+                // The agent may be gone; then nobody has to be told.
+                let _ = sender.send(Err(status)).await;
+            }
+            drop(permit);
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn commit_transfer(
+        &self,
+        request: Request<CommitTransferRequest>,
+    ) -> Result<Response<CommitTransferResponse>, Status> {
+        let agent = agent_of(&request)?;
+        let session = self.0.inner.sessions.find(agent, &request.get_ref().transfer_id)?;
+        let (gateway, request) = (self.0.clone(), request.into_inner());
+        // In a task of its own: a commit that began must not stop in the middle because its client went away.
+        let committed =
+            self.0.inner.tasks.spawn(async move { gateway.commit(agent, session, request).await }).await;
+        committed.map_err(|_| internal())?.map(Response::new)
+    }
+}
+
+fn agent_of<T>(request: &Request<T>) -> Result<AgentId, Status> {
+    request.extensions().get::<AgentIdentity>().map(|identity| identity.0).ok_or_else(|| {
+        user_error("no_certificate", "this call needs an agent's certificate")
+            .into_status(Code::Unauthenticated)
+    })
+}

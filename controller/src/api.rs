@@ -1,0 +1,10 @@
+//! The gRPC services: they authorise, decode, call, encode. Nothing is decided here.
+
+pub(crate) mod agent;
+pub(crate) mod caller;
+pub(crate) mod error;
+pub(crate) mod job;
+pub(crate) mod machine;
+pub(crate) mod point;
+pub(crate) mod status;
+mod wire;

@@ -1,0 +1,126 @@
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures::Stream;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Request, Response, Status, Streaming};
+use tracing::{Instrument as _, info, info_span};
+
+use holdfast_proto::error::{ErrorDetailExt as _, system_error};
+use holdfast_proto::ids::{AgentId, MachineId};
+use holdfast_proto::v1::agent_service_server::AgentService;
+use holdfast_proto::v1::{
+    AgentMessage, ControllerMessage, EnrollRequest, EnrollResponse, RenewCertificateRequest,
+    RenewCertificateResponse,
+};
+
+use crate::app::App;
+use crate::domain::name::is_machine_name;
+use crate::identity::sha256;
+use crate::pki::AgentCertificate;
+use crate::session;
+use crate::store::agent::NewAgent;
+
+use super::caller;
+use super::error::{invalid, status_of};
+
+const MAX_CSR_BYTES: usize = 8 << 10;
+/// Signatures are the dearest thing that a stranger can ask for.
+const ENROLMENTS_AT_ONCE: usize = 16;
+
+#[derive(Debug)]
+pub(crate) struct AgentApi {
+    app: Arc<App>,
+    enrolments: Semaphore,
+}
+
+impl AgentApi {
+    pub(crate) fn new(app: Arc<App>) -> Self {
+        Self { app, enrolments: Semaphore::new(ENROLMENTS_AT_ONCE) }
+    }
+
+    fn sign(&self, csr_der: &[u8], agent: AgentId) -> Result<AgentCertificate, Status> {
+        if csr_der.len() > MAX_CSR_BYTES {
+            return Err(invalid("invalid_csr", "the certificate request is larger than 8 KiB"));
+        }
+        self.app
+            .ca
+            .sign_agent(csr_der, agent, self.app.timing.certificate_lifetime)
+            .map_err(|error| invalid("invalid_csr", error.to_string()))
+    }
+}
+
+#[tonic::async_trait]
+impl AgentService for AgentApi {
+    type SessionStream = Pin<Box<dyn Stream<Item = Result<ControllerMessage, Status>> + Send>>;
+
+    async fn enroll(&self, request: Request<EnrollRequest>) -> Result<Response<EnrollResponse>, Status> {
+        let Ok(_permit) = self.enrolments.try_acquire() else {
+            return Err(system_error("too_many_enrolments", "too many agents enrol at once")
+                .retryable()
+                .into_status(Code::ResourceExhausted));
+        };
+        let request = request.into_inner();
+        if !is_machine_name(&request.machine_name) {
+            return Err(invalid(
+                "invalid_machine_name",
+                "a machine's name is 1 to 253 of [A-Za-z0-9._-], does not start with - or ., and is no UUID",
+            ));
+        }
+        if request.token.len() > 128 || request.os.len() > 256 || request.agent_version.len() > 256 {
+            return Err(invalid("invalid_argument", "a field is too long"));
+        }
+        let (agent, machine) = (AgentId::generate(), MachineId::generate());
+        let certificate = self.sign(&request.csr_der, agent)?;
+        let new = NewAgent {
+            token_sha256: sha256(request.token.as_bytes()),
+            agent,
+            machine,
+            machine_name: request.machine_name,
+            os: request.os,
+            version: request.agent_version,
+            serial: certificate.serial,
+            not_after: certificate.not_after,
+        };
+        let name = new.machine_name.clone();
+        self.app.store.enrol(new).await.map_err(|error| status_of(&error))?;
+        info!(%agent, %machine, name, "agent enrolled");
+        Ok(Response::new(EnrollResponse {
+            agent_id: agent.to_string(),
+            machine_id: machine.to_string(),
+            certificate_chain_pem: certificate.chain_pem,
+            ca_pem: self.app.ca.certificate_pem().to_owned(),
+        }))
+    }
+
+    async fn renew_certificate(
+        &self,
+        request: Request<RenewCertificateRequest>,
+    ) -> Result<Response<RenewCertificateResponse>, Status> {
+        let agent = caller::agent(&request)?;
+        let certificate = self.sign(&request.get_ref().csr_der, agent)?;
+        self.app
+            .store
+            .add_certificate(agent, certificate.serial.clone(), certificate.not_after)
+            .await
+            .map_err(|error| status_of(&error))?;
+        info!(%agent, serial = certificate.serial, "certificate renewed");
+        Ok(Response::new(RenewCertificateResponse {
+            certificate_chain_pem: certificate.chain_pem,
+            ca_pem: self.app.ca.certificate_pem().to_owned(),
+        }))
+    }
+
+    async fn session(
+        &self,
+        request: Request<Streaming<AgentMessage>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let agent = caller::agent(&request)?;
+        let (sender, receiver) = mpsc::channel(session::OUTBOUND);
+        let span = info_span!("session", %agent);
+        let task = session::run(Arc::clone(&self.app), agent, request.into_inner(), sender).instrument(span);
+        self.app.tracker.spawn(task);
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}

@@ -1,0 +1,63 @@
+//! The one place where the controller's errors become gRPC statuses.
+
+use tonic::{Code, Status};
+use tracing::error;
+
+use holdfast_proto::error::{ErrorDetail, ErrorDetailExt as _, agent_error, system_error, user_error};
+
+use crate::store::StoreError;
+
+/// Says what a caller gets to know of a store error. Internal ones are logged here and nowhere else.
+pub(crate) fn status_of(error: &StoreError) -> Status {
+    let message = error.to_string();
+    let (code, detail): (Code, ErrorDetail) = match error {
+        StoreError::NotFound { noun, .. } => (
+            Code::NotFound,
+            user_error(&format!("{noun}_not_found"), message).action(match *noun {
+                "machine" => "`holdfast machine list` shows the machines",
+                "job" => "`holdfast job list` shows the jobs",
+                "point" => "`holdfast point list` shows the points",
+                _ => "",
+            }),
+        ),
+        StoreError::NameTaken { .. } => {
+            (Code::AlreadyExists, user_error("name_taken", message).action("enrol with another --name"))
+        }
+        StoreError::TokenRefused => (
+            Code::Unauthenticated,
+            user_error("token_refused", message).action("make a new one with `holdfast token create`"),
+        ),
+        StoreError::RequestReused { .. } => (Code::AlreadyExists, user_error("request_reused", message)),
+        StoreError::JobEnded { .. } => (Code::FailedPrecondition, user_error("job_ended", message)),
+        StoreError::KeyNameTaken { .. } => (Code::AlreadyExists, user_error("name_taken", message)),
+        StoreError::NoSuchDisk { .. } => (
+            Code::NotFound,
+            user_error("disk_not_found", message).action("`holdfast machine show MACHINE` lists its disks"),
+        ),
+        StoreError::ForeignStep => (Code::PermissionDenied, agent_error("foreign_step", message)),
+        StoreError::StaleAttempt { .. } => (Code::FailedPrecondition, agent_error("stale_attempt", message)),
+        StoreError::Cancelling => (Code::FailedPrecondition, user_error("cancelled", message)),
+        StoreError::Url { .. }
+        | StoreError::Connect { .. }
+        | StoreError::Migrate { .. }
+        | StoreError::Query { .. }
+        | StoreError::Task { .. } => {
+            error!(error = error as &dyn std::error::Error, "the database failed");
+            let detail =
+                system_error("database_unavailable", "the controller's database did not answer as it should")
+                    .retryable()
+                    .action("try again; if it stays so, look at the controller's log");
+            (Code::Unavailable, detail)
+        }
+        StoreError::Corrupt { .. } => {
+            error!(error = error as &dyn std::error::Error, "the database holds something unknown");
+            (Code::Internal, system_error("database_corrupt", message))
+        }
+    };
+    detail.into_status(code)
+}
+
+/// INVALID_ARGUMENT with a code of its own.
+pub(crate) fn invalid(code: &str, message: impl Into<String>) -> Status {
+    user_error(code, message).into_status(Code::InvalidArgument)
+}

@@ -1,0 +1,225 @@
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::Stream;
+use prost::Message as _;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use holdfast_proto::ids::{JobId, MachineId};
+use holdfast_proto::v1::job_service_server::JobService;
+use holdfast_proto::v1::{
+    self, CancelJobRequest, GetJobRequest, Job, JobKind, ListJobsRequest, ListJobsResponse, Progress,
+    StartBackupRequest, Step, WatchJobRequest,
+};
+
+use crate::app::App;
+use crate::domain::job::{JobState, StepKind, StepState};
+use crate::domain::name::is_disk_name;
+use crate::store::job::{JobFilter, JobRow, NewBackup, StepRow};
+
+use super::error::{invalid, status_of};
+use super::{caller, wire};
+
+/// A backup that was asked for and could not start within this time expires.
+const START_WITHIN: Duration = Duration::from_secs(24 * 3600);
+/// How often a watched job is read.
+const WATCH_PERIOD: Duration = Duration::from_millis(500);
+
+#[derive(Clone, Debug)]
+pub(crate) struct JobApi(pub(crate) Arc<App>);
+
+#[tonic::async_trait]
+impl JobService for JobApi {
+    type WatchJobStream = Pin<Box<dyn Stream<Item = Result<Job, Status>> + Send>>;
+
+    async fn start_backup(&self, request: Request<StartBackupRequest>) -> Result<Response<Job>, Status> {
+        let operator = caller::admin(&request)?.name.clone();
+        let request = request.into_inner();
+        let key = wire::request_key(
+            &request.request_id,
+            "StartBackup",
+            &StartBackupRequest { request_id: String::new(), ..request.clone() }.encode_to_vec(),
+        )?;
+        if request.disk_names.len() > 1024 || !request.disk_names.iter().all(|name| is_disk_name(name)) {
+            return Err(invalid("invalid_disk_name", "a disk's name is 1 to 64 of [A-Za-z0-9._-]"));
+        }
+        let machine = self.0.store.find_machine(&request.machine).await.map_err(|error| status_of(&error))?;
+        if let Some(reason) = machine.quarantine {
+            return Err(invalid("machine_quarantined", format!("the machine is quarantined: {reason}")));
+        }
+        let new = NewBackup {
+            machine: MachineId(machine.id),
+            disk_names: request.disk_names,
+            requested_by: operator,
+            request: key,
+            expires_in: START_WITHIN,
+        };
+        let job = self.0.store.create_backup(new).await.map_err(|error| status_of(&error))?;
+        self.0.sessions.wake.notify_one();
+        self.read(job).await.map(Response::new)
+    }
+
+    async fn get_job(&self, request: Request<GetJobRequest>) -> Result<Response<Job>, Status> {
+        caller::reader(&request)?;
+        self.read(JobId::from_wire(&request.get_ref().id)?).await.map(Response::new)
+    }
+
+    async fn list_jobs(
+        &self,
+        request: Request<ListJobsRequest>,
+    ) -> Result<Response<ListJobsResponse>, Status> {
+        caller::reader(&request)?;
+        let request = request.into_inner();
+        let state = match request.state() {
+            v1::JobState::Unspecified => None,
+            state => Some(from_wire_state(state)),
+        };
+        let machine = match request.machine.as_str() {
+            "" => None,
+            name => Some(self.0.store.find_machine(name).await.map_err(|error| status_of(&error))?.id),
+        };
+        let before = wire::page_after(&request.page_token, |key| key.parse().ok())?;
+        let page = self
+            .0
+            .store
+            .list_jobs(JobFilter { machine, state, before }, wire::page_size(request.page_size)?)
+            .await
+            .map_err(|error| status_of(&error))?;
+        let jobs = page.rows.into_iter().map(to_wire).collect();
+        Ok(Response::new(ListJobsResponse { jobs, next_page_token: page.next }))
+    }
+
+    async fn watch_job(
+        &self,
+        request: Request<WatchJobRequest>,
+    ) -> Result<Response<Self::WatchJobStream>, Status> {
+        caller::reader(&request)?;
+        let job = JobId::from_wire(&request.get_ref().id)?;
+        let first = self.read(job).await?;
+        let (sender, receiver) = mpsc::channel(1);
+        let api = self.clone();
+        self.0.tracker.spawn(async move { api.watch(job, first, sender).await });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn cancel_job(&self, request: Request<CancelJobRequest>) -> Result<Response<Job>, Status> {
+        let operator = caller::admin(&request)?.name.clone();
+        let job = JobId::from_wire(&request.get_ref().id)?;
+        self.0.store.request_cancel(job, &operator).await.map_err(|error| status_of(&error))?;
+        self.0.sessions.wake.notify_one();
+        self.read(job).await.map(Response::new)
+    }
+}
+
+impl JobApi {
+    async fn read(&self, job: JobId) -> Result<Job, Status> {
+        self.0.store.find_job(job).await.map(to_wire).map_err(|error| status_of(&error))
+    }
+
+    /// Sends the job whenever it differs from what was sent last. The database is read, so that it does not matter which
+    /// controller runs the job.
+    async fn watch(&self, job: JobId, first: Job, sender: mpsc::Sender<Result<Job, Status>>) {
+        let mut last = first.clone();
+        let mut next = Ok(first);
+        loop {
+            let ended = next.as_ref().map_or(true, |job| job.ended_at.is_some());
+            if sender.send(next).await.is_err() || ended {
+                return;
+            }
+            next = loop {
+                tokio::select! {
+                    () = tokio::time::sleep(WATCH_PERIOD) => {}
+                    () = sender.closed() => return,
+                    () = self.0.shutdown.cancelled() => return,
+                }
+                match self.read(job).await {
+                    Ok(now) if now == last => {}
+                    Ok(now) => {
+                        last = now.clone();
+                        break Ok(now);
+                    }
+                    Err(status) => break Err(status),
+                }
+            };
+        }
+    }
+}
+
+fn to_wire(row: JobRow) -> Job {
+    let state = JobState::parse(&row.state).map_or(v1::JobState::Unspecified, to_wire_state);
+    Job {
+        id: row.id.to_string(),
+        kind: if row.kind == "backup" { JobKind::Backup.into() } else { JobKind::Unspecified.into() },
+        state: state.into(),
+        machine_id: row.machine_id.to_string(),
+        machine_name: row.machine_name,
+        disk_names: row.disk_names,
+        steps: row.steps.0.into_iter().map(step_to_wire).collect(),
+        point_id: row.point_id.map(|id| id.to_string()).unwrap_or_default(),
+        error: row.error.map(|error| wire::error_detail(error.0)),
+        created_at: Some(wire::timestamp(row.created_at)),
+        started_at: row.started_at.map(wire::timestamp),
+        ended_at: row.ended_at.map(wire::timestamp),
+        cancel_requested: row.cancel_requested,
+    }
+}
+
+fn step_to_wire(row: StepRow) -> Step {
+    let kind = match StepKind::parse(&row.kind) {
+        Some(StepKind::TakeSnapshot) => v1::StepKind::TakeSnapshot,
+        Some(StepKind::TransferData) => v1::StepKind::TransferData,
+        Some(StepKind::ReleaseSnapshot) => v1::StepKind::ReleaseSnapshot,
+        None => v1::StepKind::Unspecified,
+    };
+    let state = match StepState::parse(&row.state) {
+        Some(StepState::Pending) => v1::StepState::Pending,
+        Some(StepState::Dispatched) => v1::StepState::Dispatched,
+        Some(StepState::Running) => v1::StepState::Running,
+        Some(StepState::Done) => v1::StepState::Done,
+        Some(StepState::Failed) => v1::StepState::Failed,
+        Some(StepState::Skipped) => v1::StepState::Skipped,
+        None => v1::StepState::Unspecified,
+    };
+    Step {
+        id: row.id.to_string(),
+        kind: kind.into(),
+        state: state.into(),
+        attempt: row.attempt,
+        progress: Some(Progress {
+            total_bytes: row.total_bytes,
+            read_bytes: row.read_bytes,
+            changed_bytes: row.changed_bytes,
+            sent_bytes: row.sent_bytes,
+        }),
+        started_at: row.started_at.map(wire::timestamp),
+        ended_at: row.ended_at.map(wire::timestamp),
+        error: row.error.map(wire::error_detail),
+    }
+}
+
+fn to_wire_state(state: JobState) -> v1::JobState {
+    match state {
+        JobState::Queued => v1::JobState::Queued,
+        JobState::Running => v1::JobState::Running,
+        JobState::Succeeded => v1::JobState::Succeeded,
+        JobState::SucceededWithWarnings => v1::JobState::SucceededWithWarnings,
+        JobState::Failed => v1::JobState::Failed,
+        JobState::Cancelled => v1::JobState::Cancelled,
+        JobState::Expired => v1::JobState::Expired,
+    }
+}
+
+fn from_wire_state(state: v1::JobState) -> JobState {
+    match state {
+        v1::JobState::Queued | v1::JobState::Unspecified => JobState::Queued,
+        v1::JobState::Running => JobState::Running,
+        v1::JobState::Succeeded => JobState::Succeeded,
+        v1::JobState::SucceededWithWarnings => JobState::SucceededWithWarnings,
+        v1::JobState::Failed => JobState::Failed,
+        v1::JobState::Cancelled => JobState::Cancelled,
+        v1::JobState::Expired => JobState::Expired,
+    }
+}

@@ -1,0 +1,34 @@
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status as RpcStatus};
+
+use holdfast_proto::v1::status_service_server::StatusService;
+use holdfast_proto::v1::{GetStatusRequest, Status};
+
+use crate::app::App;
+
+use super::caller;
+use super::error::status_of;
+
+#[derive(Clone, Debug)]
+pub(crate) struct StatusApi(pub(crate) Arc<App>);
+
+#[tonic::async_trait]
+impl StatusService for StatusApi {
+    async fn get_status(&self, request: Request<GetStatusRequest>) -> Result<Response<Status>, RpcStatus> {
+        caller::reader(&request)?;
+        let row = self.0.store.status().await.map_err(|error| status_of(&error))?;
+        Ok(Response::new(Status {
+            controller_version: env!("CARGO_PKG_VERSION").to_owned(),
+            vault_id: self.0.vault_id.to_string(),
+            machines_online: row.machines_online,
+            machines_offline: row.machines_offline,
+            machines_quarantined: row.machines_quarantined,
+            jobs_queued: row.jobs_queued,
+            jobs_running: row.jobs_running,
+            jobs_failed_recently: row.jobs_failed_recently,
+            points: row.points,
+            stored_bytes: u64::try_from(row.stored_bytes).unwrap_or(0),
+        }))
+    }
+}

@@ -1,0 +1,131 @@
+use std::sync::Arc;
+
+use tonic::{Code, Status};
+
+use holdfast_gateway::{Authority, PointLocation, TransferGrant, UnsettledCommit};
+use holdfast_proto::error::{ErrorDetailExt as _, system_error};
+use holdfast_proto::ids::{AgentId, MachineId, PointId, StepId};
+use holdfast_vault_engine as vault;
+
+use crate::api::error::status_of;
+use crate::api::point;
+use crate::app::App;
+use crate::domain::job::Consistency;
+use crate::store::point::{NewPoint, PointDiskRow};
+
+/// Answers the gateway's questions from the catalogue.
+#[derive(Clone, Debug)]
+pub(crate) struct StoreAuthority(pub(crate) Arc<App>);
+
+#[tonic::async_trait]
+impl Authority for StoreAuthority {
+    async fn authorise_transfer(
+        &self,
+        agent: AgentId,
+        step: StepId,
+        attempt: i64,
+    ) -> Result<TransferGrant, Status> {
+        let context =
+            self.0.store.authorise_transfer(agent, step, attempt).await.map_err(|error| status_of(&error))?;
+        Ok(TransferGrant {
+            machine: context.machine,
+            machine_name: context.machine_name,
+            consistency: match context.consistency {
+                Consistency::Application => vault::Consistency::Application,
+                Consistency::FileSystem => vault::Consistency::FileSystem,
+                Consistency::Crash => vault::Consistency::Crash,
+            },
+            taken_at: context.taken_at,
+            snapshot_id: context.snapshot,
+            disks: context
+                .disks
+                .into_iter()
+                .map(|disk| vault::DiskSpec { name: disk.name, size_bytes: disk.size_bytes })
+                .collect(),
+            last_seq: u64::try_from(context.last_seq).unwrap_or(0),
+        })
+    }
+
+    async fn begin_commit(&self, step: StepId, attempt: i64, seq: u64) -> Result<(), Status> {
+        let lease = self.0.timing.agent_lost_after;
+        self.0.store.begin_commit(step, attempt, signed(seq)?, lease).await.map_err(|error| status_of(&error))
+    }
+
+    async fn record_point(&self, point: &vault::Point) -> Result<(), Status> {
+        let new = NewPoint {
+            id: PointId(point.id),
+            machine: MachineId(point.machine),
+            seq: signed(point.seq)?,
+            hash: point.hash,
+            created_at: point.created_at,
+            consistency: match point.consistency {
+                vault::Consistency::Application => Consistency::Application,
+                vault::Consistency::FileSystem => Consistency::FileSystem,
+                vault::Consistency::Crash => Consistency::Crash,
+            },
+            step: StepId(point.step_id),
+            attempt: point.attempt,
+            disks: point
+                .disks
+                .iter()
+                .map(|disk| PointDiskRow {
+                    name: disk.name.clone(),
+                    size_bytes: disk.size_bytes,
+                    read_bytes: disk.read_bytes,
+                    changed_bytes: disk.changed_bytes,
+                    sent_bytes: disk.sent_bytes,
+                    stored_bytes: disk.stored_bytes,
+                })
+                .collect(),
+        };
+        self.0.store.record_point(new, self.0.timing.retry_delay).await.map_err(|error| status_of(&error))?;
+        self.0.sessions.wake.notify_one();
+        Ok(())
+    }
+
+    async fn find_point(&self, spec: &str) -> Result<PointLocation, Status> {
+        let row = point::find(&self.0, spec).await.map_err(|error| status_of(&error))?;
+        Ok(PointLocation { machine: MachineId(row.machine_id), seq: u64::try_from(row.seq).unwrap_or(0) })
+    }
+
+    async fn record_restore(&self, operator: &str, point: PointId, disk: &str) -> Result<(), Status> {
+        self.0.store.record_restore(operator, point, disk).await.map_err(|error| status_of(&error))
+    }
+
+    async fn is_live(&self, step: StepId, attempt: i64) -> Result<bool, Status> {
+        self.0.store.is_live(step, attempt).await.map_err(|error| status_of(&error))
+    }
+
+    async fn unsettled_commits(&self) -> Result<Vec<UnsettledCommit>, Status> {
+        let rows = self.0.store.unsettled_commits().await.map_err(|error| status_of(&error))?;
+        rows.into_iter()
+            .map(|row| {
+                let seq = u64::try_from(row.seq).unwrap_or(0);
+                Ok(UnsettledCommit { machine: row.machine, step: row.step, attempt: row.attempt, seq })
+            })
+            .collect()
+    }
+
+    async fn commit_aborted(&self, step: StepId, attempt: i64) -> Result<(), Status> {
+        let delay = self.0.timing.retry_delay;
+        self.0.store.commit_aborted(step, attempt, delay).await.map_err(|error| status_of(&error))?;
+        self.0.sessions.wake.notify_one();
+        Ok(())
+    }
+
+    async fn known_points(&self, machine: MachineId) -> Result<Vec<u64>, Status> {
+        let seqs = self.0.store.known_seqs(machine).await.map_err(|error| status_of(&error))?;
+        Ok(seqs.into_iter().filter_map(|seq| u64::try_from(seq).ok()).collect())
+    }
+
+    async fn mark_damaged(&self, point: PointId, reason: &str) -> Result<(), Status> {
+        self.0.store.mark_damaged(point, reason).await.map_err(|error| status_of(&error))
+    }
+}
+
+fn signed(seq: u64) -> Result<i64, Status> {
+    i64::try_from(seq).map_err(|_| {
+        system_error("sequence_exhausted", "the machine's sequence number is too large")
+            .into_status(Code::Internal)
+    })
+}

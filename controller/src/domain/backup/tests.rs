@@ -1,0 +1,159 @@
+use super::*;
+use crate::domain::error::Fault;
+
+fn job() -> JobView {
+    JobView { cancel_requested: false, round: 1, has_snapshot: true, has_point: false, error: None }
+}
+
+fn step(kind: StepKind) -> EndedStep {
+    EndedStep { kind, attempt: 1 }
+}
+
+fn failure(code: &str, retryable: bool) -> JobError {
+    JobError {
+        code: code.to_owned(),
+        fault: Fault::Agent,
+        retryable,
+        message: "m".to_owned(),
+        action: String::new(),
+    }
+}
+
+/// Plays outcomes until the job ends; returns the end and the kinds that were run.
+fn play(mut view: JobView, outcomes: Vec<StepOutcome>) -> (JobState, Option<JobError>, Vec<StepKind>) {
+    let mut kind = StepKind::TakeSnapshot;
+    let mut attempts = std::collections::HashMap::new();
+    let mut ran = Vec::new();
+    for outcome in outcomes {
+        ran.push(kind);
+        let attempt = attempts.entry(kind.as_str()).and_modify(|n| *n += 1).or_insert(1_i64);
+        if kind == StepKind::TransferData && outcome == StepOutcome::Done {
+            view.has_point = true;
+        }
+        match after_step(&view, EndedStep { kind, attempt: *attempt }, outcome) {
+            Next::Retry { .. } => {}
+            Next::NextRound => {
+                view.round += 1;
+                kind = StepKind::TakeSnapshot;
+            }
+            Next::Advance { ready, error, .. } => {
+                view.error = view.error.or(error);
+                kind = ready;
+            }
+            Next::End { job, error, .. } => return (job, error, ran),
+        }
+    }
+    panic!("the job did not end: {ran:?}");
+}
+
+use StepKind::{ReleaseSnapshot, TakeSnapshot, TransferData};
+use StepOutcome::{Cancelled, Done, Failed, Lost};
+
+#[test]
+fn all_well() {
+    let (state, error, ran) = play(job(), vec![Done, Done, Done]);
+    assert_eq!((state, error), (JobState::Succeeded, None));
+    assert_eq!(ran, [TakeSnapshot, TransferData, ReleaseSnapshot]);
+}
+
+#[test]
+fn a_failed_release_is_a_warning() {
+    let (state, error, _) = play(job(), vec![Done, Done, Failed(failure("x", false))]);
+    assert_eq!(state, JobState::SucceededWithWarnings);
+    assert_eq!(error.unwrap().code, "x");
+}
+
+#[test]
+fn release_runs_after_a_failed_transfer_and_the_transfers_error_is_told() {
+    let (state, error, ran) =
+        play(job(), vec![Done, Failed(failure("bad", false)), Failed(failure("also", false))]);
+    assert_eq!(state, JobState::Failed);
+    assert_eq!(error.unwrap().code, "bad");
+    assert_eq!(ran, [TakeSnapshot, TransferData, ReleaseSnapshot]);
+}
+
+#[test]
+fn a_lost_snapshot_starts_a_round_at_most_three_times() {
+    let lost = || Failed(failure(SNAPSHOT_LOST, true));
+    let (state, error, ran) = play(job(), vec![Done, lost(), Done, lost(), Done, lost(), Done]);
+    assert_eq!(state, JobState::Failed);
+    assert_eq!(error.unwrap().code, SNAPSHOT_LOST);
+    assert_eq!(ran.iter().filter(|kind| **kind == TakeSnapshot).count(), 3);
+}
+
+#[test]
+fn attempts_are_bounded() {
+    for kind in StepKind::IN_ORDER {
+        let last = EndedStep { kind, attempt: MAX_ATTEMPTS };
+        for outcome in [Lost, Failed(failure("x", true))] {
+            assert!(
+                !matches!(after_step(&job(), last, outcome.clone()), Next::Retry { .. }),
+                "{kind:?} {outcome:?}"
+            );
+            assert!(matches!(after_step(&job(), step(kind), outcome), Next::Retry { .. }), "{kind:?}");
+        }
+    }
+}
+
+#[test]
+fn cancelled_jobs_end_cancelled_and_release() {
+    let mut view = job();
+    view.cancel_requested = true;
+    assert_eq!(play(view.clone(), vec![Cancelled]).0, JobState::Cancelled);
+    assert_eq!(play(view.clone(), vec![Lost]).0, JobState::Cancelled);
+    let (state, _, ran) = play(view.clone(), vec![Done, Done]);
+    assert_eq!(state, JobState::Cancelled);
+    assert_eq!(ran, [TakeSnapshot, ReleaseSnapshot], "the transfer is skipped");
+    let (state, _, _) = play(job(), vec![Done, Cancelled, Done]);
+    assert_eq!(state, JobState::Cancelled);
+}
+
+#[test]
+fn a_commit_that_won_against_a_cancel_succeeds() {
+    let mut view = job();
+    view.cancel_requested = true;
+    view.has_point = true;
+    let Next::Advance { error, ready, .. } = after_step(&view, step(TransferData), Done) else { panic!() };
+    assert_eq!((error, ready), (None, ReleaseSnapshot));
+    let Next::End { job, .. } = after_step(&view, step(ReleaseSnapshot), Done) else { panic!() };
+    assert_eq!(job, JobState::Succeeded);
+}
+
+#[test]
+fn cancel_of_an_unclaimed_step() {
+    assert!(cancel_pending(&job(), ReleaseSnapshot).is_none());
+    let Some(Next::Advance { ready, .. }) = cancel_pending(&job(), TransferData) else { panic!() };
+    assert_eq!(ready, ReleaseSnapshot);
+    let mut early = job();
+    early.has_snapshot = false;
+    let Some(Next::End { job, skip, .. }) = cancel_pending(&early, TakeSnapshot) else { panic!() };
+    assert_eq!((job, skip), (JobState::Cancelled, vec![TransferData, ReleaseSnapshot]));
+}
+
+#[test]
+fn every_decision_is_a_legal_transition() {
+    for out in [StepState::Dispatched, StepState::Running] {
+        for kind in StepKind::IN_ORDER {
+            for outcome in [Done, Cancelled, Lost, Failed(failure("x", true)), Failed(failure("x", false))] {
+                let to = match after_step(&job(), step(kind), outcome) {
+                    Next::Retry { .. } | Next::NextRound => StepState::Pending,
+                    Next::Advance { state, .. } => state,
+                    Next::End { state, job, .. } => {
+                        assert!(JobState::Running.may_become(job));
+                        state
+                    }
+                };
+                assert!(out.may_become(to), "{out:?} -> {to:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn backoff_doubles_and_is_bounded() {
+    let first = Duration::from_secs(10);
+    assert_eq!(Retry::Backoff(1).delay(first), first);
+    assert_eq!(Retry::Backoff(3).delay(first), 4 * first);
+    assert_eq!(Retry::Backoff(1000).delay(first), 64 * first);
+    assert_eq!(Retry::AtOnce.delay(first), Duration::ZERO);
+}

@@ -1,0 +1,54 @@
+use serde::{Deserialize, Serialize};
+
+/// Who has to act.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Fault {
+    User,
+    System,
+    Agent,
+}
+
+/// Why an attempt or a job failed, as it is stored and shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct JobError {
+    pub(crate) code: String,
+    pub(crate) fault: Fault,
+    pub(crate) retryable: bool,
+    pub(crate) message: String,
+    pub(crate) action: String,
+}
+
+impl JobError {
+    /// The attempt's agent was not heard of in time, or restarted.
+    pub(crate) fn agent_lost() -> Self {
+        Self {
+            code: "agent_lost".to_owned(),
+            fault: Fault::Agent,
+            retryable: true,
+            message: "the agent was lost while it worked on this step".to_owned(),
+            action: "check that the machine runs and that its agent can reach the controller".to_owned(),
+        }
+    }
+
+    pub(crate) fn cancelled() -> Self {
+        Self {
+            code: "cancelled".to_owned(),
+            fault: Fault::User,
+            retryable: false,
+            message: "an operator cancelled the job".to_owned(),
+            action: String::new(),
+        }
+    }
+
+    pub(crate) fn expired() -> Self {
+        Self {
+            code: "expired".to_owned(),
+            fault: Fault::Agent,
+            retryable: true,
+            message: "the job was not started in time: the machine's agent was not connected, or busy"
+                .to_owned(),
+            action: "bring the machine online and start the backup again".to_owned(),
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! The agents' control streams. One [`Live`] per connected agent; all writes to the database on behalf of many agents are
+//! gathered here and flushed by `tasks`.
+
+mod hello;
+mod report;
+mod run;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status};
+
+use holdfast_proto::error::{ErrorDetailExt as _, system_error};
+use holdfast_proto::ids::{AgentId, MachineId, StepId};
+use holdfast_proto::v1::{CancelStep, ControllerMessage, Dispatch, Ping, StepAttempt, controller_message};
+
+use crate::store::session::ProgressUpdate;
+
+pub(crate) use run::run;
+
+/// Messages that may wait for one agent; one that does not read them is disconnected.
+pub(crate) const OUTBOUND: usize = 64;
+
+pub(crate) type Outbound = mpsc::Sender<Result<ControllerMessage, Status>>;
+
+/// All sessions of this controller.
+#[derive(Debug, Default)]
+pub(crate) struct Sessions {
+    live: Mutex<HashMap<AgentId, Arc<Live>>>,
+    progress: Mutex<HashMap<(StepId, i64), ProgressUpdate>>,
+    /// Something may be ready to be dispatched.
+    pub(crate) wake: Notify,
+}
+
+/// One connected agent.
+#[derive(Debug)]
+pub(crate) struct Live {
+    pub(crate) agent: AgentId,
+    pub(crate) machine: MachineId,
+    pub(crate) epoch: i64,
+    outbound: Outbound,
+    /// Heard of since the last flush.
+    heard: AtomicBool,
+    last_pong: AtomicU64,
+    ponged: Notify,
+    /// Ends the session; the reason goes to the agent if it can still be told.
+    pub(crate) closed: CancellationToken,
+}
+
+/// The agent has no session here, or does not read.
+#[derive(Debug)]
+pub(crate) struct NotDelivered;
+
+impl Sessions {
+    pub(crate) fn get(&self, agent: AgentId) -> Option<Arc<Live>> {
+        locked(&self.live).get(&agent).cloned()
+    }
+
+    /// Makes this the agent's session and ends an older one.
+    fn register(&self, live: Arc<Live>) {
+        if let Some(old) = locked(&self.live).insert(live.agent, live) {
+            old.close(superseded());
+        }
+    }
+
+    /// Forgets this session, unless a newer one took its place.
+    fn unregister(&self, live: &Arc<Live>) {
+        let mut map = locked(&self.live);
+        if map.get(&live.agent).is_some_and(|current| Arc::ptr_eq(current, live)) {
+            map.remove(&live.agent);
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        locked(&self.live).len()
+    }
+
+    /// Who was heard of since the last call.
+    pub(crate) fn take_heard(&self) -> Vec<(AgentId, i64)> {
+        locked(&self.live)
+            .values()
+            .filter(|live| live.heard.swap(false, Ordering::Relaxed))
+            .map(|live| (live.agent, live.epoch))
+            .collect()
+    }
+
+    /// Ends the sessions of agents that another controller, or a newer session, took over.
+    pub(crate) fn close_superseded(&self, agents: &[AgentId]) {
+        for agent in agents {
+            if let Some(live) = self.get(*agent) {
+                live.close(superseded());
+            }
+        }
+    }
+
+    /// Ends the session of a machine that must not go on.
+    pub(crate) fn close_machine(&self, machine: MachineId, reason: &Status) {
+        let found: Vec<_> =
+            locked(&self.live).values().filter(|live| live.machine == machine).cloned().collect();
+        for live in found {
+            live.close(reason.clone());
+        }
+    }
+
+    fn note_progress(&self, update: ProgressUpdate) {
+        let mut map = locked(&self.progress);
+        let entry = map.entry((StepId(update.step), update.attempt)).or_default();
+        if entry.sequence < update.sequence {
+            *entry = update;
+        }
+    }
+
+    /// The latest progress of each attempt since the last call.
+    pub(crate) fn take_progress(&self) -> Vec<ProgressUpdate> {
+        std::mem::take(&mut *locked(&self.progress)).into_values().collect()
+    }
+
+    /// Hands a step to an agent.
+    pub(crate) fn dispatch(&self, agent: AgentId, dispatch: Dispatch) -> Result<(), NotDelivered> {
+        self.send(agent, controller_message::Kind::Dispatch(dispatch))
+    }
+
+    pub(crate) fn cancel(&self, agent: AgentId, attempt: StepAttempt) -> Result<(), NotDelivered> {
+        self.send(agent, controller_message::Kind::Cancel(CancelStep { attempt: Some(attempt) }))
+    }
+
+    fn send(&self, agent: AgentId, kind: controller_message::Kind) -> Result<(), NotDelivered> {
+        self.get(agent).ok_or(NotDelivered)?.send(kind)
+    }
+}
+
+impl Live {
+    fn send(&self, kind: controller_message::Kind) -> Result<(), NotDelivered> {
+        match self.outbound.try_send(Ok(ControllerMessage { kind: Some(kind) })) {
+            Ok(()) => Ok(()),
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                self.close(
+                    system_error("agent_does_not_read", "the agent does not read what it is sent")
+                        .retryable()
+                        .into_status(Code::ResourceExhausted),
+                );
+                Err(NotDelivered)
+            }
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(NotDelivered),
+        }
+    }
+
+    fn close(&self, reason: Status) {
+        if !self.closed.is_cancelled() {
+            // A full queue only means that the agent is not told why.
+            let _ = self.outbound.try_send(Err(reason));
+            self.closed.cancel();
+        }
+    }
+
+    fn note_heard(&self) {
+        self.heard.store(true, Ordering::Relaxed);
+    }
+
+    fn note_pong(&self, nonce: u64) {
+        self.last_pong.store(nonce, Ordering::Release);
+        self.ponged.notify_waiters();
+    }
+
+    /// Whether the agent answers a ping that is sent now.
+    async fn answers(&self, nonce: u64, within: std::time::Duration) -> bool {
+        let answered = async {
+            loop {
+                let waiting = self.ponged.notified();
+                tokio::pin!(waiting);
+                waiting.as_mut().enable();
+                if self.last_pong.load(Ordering::Acquire) == nonce {
+                    return true;
+                }
+                waiting.await;
+            }
+        };
+        if self.send(controller_message::Kind::Ping(Ping { nonce })).is_err() {
+            return false;
+        }
+        tokio::select! {
+            answered = answered => answered,
+            () = self.closed.cancelled() => false,
+            () = tokio::time::sleep(within) => false,
+        }
+    }
+}
+
+fn superseded() -> Status {
+    system_error("session_superseded", "a newer session of this agent took over").into_status(Code::Aborted)
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,147 @@
+use chrono::{DateTime, Utc};
+use serde_json::json;
+use sqlx::types::Json;
+
+use holdfast_proto::ids::{AgentId, MachineId};
+
+use super::{During, Store, StoreError, audit, token};
+
+/// An agent that presents a token.
+#[derive(Clone, Debug)]
+pub(crate) struct NewAgent {
+    pub(crate) token_sha256: [u8; 32],
+    pub(crate) agent: AgentId,
+    pub(crate) machine: MachineId,
+    pub(crate) machine_name: String,
+    pub(crate) os: String,
+    pub(crate) version: String,
+    pub(crate) serial: String,
+    pub(crate) not_after: DateTime<Utc>,
+}
+
+impl Store {
+    /// Uses the token, and makes machine and agent, or changes nothing.
+    pub(crate) async fn enrol(&self, new: NewAgent) -> Result<(), StoreError> {
+        self.transaction("enrol an agent", move |connection| {
+            Box::pin(async move {
+                let labels = token::consume(connection, &new.token_sha256).await?;
+                let inserted =
+                    sqlx::query("INSERT INTO machines (id, name, labels, os) VALUES ($1, $2, $3, $4)")
+                        .bind(new.machine.0)
+                        .bind(&new.machine_name)
+                        .bind(Json(&labels))
+                        .bind(&new.os)
+                        .execute(&mut *connection)
+                        .await;
+                match inserted {
+                    Err(error) if StoreError::constraint(&error).is_some() => {
+                        return Err(StoreError::NameTaken { name: new.machine_name });
+                    }
+                    other => other.during("create a machine")?,
+                };
+                sqlx::query("INSERT INTO agents (id, machine_id, version) VALUES ($1, $2, $3)")
+                    .bind(new.agent.0)
+                    .bind(new.machine.0)
+                    .bind(&new.version)
+                    .execute(&mut *connection)
+                    .await
+                    .during("create an agent")?;
+                sqlx::query("INSERT INTO agent_sessions (agent_id, machine_id) VALUES ($1, $2)")
+                    .bind(new.agent.0)
+                    .bind(new.machine.0)
+                    .execute(&mut *connection)
+                    .await
+                    .during("create an agent's session row")?;
+                sqlx::query("INSERT INTO machine_slots (machine_id) VALUES ($1)")
+                    .bind(new.machine.0)
+                    .execute(&mut *connection)
+                    .await
+                    .during("create a machine's slot")?;
+                insert_certificate(connection, new.agent, &new.serial, new.not_after).await?;
+                let detail = json!({ "machine": new.machine_name, "token": token::short(&new.token_sha256),
+                    "serial": new.serial });
+                audit::record(
+                    connection,
+                    &format!("agent:{}", new.agent),
+                    "agent.enrol",
+                    &new.machine.to_string(),
+                    detail,
+                )
+                .await
+            })
+        })
+        .await
+    }
+
+    /// Records a renewed certificate.
+    pub(crate) async fn add_certificate(
+        &self,
+        agent: AgentId,
+        serial: String,
+        not_after: DateTime<Utc>,
+    ) -> Result<(), StoreError> {
+        self.transaction("record a certificate", move |connection| {
+            Box::pin(async move {
+                insert_certificate(connection, agent, &serial, not_after).await?;
+                sqlx::query(
+                    "DELETE FROM certificates WHERE agent_id = $1 AND not_after < now() - interval '30 days'",
+                )
+                .bind(agent.0)
+                .execute(&mut *connection)
+                .await
+                .during("forget old certificates")?;
+                let detail = json!({ "serial": serial, "not_after": not_after });
+                audit::record(
+                    connection,
+                    &format!("agent:{agent}"),
+                    "certificate.renew",
+                    &agent.to_string(),
+                    detail,
+                )
+                .await
+            })
+        })
+        .await
+    }
+
+    /// Whether this agent may do anything: it is enrolled, not revoked, and the certificate was issued to it.
+    pub(crate) async fn agent_is_active(&self, agent: AgentId, serial: &str) -> Result<bool, StoreError> {
+        let row: Option<(bool,)> = sqlx::query_as(
+            "SELECT a.revoked_at IS NULL FROM agents a JOIN certificates c ON c.agent_id = a.id
+             WHERE a.id = $1 AND c.serial = $2",
+        )
+        .bind(agent.0)
+        .bind(serial)
+        .fetch_optional(&self.pool)
+        .await
+        .during("look an agent up")?;
+        Ok(row.is_some_and(|(active,)| active))
+    }
+
+    /// The machine of an agent.
+    pub(crate) async fn machine_of(&self, agent: AgentId) -> Result<MachineId, StoreError> {
+        let row: Option<(uuid::Uuid,)> = sqlx::query_as("SELECT machine_id FROM agents WHERE id = $1")
+            .bind(agent.0)
+            .fetch_optional(&self.pool)
+            .await
+            .during("find an agent's machine")?;
+        row.map(|(id,)| MachineId(id))
+            .ok_or_else(|| StoreError::NotFound { noun: "agent", name: agent.to_string() })
+    }
+}
+
+async fn insert_certificate(
+    connection: &mut sqlx::PgConnection,
+    agent: AgentId,
+    serial: &str,
+    not_after: DateTime<Utc>,
+) -> Result<(), StoreError> {
+    sqlx::query("INSERT INTO certificates (serial, agent_id, not_after) VALUES ($1, $2, $3)")
+        .bind(serial)
+        .bind(agent.0)
+        .bind(not_after)
+        .execute(connection)
+        .await
+        .during("record a certificate")?;
+    Ok(())
+}

@@ -1,0 +1,63 @@
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use holdfast_proto::ids::{AgentId, StepId};
+
+use crate::domain::job::StepKind;
+
+use super::{During, Store, StoreError};
+
+/// A step that this controller claimed and now has to dispatch.
+#[derive(Clone, Debug)]
+pub(crate) struct ClaimedStep {
+    pub(crate) step: StepId,
+    pub(crate) kind: StepKind,
+    pub(crate) attempt: i64,
+    pub(crate) agent: AgentId,
+    pub(crate) disk_names: Vec<String>,
+    pub(crate) snapshot_id: Option<Uuid>,
+}
+
+#[derive(sqlx::FromRow)]
+struct ClaimedRow {
+    step_id: Uuid,
+    kind: String,
+    attempt: i64,
+    agent_id: Uuid,
+    disk_names: Vec<String>,
+    snapshot_id: Option<Uuid>,
+}
+
+impl Store {
+    /// Claims up to `limit` steps that are ready, for machines whose agents this controller holds; at most one per
+    /// machine.
+    pub(crate) async fn claim_steps(
+        &self,
+        controller: Uuid,
+        limit: i64,
+        lease: Duration,
+    ) -> Result<Vec<ClaimedStep>, StoreError> {
+        let rows: Vec<ClaimedRow> = sqlx::query_as(include_str!("sql/claim_steps.sql"))
+            .bind(controller)
+            .bind(limit)
+            .bind(lease)
+            .fetch_all(&self.pool)
+            .await
+            .during("claim steps")?;
+        rows.into_iter()
+            .map(|row| {
+                let kind = StepKind::parse(&row.kind)
+                    .ok_or_else(|| StoreError::Corrupt { what: format!("step kind {:?}", row.kind) })?;
+                Ok(ClaimedStep {
+                    step: StepId(row.step_id),
+                    kind,
+                    attempt: row.attempt,
+                    agent: AgentId(row.agent_id),
+                    disk_names: row.disk_names,
+                    snapshot_id: row.snapshot_id,
+                })
+            })
+            .collect()
+    }
+}

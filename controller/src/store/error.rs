@@ -1,0 +1,54 @@
+/// What went wrong in the store. `Display` does not repeat the source.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StoreError {
+    #[error("the database URL cannot be used")]
+    Url { source: sqlx::Error },
+    #[error("cannot connect to the database")]
+    Connect { source: sqlx::Error },
+    #[error("cannot bring the database schema up to date")]
+    Migrate { source: sqlx::migrate::MigrateError },
+    #[error("the database failed: {operation}")]
+    Query { operation: &'static str, source: sqlx::Error },
+    #[error("a database task did not finish: {operation}")]
+    Task { operation: &'static str, source: tokio::task::JoinError },
+    #[error("the database holds a value that this version does not know: {what}")]
+    Corrupt { what: String },
+    #[error("there is no {noun} {name:?}")]
+    NotFound { noun: &'static str, name: String },
+    #[error("the machine name {name:?} is taken by another machine")]
+    NameTaken { name: String },
+    #[error("the enrolment token is unknown, expired or used up")]
+    TokenRefused,
+    #[error("request id {id} was used before, for another request")]
+    RequestReused { id: uuid::Uuid },
+    #[error("the job has ended already: {state}")]
+    JobEnded { state: &'static str },
+    #[error("an API key named {name:?} exists already")]
+    KeyNameTaken { name: String },
+    #[error("the machine has no disk {name:?}")]
+    NoSuchDisk { name: String },
+    #[error("the step belongs to another machine")]
+    ForeignStep,
+    #[error("attempt {attempt} of the step is not current")]
+    StaleAttempt { attempt: i64 },
+    #[error("the job is being cancelled")]
+    Cancelling,
+}
+
+/// Names the operation in which a statement failed.
+pub(crate) trait During<T> {
+    fn during(self, operation: &'static str) -> Result<T, StoreError>;
+}
+
+impl<T> During<T> for Result<T, sqlx::Error> {
+    fn during(self, operation: &'static str) -> Result<T, StoreError> {
+        self.map_err(|source| StoreError::Query { operation, source })
+    }
+}
+
+impl StoreError {
+    /// The name of the unique or foreign key constraint that a statement broke.
+    pub(crate) fn constraint(error: &sqlx::Error) -> Option<&str> {
+        error.as_database_error().and_then(|error| error.constraint())
+    }
+}

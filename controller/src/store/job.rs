@@ -1,0 +1,262 @@
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde_json::json;
+use sqlx::postgres::PgConnection;
+use sqlx::types::Json;
+use uuid::Uuid;
+
+use holdfast_proto::ids::{AgentId, JobId, MachineId, StepId};
+
+use crate::domain::backup::cancel_pending;
+use crate::domain::error::JobError;
+use crate::domain::job::{JobState, StepKind};
+
+use super::attempt::{JobRowForUpdate, apply, lock_slot};
+use super::page::{Page, PageSize};
+use super::request::{self, RequestKey};
+use super::{During, Store, StoreError, audit};
+
+/// A job with its steps, as it is shown.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub(crate) struct JobRow {
+    pub(crate) id: Uuid,
+    pub(crate) kind: String,
+    pub(crate) state: String,
+    pub(crate) machine_id: Uuid,
+    pub(crate) machine_name: String,
+    pub(crate) disk_names: Vec<String>,
+    pub(crate) point_id: Option<Uuid>,
+    pub(crate) error: Option<Json<JobError>>,
+    pub(crate) created_at: DateTime<Utc>,
+    pub(crate) started_at: Option<DateTime<Utc>>,
+    pub(crate) ended_at: Option<DateTime<Utc>>,
+    pub(crate) cancel_requested: bool,
+    pub(crate) steps: Json<Vec<StepRow>>,
+}
+
+#[derive(Clone, Debug, serde::Deserialize, serde::Serialize)]
+pub(crate) struct StepRow {
+    pub(crate) id: Uuid,
+    pub(crate) kind: String,
+    pub(crate) state: String,
+    pub(crate) attempt: i64,
+    pub(crate) started_at: Option<DateTime<Utc>>,
+    pub(crate) ended_at: Option<DateTime<Utc>>,
+    pub(crate) total_bytes: u64,
+    pub(crate) read_bytes: u64,
+    pub(crate) changed_bytes: u64,
+    pub(crate) sent_bytes: u64,
+    pub(crate) error: Option<JobError>,
+}
+
+/// A backup that somebody asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct NewBackup {
+    pub(crate) machine: MachineId,
+    /// Empty: all disks.
+    pub(crate) disk_names: Vec<String>,
+    pub(crate) requested_by: String,
+    pub(crate) request: Option<RequestKey>,
+    /// How long it may wait to be started.
+    pub(crate) expires_in: Duration,
+}
+
+/// An attempt that has to be told to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct AttemptToStop {
+    pub(crate) agent: AgentId,
+    pub(crate) step: StepId,
+    pub(crate) attempt: i64,
+}
+
+/// Which jobs to list.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct JobFilter {
+    pub(crate) machine: Option<Uuid>,
+    pub(crate) state: Option<JobState>,
+    /// Jobs older than this one.
+    pub(crate) before: Option<Uuid>,
+}
+
+impl Store {
+    /// Queues a backup with its three steps; answers the first job of a repeated request.
+    pub(crate) async fn create_backup(&self, new: NewBackup) -> Result<JobId, StoreError> {
+        self.transaction("queue a backup", move |connection| Box::pin(insert_backup(connection, new))).await
+    }
+
+    pub(crate) async fn find_job(&self, job: JobId) -> Result<JobRow, StoreError> {
+        sqlx::query_as(include_str!("sql/find_job.sql"))
+            .bind(job.0)
+            .fetch_optional(&self.pool)
+            .await
+            .during("find a job")?
+            .ok_or_else(|| StoreError::NotFound { noun: "job", name: job.to_string() })
+    }
+
+    /// Lists jobs, newest first.
+    pub(crate) async fn list_jobs(
+        &self,
+        filter: JobFilter,
+        size: PageSize,
+    ) -> Result<Page<JobRow>, StoreError> {
+        let rows = sqlx::query_as(include_str!("sql/list_jobs.sql"))
+            .bind(filter.machine)
+            .bind(filter.state.map(JobState::as_str))
+            .bind(filter.before)
+            .bind(size.limit())
+            .fetch_all(&self.pool)
+            .await
+            .during("list jobs")?;
+        Ok(size.page(rows, |row: &JobRow| row.id.to_string()))
+    }
+
+    /// Asks a job to stop: a queued one ends here, one whose current step is not claimed goes on without it, and an attempt
+    /// that is out is found by [`Store::attempts_to_stop`].
+    pub(crate) async fn request_cancel(&self, job: JobId, operator: &str) -> Result<(), StoreError> {
+        let operator = operator.to_owned();
+        self.transaction("cancel a job", move |connection| {
+            Box::pin(async move {
+                let row: Option<(Uuid,)> = sqlx::query_as("SELECT machine_id FROM jobs WHERE id = $1")
+                    .bind(job.0)
+                    .fetch_optional(&mut *connection)
+                    .await
+                    .during("find a job to cancel")?;
+                let Some((machine,)) = row else {
+                    return Err(StoreError::NotFound { noun: "job", name: job.to_string() });
+                };
+                lock_slot(connection, machine).await?;
+                let row = JobRowForUpdate::load(connection, job).await?;
+                match row.state {
+                    JobState::Cancelled => return Ok(()),
+                    state if state.is_terminal() => return Err(StoreError::JobEnded { state: state.as_str() }),
+                    _ => {}
+                }
+                if row.cancel_requested {
+                    return Ok(());
+                }
+                sqlx::query("UPDATE jobs SET cancel_requested_at = now() WHERE id = $1")
+                    .bind(job.0)
+                    .execute(&mut *connection)
+                    .await
+                    .during("request a cancel")?;
+                audit::record(connection, &operator, "job.cancel", &job.to_string(), json!({})).await?;
+                if row.state == JobState::Queued {
+                    return end_queued(connection, job, JobState::Cancelled, &JobError::cancelled()).await;
+                }
+                let pending: Option<(Uuid, String)> = sqlx::query_as(
+                    "SELECT id, kind FROM steps WHERE job_id = $1 AND state = 'pending' AND ready_at IS NOT NULL",
+                )
+                .bind(job.0)
+                .fetch_optional(&mut *connection)
+                .await
+                .during("find the step to cancel")?;
+                if let Some((step, kind)) = pending
+                    && let Some(kind) = StepKind::parse(&kind)
+                    && let Some(next) = cancel_pending(&row.view(), kind)
+                {
+                    apply(connection, &row, step, next, Duration::ZERO).await?;
+                }
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    /// Attempts of cancelled jobs that are out on this controller's agents. Not those whose commit began, and never a release.
+    pub(crate) async fn attempts_to_stop(&self, controller: Uuid) -> Result<Vec<AttemptToStop>, StoreError> {
+        let rows: Vec<(Uuid, Uuid, i64)> = sqlx::query_as(
+            "SELECT a.agent_id, s.id, s.attempt
+             FROM steps s JOIN jobs j ON j.id = s.job_id JOIN agent_sessions a ON a.machine_id = j.machine_id
+             WHERE s.state IN ('dispatched', 'running') AND s.kind <> 'release_snapshot' AND s.committing_seq IS NULL
+               AND j.state = 'running' AND j.cancel_requested_at IS NOT NULL AND a.controller_id = $1
+             LIMIT 1000",
+        )
+        .bind(controller)
+        .fetch_all(&self.pool)
+        .await
+        .during("find attempts to stop")?;
+        Ok(rows
+            .into_iter()
+            .map(|(agent, step, attempt)| AttemptToStop {
+                agent: AgentId(agent),
+                step: StepId(step),
+                attempt,
+            })
+            .collect())
+    }
+}
+
+async fn insert_backup(connection: &mut PgConnection, new: NewBackup) -> Result<JobId, StoreError> {
+    let job = JobId::generate();
+    if let Some(key) = new.request
+        && let Some(first) = request::claim(connection, key, job.0).await?
+    {
+        return Ok(JobId(first));
+    }
+    for name in &new.disk_names {
+        let known: Option<(i32,)> = sqlx::query_as("SELECT 1 FROM disks WHERE machine_id = $1 AND name = $2")
+            .bind(new.machine.0)
+            .bind(name)
+            .fetch_optional(&mut *connection)
+            .await
+            .during("check a disk's name")?;
+        if known.is_none() {
+            return Err(StoreError::NoSuchDisk { name: name.clone() });
+        }
+    }
+    sqlx::query(
+        "INSERT INTO jobs (id, kind, state, machine_id, disk_names, requested_by, expires_at)
+         VALUES ($1, 'backup', 'queued', $2, $3, $4, now() + $5)",
+    )
+    .bind(job.0)
+    .bind(new.machine.0)
+    .bind(&new.disk_names)
+    .bind(&new.requested_by)
+    .bind(new.expires_in)
+    .execute(&mut *connection)
+    .await
+    .during("queue a backup")?;
+    for kind in StepKind::IN_ORDER {
+        sqlx::query(
+            "INSERT INTO steps (id, job_id, kind, state, ready_at)
+             VALUES ($1, $2, $3, 'pending', CASE WHEN $3 = 'take_snapshot' THEN now() END)",
+        )
+        .bind(StepId::generate().0)
+        .bind(job.0)
+        .bind(kind.as_str())
+        .execute(&mut *connection)
+        .await
+        .during("queue a step")?;
+    }
+    let detail = json!({ "machine": new.machine.to_string(), "disks": new.disk_names });
+    audit::record(connection, &new.requested_by, "backup.start", &job.to_string(), detail).await?;
+    Ok(job)
+}
+
+/// Ends a job that never started.
+pub(super) async fn end_queued(
+    connection: &mut PgConnection,
+    job: JobId,
+    state: JobState,
+    error: &JobError,
+) -> Result<(), StoreError> {
+    debug_assert!(JobState::Queued.may_become(state) && state.is_terminal());
+    sqlx::query(
+        "UPDATE steps SET state = 'skipped', ended_at = now() WHERE job_id = $1 AND state = 'pending'",
+    )
+    .bind(job.0)
+    .execute(&mut *connection)
+    .await
+    .during("skip the steps of a job")?;
+    sqlx::query(
+        "UPDATE jobs SET state = $2, error = $3, ended_at = now() WHERE id = $1 AND state = 'queued'",
+    )
+    .bind(job.0)
+    .bind(state.as_str())
+    .bind(Json(error))
+    .execute(connection)
+    .await
+    .during("end a queued job")?;
+    Ok(())
+}

@@ -1,0 +1,63 @@
+//! Keyset pages. A token is the hex of the last row's sort key: opaque to clients, and checked like any input.
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+/// Rows of one page, and where the next one starts.
+#[derive(Debug)]
+pub(crate) struct Page<T> {
+    pub(crate) rows: Vec<T>,
+    /// Empty at the end.
+    pub(crate) next: String,
+}
+
+/// How many rows a caller gets.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PageSize(i64);
+
+impl PageSize {
+    /// 1 to 1000; 0 means 100.
+    pub(crate) fn new(wanted: i32) -> Option<Self> {
+        match wanted {
+            0 => Some(Self(100)),
+            1..=1000 => Some(Self(i64::from(wanted))),
+            _ => None,
+        }
+    }
+
+    /// One more row than is shown tells whether there is another page.
+    pub(super) fn limit(self) -> i64 {
+        self.0 + 1
+    }
+
+    pub(super) fn page<T>(self, mut rows: Vec<T>, key: impl Fn(&T) -> String) -> Page<T> {
+        let size = usize::try_from(self.0).unwrap_or(usize::MAX);
+        let more = rows.len() > size;
+        rows.truncate(size);
+        let next = if more {
+            rows.last().map(|row| hex::encode(key(row))).unwrap_or_default()
+        } else {
+            String::new()
+        };
+        Page { rows, next }
+    }
+}
+
+/// The sort key in a token, as text. `None`: not a token of ours.
+pub(crate) fn decode(token: &str) -> Option<Option<String>> {
+    if token.is_empty() {
+        return Some(None);
+    }
+    let bytes = hex::decode(token).ok()?;
+    String::from_utf8(bytes).ok().map(Some)
+}
+
+/// The key of rows sorted by time and id.
+pub(super) fn time_key(at: DateTime<Utc>, id: Uuid) -> String {
+    format!("{}:{id}", at.timestamp_micros())
+}
+
+pub(crate) fn parse_time_key(key: &str) -> Option<(DateTime<Utc>, Uuid)> {
+    let (micros, id) = key.split_once(':')?;
+    Some((DateTime::from_timestamp_micros(micros.parse().ok()?)?, id.parse().ok()?))
+}

@@ -1,0 +1,208 @@
+use std::time::Duration;
+
+use sqlx::types::Json;
+use uuid::Uuid;
+
+use holdfast_proto::ids::{AgentId, MachineId, SnapshotId, StepId};
+
+use super::machine::DiskRow;
+use super::{During, Store, StoreError};
+
+/// An agent's Hello.
+#[derive(Clone, Debug)]
+pub(crate) struct NewSession {
+    pub(crate) agent: AgentId,
+    pub(crate) machine: MachineId,
+    pub(crate) controller: Uuid,
+    pub(crate) boot_id: String,
+    pub(crate) version: String,
+    pub(crate) disks: Vec<DiskRow>,
+}
+
+/// Progress of an attempt, to be written with others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ProgressUpdate {
+    pub(crate) step: Uuid,
+    pub(crate) attempt: i64,
+    pub(crate) sequence: i64,
+    pub(crate) total_bytes: i64,
+    pub(crate) read_bytes: i64,
+    pub(crate) changed_bytes: i64,
+    pub(crate) sent_bytes: i64,
+}
+
+impl Store {
+    /// Why a machine is quarantined, if it is.
+    pub(crate) async fn quarantine_of(&self, machine: MachineId) -> Result<Option<String>, StoreError> {
+        let row: Option<(Option<String>,)> = sqlx::query_as("SELECT quarantine FROM machines WHERE id = $1")
+            .bind(machine.0)
+            .fetch_optional(&self.pool)
+            .await
+            .during("read a quarantine")?;
+        Ok(row.and_then(|(reason,)| reason))
+    }
+
+    /// Takes the session over for this controller and answers its epoch.
+    pub(crate) async fn open_session(&self, new: NewSession) -> Result<i64, StoreError> {
+        self.transaction("open a session", move |connection| {
+            Box::pin(async move {
+                let (epoch,): (i64,) = sqlx::query_as(
+                    "UPDATE agent_sessions SET controller_id = $2, epoch = epoch + 1, boot_id = $3, last_seen_at = now()
+                     WHERE agent_id = $1 RETURNING epoch",
+                )
+                .bind(new.agent.0)
+                .bind(new.controller)
+                .bind(&new.boot_id)
+                .fetch_one(&mut *connection)
+                .await
+                .during("open a session")?;
+                sqlx::query("UPDATE agents SET version = $2 WHERE id = $1 AND version <> $2")
+                    .bind(new.agent.0)
+                    .bind(&new.version)
+                    .execute(&mut *connection)
+                    .await
+                    .during("record an agent's version")?;
+                replace_disks(connection, new.machine, &new.disks).await?;
+                Ok(epoch)
+            })
+        })
+        .await
+    }
+
+    /// Marks the agent offline, unless a newer session exists.
+    pub(crate) async fn close_session(&self, agent: AgentId, epoch: i64) -> Result<(), StoreError> {
+        sqlx::query("UPDATE agent_sessions SET controller_id = NULL, last_seen_at = now() WHERE agent_id = $1 AND epoch = $2")
+            .bind(agent.0)
+            .bind(epoch)
+            .execute(&self.pool)
+            .await
+            .during("close a session")?;
+        Ok(())
+    }
+
+    pub(crate) async fn set_disks(&self, machine: MachineId, disks: Vec<DiskRow>) -> Result<(), StoreError> {
+        self.transaction("record disks", move |connection| {
+            Box::pin(async move { replace_disks(connection, machine, &disks).await })
+        })
+        .await
+    }
+
+    /// Takes over the attempts that the agent runs; answers those that are still current.
+    pub(crate) async fn adopt(
+        &self,
+        machine: MachineId,
+        controller: Uuid,
+        running: &[(StepId, i64)],
+        lease: Duration,
+    ) -> Result<Vec<(StepId, i64)>, StoreError> {
+        let (steps, attempts): (Vec<Uuid>, Vec<i64>) =
+            running.iter().map(|(step, attempt)| (step.0, *attempt)).unzip();
+        let rows: Vec<(Uuid, i64)> = sqlx::query_as(
+            "UPDATE steps SET controller_id = $2, lease_until = greatest(lease_until, now() + $5::interval)
+             FROM unnest($3::uuid[], $4::bigint[]) AS r (step, attempt), jobs j
+             WHERE steps.id = r.step AND steps.attempt = r.attempt AND steps.state IN ('dispatched', 'running')
+               AND j.id = steps.job_id AND j.machine_id = $1
+             RETURNING steps.id, steps.attempt",
+        )
+        .bind(machine.0)
+        .bind(controller)
+        .bind(steps)
+        .bind(attempts)
+        .bind(lease)
+        .fetch_all(&self.pool)
+        .await
+        .during("adopt attempts")?;
+        Ok(rows.into_iter().map(|(step, attempt)| (StepId(step), attempt)).collect())
+    }
+
+    /// The snapshots that this machine's live jobs need.
+    pub(crate) async fn wanted_snapshots(&self, machine: MachineId) -> Result<Vec<SnapshotId>, StoreError> {
+        let rows: Vec<(Uuid,)> = sqlx::query_as(
+            "SELECT snapshot_id FROM jobs WHERE machine_id = $1 AND state = 'running' AND snapshot_id IS NOT NULL",
+        )
+        .bind(machine.0)
+        .fetch_all(&self.pool)
+        .await
+        .during("list wanted snapshots")?;
+        Ok(rows.into_iter().map(|(id,)| SnapshotId(id)).collect())
+    }
+
+    /// Writes down who was heard of and renews the leases of what they run. Answers the agents whose session is this
+    /// controller's no more.
+    pub(crate) async fn record_liveness(
+        &self,
+        controller: Uuid,
+        sessions: &[(AgentId, i64)],
+        lease: Duration,
+    ) -> Result<Vec<AgentId>, StoreError> {
+        let (agents, epochs): (Vec<Uuid>, Vec<i64>) =
+            sessions.iter().map(|(agent, epoch)| (agent.0, *epoch)).unzip();
+        let rows: Vec<(Uuid,)> = sqlx::query_as(
+            "WITH heard AS (SELECT * FROM unnest($2::uuid[], $3::bigint[]) AS h (agent, epoch)),
+             seen AS (
+                 UPDATE agent_sessions s SET last_seen_at = now(), controller_id = $1
+                 FROM heard h WHERE s.agent_id = h.agent AND s.epoch = h.epoch
+                 RETURNING s.agent_id, s.machine_id),
+             renewed AS (
+                 UPDATE steps SET lease_until = now() + $4::interval
+                 FROM jobs j, seen
+                 WHERE j.id = steps.job_id AND j.machine_id = seen.machine_id AND j.state = 'running'
+                   AND steps.state IN ('dispatched', 'running') AND steps.controller_id = $1
+                   AND steps.committing_seq IS NULL)
+             SELECT agent FROM heard WHERE agent NOT IN (SELECT agent_id FROM seen)",
+        )
+        .bind(controller)
+        .bind(agents)
+        .bind(epochs)
+        .bind(lease)
+        .fetch_all(&self.pool)
+        .await
+        .during("record liveness")?;
+        Ok(rows.into_iter().map(|(agent,)| AgentId(agent)).collect())
+    }
+
+    /// Writes progress of many attempts; the first of an attempt makes its step `running`. Late and stale ones change
+    /// nothing.
+    pub(crate) async fn record_progress(&self, updates: &[ProgressUpdate]) -> Result<(), StoreError> {
+        let column = |read: fn(&ProgressUpdate) -> i64| updates.iter().map(read).collect::<Vec<i64>>();
+        sqlx::query(
+            "UPDATE steps SET state = 'running', report_seq = p.sequence, total_bytes = p.total, read_bytes = p.read,
+                    changed_bytes = p.changed, sent_bytes = p.sent
+             FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
+                  AS p (step, attempt, sequence, total, read, changed, sent)
+             WHERE steps.id = p.step AND steps.attempt = p.attempt AND steps.report_seq < p.sequence
+               AND steps.state IN ('dispatched', 'running')",
+        )
+        .bind(updates.iter().map(|update| update.step).collect::<Vec<Uuid>>())
+        .bind(column(|update| update.attempt))
+        .bind(column(|update| update.sequence))
+        .bind(column(|update| update.total_bytes))
+        .bind(column(|update| update.read_bytes))
+        .bind(column(|update| update.changed_bytes))
+        .bind(column(|update| update.sent_bytes))
+        .execute(&self.pool)
+        .await
+        .during("record progress")?;
+        Ok(())
+    }
+}
+
+async fn replace_disks(
+    connection: &mut sqlx::PgConnection,
+    machine: MachineId,
+    disks: &[DiskRow],
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "WITH now AS (SELECT * FROM jsonb_to_recordset($2) AS d (name text, size_bytes bigint)),
+         gone AS (DELETE FROM disks WHERE machine_id = $1 AND name NOT IN (SELECT name FROM now))
+         INSERT INTO disks (machine_id, name, size_bytes) SELECT $1, name, size_bytes FROM now
+         ON CONFLICT (machine_id, name) DO UPDATE SET size_bytes = excluded.size_bytes
+         WHERE disks.size_bytes <> excluded.size_bytes",
+    )
+    .bind(machine.0)
+    .bind(Json(disks))
+    .execute(connection)
+    .await
+    .during("record disks")?;
+    Ok(())
+}

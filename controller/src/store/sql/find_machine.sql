@@ -1,0 +1,10 @@
+SELECT m.id, m.name, m.labels, m.os, m.quarantine, m.enrolled_at,
+       coalesce(a.version, '') AS agent_version,
+       coalesce(s.controller_id IS NOT NULL, false) AS online,
+       s.last_seen_at,
+       coalesce((SELECT jsonb_agg(jsonb_build_object('name', d.name, 'size_bytes', d.size_bytes) ORDER BY d.name)
+                 FROM disks d WHERE d.machine_id = m.id), '[]') AS disks
+FROM machines m
+LEFT JOIN agents a ON a.machine_id = m.id
+LEFT JOIN agent_sessions s ON s.machine_id = m.id
+WHERE m.id = $1 OR m.name = $2

@@ -1,0 +1,84 @@
+//! Statements with thought in them, against a real Postgres: `HOLDFAST_TEST_POSTGRES_URL` names a server on which
+//! databases may be made.
+
+mod claims;
+mod transactions;
+
+use std::time::Duration;
+
+use holdfast_proto::ids::{AgentId, JobId, MachineId};
+use uuid::Uuid;
+
+use super::Store;
+use super::agent::NewAgent;
+use super::job::NewBackup;
+use super::machine::DiskRow;
+use super::session::NewSession;
+use super::token::NewToken;
+
+/// A store over a database of its own; `None`, said loudly, without a server.
+async fn store() -> Option<Store> {
+    let Ok(server) = std::env::var("HOLDFAST_TEST_POSTGRES_URL") else {
+        assert!(std::env::var_os("CI").is_none(), "CI must set HOLDFAST_TEST_POSTGRES_URL");
+        eprintln!("SKIPPED: HOLDFAST_TEST_POSTGRES_URL is not set; tests/run sets it");
+        return None;
+    };
+    let name = format!("t_{}", Uuid::new_v4().simple());
+    let admin = sqlx::PgPool::connect(&server).await.unwrap();
+    sqlx::query(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&admin).await.unwrap();
+    let url = match server.split_once("/holdfast") {
+        Some((before, after)) => format!("{before}/{name}{after}"),
+        None => panic!("the test server's URL must name the database holdfast: {server}"),
+    };
+    Some(Store::connect(&url).await.unwrap())
+}
+
+/// Enrols machines whose agents are connected to `controller`.
+async fn machines(store: &Store, controller: Uuid, count: usize) -> Vec<(MachineId, AgentId)> {
+    let token = rand::random();
+    let max_uses = i32::try_from(count).unwrap();
+    let new = NewToken {
+        sha256: token,
+        max_uses,
+        ttl: Duration::from_secs(600),
+        labels: [("env".to_owned(), "test".to_owned())].into(),
+        created_by: "test".to_owned(),
+    };
+    store.create_token(new).await.unwrap();
+    let mut made = Vec::new();
+    for number in 0..count {
+        let (machine, agent) = (MachineId::generate(), AgentId::generate());
+        let new = NewAgent {
+            token_sha256: token,
+            agent,
+            machine,
+            machine_name: format!("m{number}-{}", Uuid::new_v4().simple()),
+            os: String::new(),
+            version: "0".to_owned(),
+            serial: Uuid::new_v4().to_string(),
+            not_after: chrono::Utc::now(),
+        };
+        store.enrol(new).await.unwrap();
+        connect(store, controller, machine, agent).await;
+        made.push((machine, agent));
+    }
+    made
+}
+
+async fn connect(store: &Store, controller: Uuid, machine: MachineId, agent: AgentId) -> i64 {
+    let disks = vec![DiskRow { name: "data".to_owned(), size_bytes: 4096 }];
+    let new =
+        NewSession { agent, machine, controller, boot_id: "b".to_owned(), version: "0".to_owned(), disks };
+    store.open_session(new).await.unwrap()
+}
+
+async fn queue(store: &Store, machine: MachineId) -> JobId {
+    let new = NewBackup {
+        machine,
+        disk_names: Vec::new(),
+        requested_by: "test".to_owned(),
+        request: None,
+        expires_in: Duration::from_secs(3600),
+    };
+    store.create_backup(new).await.unwrap()
+}

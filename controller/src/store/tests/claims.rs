@@ -1,0 +1,230 @@
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use chrono::Utc;
+use uuid::Uuid;
+
+use crate::domain::job::{Consistency, StepKind};
+use crate::store::Store;
+use crate::store::attempt::{AttemptEnd, AttemptKey, Recorded, TakenSnapshot};
+use crate::store::claim::ClaimedStep;
+use crate::store::machine::DiskRow;
+use crate::store::point::{NewPoint, PointDiskRow};
+use holdfast_proto::ids::{MachineId, PointId};
+
+use super::{machines, queue, store};
+
+const LEASE: Duration = Duration::from_secs(60);
+const NOW: Duration = Duration::ZERO;
+
+/// Eight controllers claim and finish at once while two reapers run: each step is claimed once per attempt, no machine runs
+/// two jobs, every job ends well, and nothing fails.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_controllers_claim_and_finish_ten_thousand_jobs() {
+    let Some(store) = store().await else { return };
+    const CONTROLLERS: usize = 8;
+    const MACHINES: usize = 25;
+    const JOBS: usize = 10_000;
+    let controllers: Vec<Uuid> = (0..CONTROLLERS).map(|_| Uuid::new_v4()).collect();
+    let mut all = Vec::new();
+    for controller in &controllers {
+        all.extend(machines(&store, *controller, MACHINES).await);
+    }
+    let ids: Vec<Uuid> = all.iter().map(|(machine, _)| machine.0).collect();
+    sqlx::query(
+        "INSERT INTO jobs (id, kind, state, machine_id, requested_by, expires_at)
+         SELECT gen_random_uuid(), 'backup', 'queued', ($1::uuid[])[1 + g % $2], 'test', now() + interval '1 day'
+         FROM generate_series(1, $3) g",
+    )
+    .bind(&ids)
+    .bind(i32::try_from(ids.len()).unwrap())
+    .bind(i32::try_from(JOBS).unwrap())
+    .execute(&store.pool)
+    .await
+    .unwrap();
+    sqlx::query(
+        "INSERT INTO steps (id, job_id, kind, state, ready_at)
+         SELECT gen_random_uuid(), j.id, k, 'pending', CASE WHEN k = 'take_snapshot' THEN now() END
+         FROM jobs j, unnest(ARRAY['take_snapshot', 'transfer_data', 'release_snapshot']) k",
+    )
+    .execute(&store.pool)
+    .await
+    .unwrap();
+
+    let (done, over) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let mut tasks = Vec::new();
+    // Each controller twice, as after a restart that overlaps: sixteen claimers on eight sets of machines.
+    for controller in controllers.iter().chain(&controllers) {
+        let (store, controller, done) = (store.clone(), *controller, Arc::clone(&done));
+        tasks.push(tokio::spawn(async move {
+            let mut claimed_here = Vec::new();
+            while done.load(Ordering::Relaxed) < JOBS {
+                let claimed = store.claim_steps(controller, 20, LEASE).await.unwrap();
+                if claimed.is_empty() {
+                    tokio::time::sleep(Duration::from_millis(3)).await;
+                }
+                for step in claimed {
+                    claimed_here.push((step.step, step.attempt));
+                    if finish(&store, &step).await {
+                        done.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            }
+            claimed_here
+        }));
+    }
+    let reapers: Vec<_> = (0..2)
+        .map(|_| {
+            let (store, over) = (store.clone(), Arc::clone(&over));
+            tokio::spawn(async move {
+                while !over.load(Ordering::Relaxed) {
+                    for (step, attempt) in store.expired_leases().await.unwrap() {
+                        let key = AttemptKey { step, attempt, machine: None };
+                        store.end_attempt(key, AttemptEnd::Lost, NOW).await.unwrap();
+                    }
+                    store.expire_queued().await.unwrap();
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            })
+        })
+        .collect();
+    let mut seen = HashSet::new();
+    for task in tasks {
+        let claimed =
+            tokio::time::timeout(Duration::from_secs(300), task).await.expect("the jobs do not end").unwrap();
+        for claim in claimed {
+            assert!(seen.insert(claim), "{claim:?} was claimed twice");
+        }
+    }
+    over.store(true, Ordering::Relaxed);
+    for reaper in reapers {
+        reaper.await.unwrap();
+    }
+    let (succeeded, busy): (i64, i64) = sqlx::query_as(
+        "SELECT (SELECT count(*) FROM jobs WHERE state = 'succeeded'),
+                (SELECT count(*) FROM machine_slots WHERE active_job IS NOT NULL)",
+    )
+    .fetch_one(&store.pool)
+    .await
+    .unwrap();
+    assert_eq!((succeeded, busy), (i64::try_from(JOBS).unwrap(), 0));
+    assert_eq!(seen.len(), 3 * JOBS, "each step ran once");
+}
+
+/// Plays the agent and the gateway; answers whether the job ended with it.
+async fn finish(store: &Store, step: &ClaimedStep) -> bool {
+    let key = AttemptKey { step: step.step, attempt: step.attempt, machine: None };
+    match step.kind {
+        StepKind::TakeSnapshot => {
+            assert_eq!(store.end_attempt(key, taken(), NOW).await.unwrap(), Recorded::Yes);
+            false
+        }
+        StepKind::TransferData => {
+            let machine = store.machine_of(step.agent).await.unwrap();
+            store.record_point(point(machine, step), NOW).await.unwrap();
+            false
+        }
+        StepKind::ReleaseSnapshot => {
+            assert_eq!(store.end_attempt(key, AttemptEnd::Released, NOW).await.unwrap(), Recorded::Yes);
+            true
+        }
+    }
+}
+
+fn taken() -> AttemptEnd {
+    AttemptEnd::SnapshotTaken(TakenSnapshot {
+        id: Uuid::new_v4(),
+        consistency: Consistency::FileSystem,
+        taken_at: Utc::now(),
+        disks: vec![DiskRow { name: "data".to_owned(), size_bytes: 4096 }],
+    })
+}
+
+fn point(machine: MachineId, step: &ClaimedStep) -> NewPoint {
+    NewPoint {
+        id: PointId::generate(),
+        machine,
+        seq: i64::from(rand::random::<u32>()),
+        hash: [0; 32],
+        created_at: Utc::now(),
+        consistency: Consistency::FileSystem,
+        step: step.step,
+        attempt: step.attempt,
+        disks: vec![PointDiskRow {
+            name: "data".to_owned(),
+            size_bytes: 4096,
+            read_bytes: 4096,
+            changed_bytes: 4096,
+            sent_bytes: 100,
+            stored_bytes: 200,
+        }],
+    }
+}
+
+async fn claim_one(store: &Store, controller: Uuid) -> Option<ClaimedStep> {
+    let mut claimed = store.claim_steps(controller, 10, LEASE).await.unwrap();
+    assert!(claimed.len() <= 1, "{claimed:?}");
+    claimed.pop()
+}
+
+#[tokio::test]
+async fn a_lost_attempt_is_fenced_and_the_next_one_counts() {
+    let Some(store) = store().await else { return };
+    let controller = Uuid::new_v4();
+    let (machine, _) = machines(&store, controller, 1).await[0];
+    let job = queue(&store, machine).await;
+    let second = queue(&store, machine).await;
+    let first = claim_one(&store, controller).await.unwrap();
+    assert_eq!((first.kind, first.attempt), (StepKind::TakeSnapshot, 1));
+    assert!(claim_one(&store, controller).await.is_none(), "one job per machine");
+    assert!(claim_one(&store, Uuid::new_v4()).await.is_none(), "only for sessions held here");
+
+    let key = AttemptKey { step: first.step, attempt: 1, machine: Some(machine) };
+    store.end_attempt(key, AttemptEnd::Lost, NOW).await.unwrap();
+    let again = claim_one(&store, controller).await.unwrap();
+    assert_eq!((again.step, again.attempt), (first.step, 2));
+    assert_eq!(
+        store.end_attempt(key, taken(), NOW).await.unwrap(),
+        Recorded::Stale,
+        "the late first attempt"
+    );
+    let key = AttemptKey { attempt: 2, ..key };
+    assert_eq!(store.end_attempt(key, taken(), NOW).await.unwrap(), Recorded::Yes);
+    assert_eq!(store.end_attempt(key, taken(), NOW).await.unwrap(), Recorded::Yes, "the same fact again");
+
+    // A commit that began is not lost by its lease, and a cancel comes too late for it.
+    let transfer = claim_one(&store, controller).await.unwrap();
+    store.begin_commit(transfer.step, 1, 7, NOW).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    assert!(store.expired_leases().await.unwrap().is_empty());
+    assert_eq!(store.unsettled_commits().await.unwrap().len(), 1);
+    store.request_cancel(job, "test").await.unwrap();
+    assert!(store.attempts_to_stop(controller).await.unwrap().is_empty());
+    let key = AttemptKey { step: transfer.step, attempt: 1, machine: Some(machine) };
+    assert_eq!(store.end_attempt(key, AttemptEnd::Cancelled, NOW).await.unwrap(), Recorded::Yes);
+    store.record_point(point(machine, &transfer), NOW).await.unwrap();
+    let release = claim_one(&store, controller).await.unwrap();
+    assert!(finish(&store, &release).await);
+    let row = store.find_job(job).await.unwrap();
+    assert_eq!(row.state, "succeeded", "the point won against the cancel");
+    assert!(row.point_id.is_some());
+
+    store.request_cancel(second, "test").await.unwrap();
+    assert_eq!(store.find_job(second).await.unwrap().state, "cancelled");
+    assert!(claim_one(&store, controller).await.is_none());
+}
+
+#[tokio::test]
+async fn a_report_about_another_machine_is_refused() {
+    let Some(store) = store().await else { return };
+    let controller = Uuid::new_v4();
+    let both = machines(&store, controller, 2).await;
+    queue(&store, both[0].0).await;
+    let step = claim_one(&store, controller).await.unwrap();
+    let key = AttemptKey { step: step.step, attempt: 1, machine: Some(both[1].0) };
+    assert!(store.end_attempt(key, taken(), NOW).await.is_err());
+    assert!(store.authorise_transfer(both[1].1, step.step, 1).await.is_err());
+    assert_eq!(store.find_job(queue(&store, both[1].0).await).await.unwrap().state, "queued");
+}

@@ -1,0 +1,49 @@
+//! The reconcilers. Each is idempotent, takes no input and relies on its next period instead of retries; any number of
+//! controllers may run all of them.
+
+mod dispatch;
+mod flush;
+mod reap;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{Instrument as _, error_span, warn};
+
+use crate::app::App;
+use crate::store::StoreError;
+
+/// Starts all of them; they end with the application's shutdown token.
+pub(crate) fn spawn(app: &Arc<App>) {
+    let timing = &app.timing;
+    periodic(app, "dispatch", timing.dispatch, dispatch::pass);
+    periodic(app, "progress", timing.progress_flush, flush::progress);
+    periodic(app, "liveness", timing.liveness_flush, flush::liveness);
+    periodic(app, "reap", timing.dispatch.max(timing.agent_lost_after / 6), reap::pass);
+    periodic(app, "forget", Duration::from_secs(3600), reap::forget);
+}
+
+fn periodic<F>(app: &Arc<App>, name: &'static str, period: Duration, pass: fn(Arc<App>) -> F)
+where
+    F: Future<Output = Result<(), StoreError>> + Send + 'static,
+{
+    let app = Arc::clone(app);
+    let tracker = app.tracker.clone();
+    let work = async move {
+        loop {
+            if let Err(error) = pass(Arc::clone(&app)).await {
+                warn!(
+                    task = name,
+                    error = &error as &dyn std::error::Error,
+                    "pass failed; the next one tries again"
+                );
+            }
+            tokio::select! {
+                () = tokio::time::sleep(period) => {}
+                () = app.sessions.wake.notified(), if name == "dispatch" => {}
+                () = app.shutdown.cancelled() => return,
+            }
+        }
+    };
+    tracker.spawn(work.instrument(error_span!("task", name)));
+}

@@ -1,0 +1,58 @@
+use std::sync::Arc;
+
+use tracing::{debug, info};
+
+use holdfast_proto::v1::{
+    Consistency, Dispatch, ReleaseSnapshot, StepAttempt, TakeSnapshot, TransferData, dispatch::Step,
+};
+
+use crate::app::{App, crash_point};
+use crate::domain::job::StepKind;
+use crate::store::StoreError;
+use crate::store::attempt::{AttemptEnd, AttemptKey};
+use crate::store::claim::ClaimedStep;
+
+const BATCH: i64 = 100;
+
+/// Claims what is ready for the agents that are connected here, hands it out, and tells cancelled attempts to stop.
+pub(super) async fn pass(app: Arc<App>) -> Result<(), StoreError> {
+    while app.sessions.len() > 0 {
+        let claimed = app.store.claim_steps(app.controller_id, BATCH, app.timing.agent_lost_after).await?;
+        let full = i64::try_from(claimed.len()).is_ok_and(|count| count == BATCH);
+        for step in claimed {
+            hand_out(&app, step).await?;
+        }
+        if !full {
+            break;
+        }
+    }
+    for stop in app.store.attempts_to_stop(app.controller_id).await? {
+        let attempt = StepAttempt { step_id: stop.step.to_string(), attempt: stop.attempt };
+        // An agent that is away learns it from the answer to its next Hello.
+        let _ = app.sessions.cancel(stop.agent, attempt);
+    }
+    Ok(())
+}
+
+async fn hand_out(app: &App, claimed: ClaimedStep) -> Result<(), StoreError> {
+    let snapshot_id = claimed.snapshot_id.map(|id| id.to_string()).unwrap_or_default();
+    let step = match claimed.kind {
+        StepKind::TakeSnapshot => Step::TakeSnapshot(TakeSnapshot {
+            disk_names: claimed.disk_names,
+            minimum: Consistency::FileSystem.into(),
+        }),
+        StepKind::TransferData => Step::TransferData(TransferData { snapshot_id, gateways: Vec::new() }),
+        StepKind::ReleaseSnapshot => Step::ReleaseSnapshot(ReleaseSnapshot { snapshot_id }),
+    };
+    let attempt = StepAttempt { step_id: claimed.step.to_string(), attempt: claimed.attempt };
+    let sent = app.sessions.dispatch(claimed.agent, Dispatch { attempt: Some(attempt), step: Some(step) });
+    crash_point("controller::dispatched");
+    if sent.is_err() {
+        debug!(step = %claimed.step, agent = %claimed.agent, "the session ended before the dispatch");
+        let key = AttemptKey { step: claimed.step, attempt: claimed.attempt, machine: None };
+        app.store.end_attempt(key, AttemptEnd::Lost, app.timing.retry_delay).await?;
+    } else {
+        info!(step = %claimed.step, kind = claimed.kind.as_str(), attempt = claimed.attempt, agent = %claimed.agent, "dispatched");
+    }
+    Ok(())
+}

@@ -1,0 +1,22 @@
+use std::sync::Arc;
+
+use crate::app::App;
+use crate::store::StoreError;
+
+/// Writes the progress of all attempts in one statement.
+pub(super) async fn progress(app: Arc<App>) -> Result<(), StoreError> {
+    let updates = app.sessions.take_progress();
+    if updates.is_empty() { Ok(()) } else { app.store.record_progress(&updates).await }
+}
+
+/// Writes who was heard of in one statement, which also renews their leases.
+pub(super) async fn liveness(app: Arc<App>) -> Result<(), StoreError> {
+    let heard = app.sessions.take_heard();
+    if heard.is_empty() {
+        return Ok(());
+    }
+    let superseded =
+        app.store.record_liveness(app.controller_id, &heard, app.timing.agent_lost_after).await?;
+    app.sessions.close_superseded(&superseded);
+    Ok(())
+}

@@ -1,0 +1,39 @@
+use std::sync::Arc;
+use std::sync::OnceLock;
+
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use crate::app::App;
+use crate::store::StoreError;
+use crate::store::attempt::{AttemptEnd, AttemptKey};
+
+/// Ends what nobody reports on any more.
+pub(super) async fn pass(app: Arc<App>) -> Result<(), StoreError> {
+    if !grace_is_over(&app) {
+        return Ok(());
+    }
+    app.store.drop_silent_sessions(app.timing.agent_lost_after * 2).await?;
+    for (step, attempt) in app.store.expired_leases().await? {
+        let key = AttemptKey { step, attempt, machine: None };
+        app.store.end_attempt(key, AttemptEnd::Lost, app.timing.retry_delay).await?;
+        info!(%step, attempt, "attempt lost: its lease is over");
+        app.sessions.wake.notify_one();
+    }
+    for step in app.store.abandoned_steps(app.timing.give_up_after).await? {
+        app.store.give_up_step(step, app.timing.retry_delay).await?;
+        warn!(%step, "step given up: its agent has been away for too long");
+    }
+    app.store.expire_queued().await?;
+    Ok(())
+}
+
+pub(super) async fn forget(app: Arc<App>) -> Result<(), StoreError> {
+    app.store.forget_requests().await
+}
+
+/// A controller that has just started does not know yet who is alive.
+fn grace_is_over(app: &App) -> bool {
+    static STARTED: OnceLock<Instant> = OnceLock::new();
+    STARTED.get_or_init(Instant::now).elapsed() >= app.timing.agent_lost_after
+}

@@ -1,0 +1,475 @@
+//! Receiving a backup. What was acknowledged is durable; everything else may be lost at any time.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::Stream;
+use tokio::sync::{Semaphore, watch};
+use tracing::warn;
+
+use holdfast_vault_format::block::blocks_of;
+use holdfast_vault_format::delta::Place;
+use holdfast_vault_format::record::PointRef;
+use holdfast_vault_format::segment::{CellBlocks, MAX_ZERO_EXTENTS};
+use holdfast_vault_format::{
+    BLOCK_SIZE, BlockHasher, Codec, Extent, MAX_CELL_BLOCKS, cell_hash, decode_cell,
+};
+
+use crate::begin::BeginBackup;
+use crate::layer::{Layer, Received};
+use crate::map::{MapLayer, MapReader, MapRun};
+use crate::object::{self, Created};
+use crate::segment::SegmentId;
+use crate::writer::{DataCell, SealedSegment, SegmentWriter};
+use crate::{Point, Vault, VaultError, crash_point};
+
+mod adopt;
+
+/// Sealed segments that may be on their way to the storage at once; with the open one they bound the memory of a backup.
+const UPLOADS: usize = 3;
+/// A segment that is not stored after so long fails the backup.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(600);
+/// Block maps of the first generation; a new one means that everything is compared by new hashes.
+const MAP_GENERATION: u32 = 1;
+
+/// A backup in progress. Cheap to clone; all methods may be called from many tasks.
+#[derive(Clone)]
+pub struct Backup {
+    pub(crate) shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    pub(crate) vault: Vault,
+    pub(crate) request: BeginBackup,
+    pub(crate) opened: Opened,
+    hasher: BlockHasher,
+    state: Mutex<State>,
+    uploads: Arc<Semaphore>,
+}
+
+/// What a backup began with.
+pub(crate) struct Opened {
+    pub(crate) seq: u64,
+    /// Stored length of its `open` object.
+    pub(crate) open_bytes: u64,
+    pub(crate) base: Option<Point>,
+    /// The newest point, whether it can be built upon or not.
+    pub(crate) previous: Option<PointRef>,
+}
+
+pub(crate) struct State {
+    /// All segments that blocks may lie in: adopted ones, then this backup's.
+    pub(crate) segments: Vec<SegmentSlot>,
+    pub(crate) writer: Option<OpenSegment>,
+    next_number: u32,
+    /// By disk, in the order of the request.
+    pub(crate) disks: Vec<DiskState>,
+    /// Every sealed segment that is not known to be durable; failed ones stay.
+    in_flight: Vec<watch::Receiver<Upload>>,
+    closed: bool,
+}
+
+#[derive(Default)]
+pub(crate) struct DiskState {
+    pub(crate) layer: Arc<Layer>,
+    pub(crate) sent_bytes: u64,
+    /// Sealed cells only.
+    pub(crate) cell_bytes: u64,
+}
+
+pub(crate) struct SegmentSlot {
+    pub(crate) id: SegmentId,
+    /// Unknown while it is open.
+    pub(crate) root: Option<[u8; 32]>,
+    pub(crate) size: u64,
+}
+
+pub(crate) struct OpenSegment {
+    pub(crate) slot: usize,
+    pub(crate) writer: SegmentWriter,
+    done: watch::Sender<Upload>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Upload {
+    Pending,
+    Durable,
+    NoSpace,
+    Failed,
+}
+
+impl Upload {
+    /// An error if it failed; one that goes on has not.
+    fn result(self) -> Result<(), VaultError> {
+        match self {
+            Self::Durable | Self::Pending => Ok(()),
+            Self::NoSpace => Err(VaultError::NoSpace {
+                operation: "create",
+                object: "a segment".to_owned(),
+                source: object_store::Error::Generic { store: "vault", source: "no space left".into() },
+            }),
+            Self::Failed => Err(VaultError::Broken),
+        }
+    }
+}
+
+/// What is known of a disk before anything is sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskBase {
+    /// 0 without a base.
+    pub base_size_bytes: u64,
+    pub block_hash_key: [u8; 32],
+    /// Names the base's block map; `None` without a base.
+    pub map_id: Option<[u8; 32]>,
+    pub has_overlay: bool,
+}
+
+/// A cell as it came from an agent.
+#[derive(Clone, Debug)]
+pub struct NewCell {
+    pub codec: Codec,
+    pub plain_bytes: u32,
+    pub extents: Vec<Extent>,
+    pub data: Bytes,
+}
+
+/// A cell that was decoded and hashed.
+struct CheckedCell {
+    cell: NewCell,
+    hash: [u8; 32],
+    hashes: Vec<u64>,
+}
+
+/// Tells when what was pushed is durable.
+#[derive(Debug)]
+pub struct Receipt {
+    segments: Vec<watch::Receiver<Upload>>,
+}
+
+impl Receipt {
+    /// Waits until everything of the push is durable.
+    pub async fn durable(self) -> Result<(), VaultError> {
+        for segment in self.segments {
+            wait(segment).await?;
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Backup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Backup")
+            .field("machine", &self.shared.request.machine)
+            .field("seq", &self.seq())
+            .finish()
+    }
+}
+
+impl Backup {
+    pub(crate) async fn start(
+        vault: Vault,
+        request: BeginBackup,
+        opened: Opened,
+        adopted: &[u64],
+    ) -> Result<Self, VaultError> {
+        let hasher = BlockHasher::new(&vault.inner.ring.key.block_hash_key(request.machine, MAP_GENERATION));
+        let mut state = State {
+            segments: Vec::new(),
+            writer: None,
+            next_number: 0,
+            disks: request.disks.iter().map(|_| DiskState::default()).collect(),
+            in_flight: Vec::new(),
+            closed: false,
+        };
+        for seq in adopted {
+            adopt::adopt(&vault, &request, *seq, &mut state).await?;
+        }
+        let shared = Shared {
+            vault,
+            request,
+            opened,
+            hasher,
+            state: Mutex::new(state),
+            uploads: Arc::new(Semaphore::new(UPLOADS)),
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    #[must_use]
+    pub fn seq(&self) -> u64 {
+        self.shared.opened.seq
+    }
+
+    /// What is known of a disk now.
+    pub fn disk_base(&self, disk: &str) -> Result<DiskBase, VaultError> {
+        let index = self.disk_index(disk)?;
+        let shared = &self.shared;
+        let base = shared.opened.base.as_ref().and_then(|point| Some((point, point.disk(disk)?)));
+        Ok(DiskBase {
+            base_size_bytes: base.map_or(0, |(_, entry)| entry.size_bytes),
+            block_hash_key: shared
+                .vault
+                .inner
+                .ring
+                .key
+                .block_hash_key(shared.request.machine, MAP_GENERATION),
+            map_id: base.and_then(|(point, _)| point.map_id(disk)),
+            has_overlay: !self.state().disks[index].layer.is_empty(),
+        })
+    }
+
+    /// Streams a disk's block hashes, in block order. Call [`Backup::flush`] before: only what is durable may be
+    /// skipped by the agent.
+    pub async fn read_map(
+        &self,
+        disk: &str,
+        layer: MapLayer,
+    ) -> Result<impl Stream<Item = Result<MapRun, VaultError>> + Send + 'static + use<>, VaultError> {
+        let index = self.disk_index(disk)?;
+        let shared = &self.shared;
+        let overlay = Arc::clone(&self.state().disks[index].layer);
+        let base = match layer {
+            MapLayer::Overlay => None,
+            MapLayer::Merged => shared.opened.base.as_ref().map(|point| (point, self.base_blocks(disk))),
+        };
+        let reader =
+            MapReader::new(shared.vault.clone(), shared.request.machine, base, disk, overlay).await?;
+        Ok(reader.into_stream())
+    }
+
+    /// Takes changed blocks: each cell is decoded, checked and hashed; if one is bad, none is taken.
+    pub async fn push(
+        &self,
+        disk: &str,
+        cells: Vec<NewCell>,
+        zeros: Vec<Extent>,
+    ) -> Result<Receipt, VaultError> {
+        let index = self.disk_index(disk)?;
+        let blocks = blocks_of(self.shared.request.disks[index].size_bytes);
+        for extents in cells.iter().map(|cell| cell.extents.as_slice()).chain([zeros.as_slice()]) {
+            check_extents(extents, blocks)?;
+        }
+        // Takes a place only to wait for one: with all of them taken, no more segments are filled.
+        drop(self.shared.uploads.acquire().await.map_err(|_| VaultError::Broken)?);
+        let shared = Arc::clone(&self.shared);
+        let work = move || {
+            let checked = cells
+                .into_iter()
+                .map(|cell| check_cell(&shared.hasher, cell))
+                .collect::<Result<Vec<_>, _>>()?;
+            shared.append(index, checked, &zeros)
+        };
+        tokio::task::spawn_blocking(work).await.map_err(|source| VaultError::Worker { source })?
+    }
+
+    /// Stores what was received so far and waits until all of it is durable.
+    pub async fn flush(&self) -> Result<(), VaultError> {
+        let in_flight = {
+            let mut state = self.state();
+            if let Some(open) = state.writer.take() {
+                self.shared.seal(&mut state, open)?;
+            }
+            // They stay in the state: whoever asks next, or instead of this caller, waits for them as well.
+            state.in_flight.clone()
+        };
+        for upload in in_flight {
+            wait(upload).await?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.state()
+    }
+
+    /// Nothing may be pushed any more.
+    pub(crate) fn close(&self) {
+        self.state().closed = true;
+    }
+
+    fn base_blocks(&self, disk: &str) -> u64 {
+        self.shared
+            .opened
+            .base
+            .as_ref()
+            .and_then(|point| point.disk(disk))
+            .map_or(0, |disk| blocks_of(disk.size_bytes))
+    }
+
+    fn disk_index(&self, disk: &str) -> Result<usize, VaultError> {
+        self.shared
+            .request
+            .disks
+            .iter()
+            .position(|spec| spec.name == disk)
+            .ok_or_else(|| VaultError::NoSuchDisk { disk: disk.to_owned() })
+    }
+}
+
+impl Shared {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn append(&self, disk: usize, cells: Vec<CheckedCell>, zeros: &[Extent]) -> Result<Receipt, VaultError> {
+        let disk_number = u32::try_from(disk).unwrap_or(u32::MAX);
+        let mut segments = Vec::new();
+        let mut guard = self.state();
+        let state = &mut *guard;
+        if state.closed {
+            return Err(VaultError::BadInput { detail: "the backup is being committed".to_owned() });
+        }
+        for upload in &state.in_flight {
+            upload.borrow().result()?;
+        }
+        for CheckedCell { cell, hash, hashes } in cells {
+            let open = self.open_segment(state, &mut segments)?;
+            let blocks = CellBlocks { extents: cell.extents, hashes };
+            let entry = DataCell { disk: disk_number, codec: cell.codec, plain_len: cell.plain_bytes, hash };
+            let number = open.writer.data(entry, blocks.clone(), &cell.data)?;
+            let slot = open.slot;
+            self.seal_if_full(state)?;
+            let into = &mut state.disks[disk];
+            into.sent_bytes += cell.data.len() as u64;
+            into.cell_bytes += cell.data.len() as u64 + 16;
+            receive(Arc::make_mut(&mut into.layer), slot, number, &blocks);
+        }
+        for extents in zeros.chunks(MAX_ZERO_EXTENTS) {
+            let open = self.open_segment(state, &mut segments)?;
+            open.writer.zero(disk_number, extents.to_vec())?;
+            self.seal_if_full(state)?;
+            receive_zeros(Arc::make_mut(&mut state.disks[disk].layer), extents);
+        }
+        Ok(Receipt { segments })
+    }
+
+    /// The open segment, or a new one; the caller's receipt waits for it.
+    pub(crate) fn open_segment<'s>(
+        &self,
+        state: &'s mut State,
+        waits: &mut Vec<watch::Receiver<Upload>>,
+    ) -> Result<&'s mut OpenSegment, VaultError> {
+        if state.writer.is_none() {
+            let id = SegmentId {
+                machine: self.request.machine,
+                seq: self.opened.seq,
+                number: state.next_number,
+                generation: 0,
+            };
+            let disks = self.request.disks.iter().map(|disk| disk.name.clone()).collect();
+            let writer = SegmentWriter::new(&self.vault.inner, id, self.request.snapshot_id, disks)?;
+            state.next_number += 1;
+            state.segments.push(SegmentSlot { id, root: None, size: 0 });
+            let (done, _) = watch::channel(Upload::Pending);
+            state.writer = Some(OpenSegment { slot: state.segments.len() - 1, writer, done });
+        }
+        let open = state.writer.as_mut().ok_or(VaultError::Broken)?;
+        let receiver = open.done.subscribe();
+        if !waits.last().is_some_and(|last| last.same_channel(&receiver)) {
+            waits.push(receiver);
+        }
+        Ok(open)
+    }
+
+    pub(crate) fn seal_if_full(&self, state: &mut State) -> Result<(), VaultError> {
+        match state.writer.take_if(|open| open.writer.is_full()) {
+            Some(open) => self.seal(state, open),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends a segment and has it stored by a task of its own, so that nobody who stops waiting can lose it.
+    fn seal(&self, state: &mut State, open: OpenSegment) -> Result<(), VaultError> {
+        let sealed = open.writer.finish()?;
+        let slot = &mut state.segments[open.slot];
+        slot.root = Some(sealed.root);
+        slot.size = sealed.bytes.len() as u64;
+        state.in_flight.retain(|upload| *upload.borrow() != Upload::Durable);
+        state.in_flight.push(open.done.subscribe());
+        tokio::spawn(upload(self.vault.clone(), sealed, open.done, Arc::clone(&self.uploads)));
+        Ok(())
+    }
+}
+
+async fn upload(vault: Vault, segment: SealedSegment, done: watch::Sender<Upload>, places: Arc<Semaphore>) {
+    let object = segment.id.name();
+    // Without a place the sender goes, which is a failure to all who wait.
+    let Ok(_place) = places.acquire_owned().await else { return };
+    let stored = store_segment(&vault, &object, segment.bytes.into());
+    let outcome = match tokio::time::timeout(WRITE_TIMEOUT, stored).await {
+        Ok(Ok(())) => Upload::Durable,
+        Ok(Err(error)) => {
+            warn!(object, error = &error as &dyn std::error::Error, "a segment was not written");
+            if error.is_no_space() { Upload::NoSpace } else { Upload::Failed }
+        }
+        Err(_) => {
+            warn!(object, timeout = ?WRITE_TIMEOUT, "a segment was not written in time");
+            Upload::Failed
+        }
+    };
+    crash_point("gateway::segment_durable");
+    done.send_replace(outcome);
+}
+
+/// Lays the blocks of a cell over a disk's layer.
+fn receive(layer: &mut Layer, slot: usize, cell: u32, blocks: &CellBlocks) {
+    let segment = u32::try_from(slot).unwrap_or(u32::MAX);
+    let mut hashes = blocks.hashes.iter().copied();
+    let mut cell_block = 0_u32;
+    for extent in &blocks.extents {
+        let count = u32::try_from(extent.block_count).unwrap_or(u32::MAX);
+        let place = Place::Cell { segment, cell, cell_block };
+        let hashes = hashes.by_ref().take(count as usize).collect();
+        layer.insert(extent.first_block, Received { block_count: extent.block_count, place, hashes });
+        cell_block = cell_block.saturating_add(count);
+    }
+}
+
+fn receive_zeros(layer: &mut Layer, extents: &[Extent]) {
+    for extent in extents {
+        let entry = Received { block_count: extent.block_count, place: Place::Zero, hashes: Vec::new() };
+        layer.insert(extent.first_block, entry);
+    }
+}
+
+fn check_extents(extents: &[Extent], blocks: u64) -> Result<(), VaultError> {
+    let mut at = 0;
+    for extent in extents {
+        let end =
+            extent.end().filter(|end| *end <= blocks && extent.first_block >= at && extent.block_count > 0);
+        at = end.ok_or_else(|| VaultError::BadInput {
+            detail: format!("{extent:?} is out of order or outside the disk of {blocks} blocks"),
+        })?;
+    }
+    Ok(())
+}
+
+fn check_cell(hasher: &BlockHasher, cell: NewCell) -> Result<CheckedCell, VaultError> {
+    let blocks: u64 = cell.extents.iter().map(|extent| extent.block_count).sum();
+    if cell.extents.len() > MAX_CELL_BLOCKS
+        || blocks.checked_mul(BLOCK_SIZE as u64) != Some(u64::from(cell.plain_bytes))
+    {
+        return Err(VaultError::BadInput {
+            detail: "a cell's extents do not add up to its length".to_owned(),
+        });
+    }
+    let plain = decode_cell(cell.codec, cell.plain_bytes, &cell.data)
+        .map_err(|source| VaultError::BadCell { source })?;
+    let hashes = plain.chunks_exact(BLOCK_SIZE).map(|block| hasher.hash(block)).collect();
+    Ok(CheckedCell { hash: cell_hash(&plain), hashes, cell })
+}
+
+/// Stores a segment under its name, which belongs to this backup alone: if it is taken, it must be by the same bytes.
+async fn store_segment(vault: &Vault, object: &str, bytes: Bytes) -> Result<(), VaultError> {
+    match object::create(vault.store(), object, bytes.clone()).await? {
+        Created::Now => Ok(()),
+        Created::Before if object::read(vault.store(), object).await? == bytes => Ok(()),
+        Created::Before => Err(VaultError::mismatch(object, "another writer took the name")),
+    }
+}
+
+async fn wait(mut upload: watch::Receiver<Upload>) -> Result<(), VaultError> {
+    let outcome = upload.wait_for(|upload| *upload != Upload::Pending).await.map(|upload| *upload);
+    outcome.map_err(|_| VaultError::Broken)?.result()
+}

@@ -1,0 +1,216 @@
+//! Starting a backup: what it builds on is made safe before anything refers to it.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use holdfast_vault_format::container::{Kind, seal_record};
+use holdfast_vault_format::record::{Consistency, Open};
+
+use crate::backup::{Backup, Opened};
+use crate::object::{self, Created};
+use crate::{Outcome, Point, Vault, VaultError, name};
+
+/// How often a begin that another one overtook starts over.
+const TRIES: u32 = 32;
+
+/// A backup that wants to begin.
+#[derive(Clone, Debug)]
+pub struct BeginBackup {
+    pub machine: Uuid,
+    pub machine_name: String,
+    pub snapshot_id: Uuid,
+    pub step_id: Uuid,
+    pub attempt: i64,
+    pub consistency: Consistency,
+    pub taken_at: DateTime<Utc>,
+    pub disks: Vec<DiskSpec>,
+    /// The largest sequence number that the catalogue knows: the new one is larger.
+    pub at_least_seq: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskSpec {
+    pub name: String,
+    pub size_bytes: u64,
+}
+
+/// How much of a point's metadata is read when it is checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Depth {
+    /// The roots of its deltas.
+    Roots,
+    /// Their pages as well.
+    Pages,
+}
+
+/// How a backup began.
+#[derive(Debug)]
+pub enum Begun {
+    Open(Backup),
+    /// This attempt committed a point before.
+    AlreadyCommitted(Point),
+}
+
+impl Vault {
+    /// Begins a backup under a fresh sequence number. Every earlier backup of the machine that has no outcome is concluded
+    /// first; what the ones since the newest point stored is taken over.
+    ///
+    /// The caller has made sure that this is the machine's current attempt.
+    pub async fn begin(&self, request: BeginBackup) -> Result<Begun, VaultError> {
+        for _ in 0..TRIES {
+            if let Some(begun) = self.try_begin(&request).await? {
+                return Ok(begun);
+            }
+            tokio::time::sleep(Duration::from_millis(5 + rand::random::<u64>() % 45)).await;
+        }
+        Err(VaultError::Contended { machine: request.machine })
+    }
+
+    /// `None` if another begin came in between.
+    async fn try_begin(&self, request: &BeginBackup) -> Result<Option<Begun>, VaultError> {
+        let machine = request.machine;
+        for open in self.unconcluded(machine).await? {
+            self.conclude(machine, open.seq, "another attempt began").await?;
+        }
+        let decided = self.point_seqs(machine).await?;
+        let opened = self.open_seqs(machine).await?;
+        let newest = self.newest_point(machine, &decided).await?;
+        if let Some(point) = &newest
+            && (point.step_id, point.attempt) == (request.step_id, request.attempt)
+        {
+            return Ok(Some(Begun::AlreadyCommitted(point.clone())));
+        }
+        let since = newest.as_ref().map_or(0, |point| point.seq);
+        let adopted: Vec<u64> = opened.iter().copied().filter(|seq| *seq > since).collect();
+        let previous = newest.as_ref().map(Point::reference);
+        let base = match newest {
+            // The attempt before may have failed by a page that does not read: look closer than usual.
+            Some(point) if adopted.is_empty() => self.usable_base(point, Depth::Roots).await?,
+            Some(point) => self.usable_base(point, Depth::Pages).await?,
+            None => None,
+        };
+        let largest = decided.iter().chain(&opened).copied().max().unwrap_or(0).max(request.at_least_seq);
+        let created = self.create_open(request, largest, base.as_ref(), &adopted).await?;
+        let Some((seq, open_bytes)) = created else { return Ok(None) };
+        if self.is_overtaken(machine, seq, since).await? {
+            return Ok(None);
+        }
+        info!(%machine, seq, base = ?base.as_ref().map(|point| point.seq), ?adopted, "backup begun");
+        let opened = Opened { seq, open_bytes, base, previous };
+        let backup = Backup::start(self.clone(), request.clone(), opened, &adopted).await?;
+        Ok(Some(Begun::Open(backup)))
+    }
+
+    /// Whether another begin or commit came between the look at the vault and the creation of `open`. Of two that began
+    /// together, the one that looks last sees both: the one with the smaller number gives up, so that one is left.
+    async fn is_overtaken(&self, machine: Uuid, seq: u64, since: u64) -> Result<bool, VaultError> {
+        for open in self.unconcluded(machine).await? {
+            if open.seq > seq {
+                return Ok(true);
+            }
+            if open.seq < seq {
+                self.conclude(machine, open.seq, "another attempt began").await?;
+            }
+        }
+        let decided = self.point_seqs(machine).await?;
+        for decided in decided.into_iter().filter(|decided| *decided > since) {
+            match self.outcome(machine, decided).await {
+                Ok(Some(Outcome::Point(_))) => return Ok(true),
+                // Concluded meanwhile, by a begin that is ahead of this one.
+                Ok(Some(Outcome::Aborted { .. })) if decided == seq => return Ok(true),
+                Ok(_) => {}
+                Err(error) if error.is_damage() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(false)
+    }
+
+    async fn newest_point(&self, machine: Uuid, decided: &[u64]) -> Result<Option<Point>, VaultError> {
+        for seq in decided.iter().rev() {
+            match self.outcome(machine, *seq).await {
+                Ok(Some(Outcome::Point(point))) => return Ok(Some(point)),
+                Ok(_) => {}
+                Err(error) if error.is_damage() => {
+                    warn!(%machine, seq, error = &error as &dyn std::error::Error, "a point is damaged: not built upon");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
+    /// A base is built upon only if all that it refers to is there; otherwise the next backup is a full one, which heals.
+    async fn usable_base(&self, point: Point, depth: Depth) -> Result<Option<Point>, VaultError> {
+        match self.check_structure(&point, depth).await {
+            Ok(()) => Ok(Some(point)),
+            Err(error) if error.is_damage() => {
+                warn!(machine = %point.machine, seq = point.seq, error = &error as &dyn std::error::Error,
+                    "the newest point is damaged: the next one is a full backup");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Checks that every delta of a point reads and that every segment which they name exists.
+    pub(crate) async fn check_structure(&self, point: &Point, depth: Depth) -> Result<(), VaultError> {
+        let present: HashSet<String> = object::list(self.store(), &format!("seg/{}", point.machine))
+            .await?
+            .iter()
+            .filter(|path| name::segment_of(path).is_some())
+            .map(ToString::to_string)
+            .collect();
+        for disk in &point.disks {
+            for delta in &disk.stack {
+                let root = self.delta_root(point.machine, delta).await?;
+                for segment in &root.segments {
+                    let object =
+                        name::segment(point.machine, segment.seq, segment.number, segment.generation);
+                    if !present.contains(&object) {
+                        return Err(VaultError::Missing { object });
+                    }
+                }
+                if depth == Depth::Pages {
+                    for page in root.extent_pages.iter().chain(&root.hash_pages) {
+                        self.delta_page(point.machine, delta.seq, page).await?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Answers the sequence number and the stored length of its `open` object; `None` if somebody else took the number.
+    async fn create_open(
+        &self,
+        request: &BeginBackup,
+        largest: u64,
+        base: Option<&Point>,
+        adopted: &[u64],
+    ) -> Result<Option<(u64, u64)>, VaultError> {
+        let seq = largest
+            .checked_add(1)
+            .ok_or_else(|| VaultError::BadInput { detail: "no sequence number is left".to_owned() })?;
+        let open = Open {
+            machine: request.machine,
+            seq,
+            snapshot: request.snapshot_id,
+            step: request.step_id,
+            attempt: request.attempt,
+            base: base.map(Point::reference),
+            adopted: adopted.to_vec(),
+            epoch: 0,
+        };
+        let object = name::open(request.machine, seq);
+        let sealed = seal_record(&self.inner.ring, Kind::Open, &object, rand::random(), &open.encode())
+            .map_err(VaultError::Seal)?;
+        let open_bytes = sealed.len() as u64;
+        let created = object::create(self.store(), &object, sealed.into()).await?;
+        Ok((created == Created::Now).then_some((seq, open_bytes)))
+    }
+}

@@ -1,0 +1,129 @@
+use std::collections::BTreeMap;
+
+use holdfast_vault_format::Extent;
+use holdfast_vault_format::delta::{Place, Placed, SegmentRef, decode_extents};
+
+use crate::VaultError;
+
+use super::{Inner, Piece};
+
+/// Stored bytes that are fetched by one request, and so the size of one window.
+const FETCH: u64 = 4 << 20;
+/// Cells that are not wanted may lie between two that are, if it is not more than this.
+const GAP: u64 = 128 << 10;
+
+/// What has to be done to have a range of blocks.
+pub(super) struct Plan {
+    pub(super) zeros: Vec<Extent>,
+    pub(super) fetches: Vec<Fetch>,
+}
+
+/// Cells of one segment that are fetched by one request.
+pub(super) struct Fetch {
+    pub(super) segment: SegmentRef,
+    pub(super) range: std::ops::Range<u64>,
+    pub(super) cells: Vec<(u32, Vec<Piece>)>,
+}
+
+/// Cells by backup, segment, generation and number, with the pieces that are wanted of each.
+type Cells = BTreeMap<(u64, u32, u32, u32), (SegmentRef, Vec<Piece>)>;
+
+impl Inner {
+    /// Plans the blocks `first..end`: the newest delta that speaks of a block says where it is. A block that none speaks of is
+    /// damage, never zero.
+    pub(super) async fn plan(&self, first: u64, end: u64) -> Result<Plan, VaultError> {
+        let mut window: Vec<Option<(usize, Place)>> = vec![None; usize::try_from(end - first).unwrap_or(0)];
+        for (index, (seq, root)) in self.deltas.iter().enumerate() {
+            let start = root.extent_pages.partition_point(|page| page.end_block <= first);
+            for page in root.extent_pages[start..].iter().take_while(|page| page.first_block < end) {
+                let bytes = self.vault.delta_page(self.machine, *seq, page).await?;
+                let extents = decode_extents(&bytes, page).map_err(|source| {
+                    VaultError::damaged(&format!("a page of the delta of backup {seq}"), source)
+                })?;
+                for placed in extents {
+                    lay(&mut window, first, index, &placed);
+                }
+            }
+        }
+        let mut zeros = Vec::new();
+        let mut cells = Cells::new();
+        for (block, slot) in (first..).zip(&window) {
+            match slot {
+                None => {
+                    let detail = format!("no delta covers block {block}");
+                    return Err(VaultError::mismatch("the stack of deltas", detail));
+                }
+                Some((_, Place::Zero)) => push_zero(&mut zeros, block),
+                Some((delta, Place::Cell { segment, cell, cell_block })) => {
+                    let reference =
+                        self.deltas[*delta].1.segments.get(*segment as usize).ok_or_else(|| {
+                            VaultError::mismatch("a delta", format!("it names no segment {segment}"))
+                        })?;
+                    let key = (reference.seq, reference.number, reference.generation, *cell);
+                    let (known, pieces) = cells.entry(key).or_insert_with(|| (*reference, Vec::new()));
+                    if known.root != reference.root {
+                        return Err(VaultError::mismatch("a delta", "two deltas disagree about a segment"));
+                    }
+                    push_piece(pieces, *cell_block, block);
+                }
+            }
+        }
+        Ok(Plan { zeros, fetches: self.group(cells).await? })
+    }
+
+    /// Joins cells that lie together into requests.
+    async fn group(&self, cells: Cells) -> Result<Vec<Fetch>, VaultError> {
+        let mut fetches: Vec<Fetch> = Vec::new();
+        for ((_, _, _, cell), (reference, pieces)) in cells {
+            let segment = self.segment(&reference).await?;
+            let range = segment.range(cell)?;
+            match fetches.last_mut() {
+                Some(last)
+                    if last.segment == reference
+                        && range.start <= last.range.end + GAP
+                        && range.end - last.range.start <= FETCH =>
+                {
+                    last.range.end = range.end;
+                    last.cells.push((cell, pieces));
+                }
+                _ => fetches.push(Fetch { segment: reference, range, cells: vec![(cell, pieces)] }),
+            }
+        }
+        Ok(fetches)
+    }
+}
+
+fn lay(window: &mut [Option<(usize, Place)>], first: u64, delta: usize, placed: &Placed) {
+    let end = first + window.len() as u64;
+    let start = placed.extent.first_block;
+    for block in start.max(first)..(start + placed.extent.block_count).min(end) {
+        let place = match placed.place {
+            Place::Zero => Place::Zero,
+            Place::Cell { segment, cell, cell_block } => {
+                let moved = u32::try_from(block - start).unwrap_or(u32::MAX);
+                Place::Cell { segment, cell, cell_block: cell_block.saturating_add(moved) }
+            }
+        };
+        if let Ok(slot) = usize::try_from(block - first) {
+            window[slot] = Some((delta, place));
+        }
+    }
+}
+
+fn push_zero(zeros: &mut Vec<Extent>, block: u64) {
+    match zeros.last_mut() {
+        Some(last) if last.first_block + last.block_count == block => last.block_count += 1,
+        _ => zeros.push(Extent { first_block: block, block_count: 1 }),
+    }
+}
+
+fn push_piece(pieces: &mut Vec<Piece>, cell_block: u32, block: u64) {
+    if let Some(last) = pieces.last_mut()
+        && last.extent.first_block + last.extent.block_count == block
+        && u64::from(last.cell_block) + last.extent.block_count == u64::from(cell_block)
+    {
+        last.extent.block_count += 1;
+    } else {
+        pieces.push(Piece { cell_block, extent: Extent { first_block: block, block_count: 1 } });
+    }
+}

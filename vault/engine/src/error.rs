@@ -1,0 +1,134 @@
+use holdfast_vault_format::container::SealError;
+use holdfast_vault_format::{CellError, DecodeError};
+
+/// What went wrong in the vault. `Display` does not repeat the source.
+#[derive(Debug, thiserror::Error)]
+pub enum VaultError {
+    #[error("the vault's storage failed: {operation} {object}")]
+    Storage { operation: &'static str, object: String, source: object_store::Error },
+    #[error("the vault has no space left: {operation} {object}")]
+    NoSpace { operation: &'static str, object: String, source: object_store::Error },
+    #[error("{path} cannot be used as a vault")]
+    Directory { path: String, source: std::io::Error },
+    #[error("there is a vault already")]
+    AlreadyExists,
+    #[error("there is no vault here: vault.json is missing")]
+    NotAVault,
+    #[error("there are other files where the vault is to be made")]
+    NotEmpty,
+    #[error("vault.json cannot be read: {detail}")]
+    BadHeader { detail: String },
+    #[error("the key file {path} cannot be {operation}")]
+    KeyFile { operation: &'static str, path: String, source: std::io::Error },
+    #[error("{path} is not a key file: {detail}")]
+    BadKeyFile { path: String, detail: String },
+    #[error("{object} cannot be decrypted")]
+    BadKeys { object: String, source: age::DecryptError },
+    #[error("this key does not open the vault")]
+    WrongKey,
+    #[error("{object} is damaged")]
+    Damaged { object: String, source: DecodeError },
+    #[error("{object} is missing")]
+    Missing { object: String },
+    #[error("{object} does not fit what refers to it: {detail}")]
+    Mismatch { object: String, detail: String },
+    #[error(
+        "machine {machine}, point {point}, disk {disk:?}, bytes {first_byte} to {end_byte} cannot be restored"
+    )]
+    DamagedRange {
+        machine: String,
+        point: uuid::Uuid,
+        disk: String,
+        first_byte: u64,
+        end_byte: u64,
+        source: Box<VaultError>,
+    },
+    #[error("a cell that was sent is not usable")]
+    BadCell { source: CellError },
+    #[error("what was sent is not usable: {detail}")]
+    BadInput { detail: String },
+    #[error("blocks {first_block} to {end_block} of disk {disk:?} were never sent")]
+    NotCovered { disk: String, first_block: u64, end_block: u64 },
+    #[error("the point has no disk {disk:?}")]
+    NoSuchDisk { disk: String },
+    #[error("backup {seq} was given up before it was committed: {reason}")]
+    Aborted { seq: u64, reason: String },
+    #[error("others began backups of machine {machine} at the same time")]
+    Contended { machine: uuid::Uuid },
+    #[error("the backup cannot go on: a segment was not written")]
+    Broken,
+    #[error("an object cannot be sealed")]
+    Seal(#[source] SealError),
+    #[error("a worker did not finish")]
+    Worker { source: tokio::task::JoinError },
+}
+
+impl VaultError {
+    /// The vault does not hold what it should.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        matches!(
+            self,
+            Self::Damaged { .. }
+                | Self::BadKeys { .. }
+                | Self::Missing { .. }
+                | Self::Mismatch { .. }
+                | Self::DamagedRange { .. }
+        )
+    }
+
+    #[must_use]
+    pub fn is_no_space(&self) -> bool {
+        matches!(self, Self::NoSpace { .. })
+    }
+
+    /// What the caller sent is wrong; nothing of it was stored.
+    #[must_use]
+    pub fn is_invalid_input(&self) -> bool {
+        matches!(
+            self,
+            Self::BadCell { .. } | Self::BadInput { .. } | Self::NotCovered { .. } | Self::NoSuchDisk { .. }
+        )
+    }
+
+    /// The same call may succeed later.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(
+            self,
+            Self::Storage { .. }
+                | Self::NoSpace { .. }
+                | Self::Contended { .. }
+                | Self::Broken
+                | Self::Worker { .. }
+        )
+    }
+
+    pub(crate) fn storage(operation: &'static str, object: &str, source: object_store::Error) -> Self {
+        let object = object.to_owned();
+        match source {
+            object_store::Error::NotFound { .. } => Self::Missing { object },
+            source if is_no_space(&source) => Self::NoSpace { operation, object, source },
+            source => Self::Storage { operation, object, source },
+        }
+    }
+
+    pub(crate) fn damaged(object: &str, source: DecodeError) -> Self {
+        Self::Damaged { object: object.to_owned(), source }
+    }
+
+    pub(crate) fn mismatch(object: &str, detail: impl Into<String>) -> Self {
+        Self::Mismatch { object: object.to_owned(), detail: detail.into() }
+    }
+}
+
+fn is_no_space(error: &object_store::Error) -> bool {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = source {
+        if let Some(io) = error.downcast_ref::<std::io::Error>() {
+            return matches!(io.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
+        }
+        source = error.source();
+    }
+    false
+}

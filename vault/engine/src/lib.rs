@@ -1,0 +1,42 @@
+//! The storage engine: vaults over an object store. No tonic, no SQL; deciding who may do what is the caller's.
+//!
+//! All objects are create-only. `points/<machine>/<seq>` is the one arbiter of what became of a backup: a point or an abort,
+//! whichever was created first.
+
+mod abort;
+mod backup;
+mod begin;
+mod commit;
+mod delta;
+mod disk;
+mod error;
+mod key_file;
+mod layer;
+mod map;
+mod name;
+mod object;
+mod point;
+mod segment;
+pub mod store;
+mod vault;
+mod writer;
+
+pub use backup::{Backup, DiskBase, NewCell, Receipt};
+pub use begin::{BeginBackup, Begun, DiskSpec};
+pub use commit::Prepared;
+pub use disk::{DiskReader, Piece, StoredCell, Window};
+pub use error::VaultError;
+pub use holdfast_vault_format::record::{Consistency, PointRef};
+pub use holdfast_vault_format::{
+    BLOCK_SIZE, BlockHasher, CellError, Codec, Extent, MAX_CELL_BYTES, cell_hash, decode_cell, encode_cell,
+};
+pub use key_file::KeyFile;
+pub use map::{MapBlocks, MapLayer, MapRun};
+pub use point::{OpenBackup, Outcome, Point, PointDisk, PointStatus};
+pub use vault::Vault;
+
+/// A place where the fault tests end the process; nothing in a build without the feature `failpoints`.
+pub(crate) fn crash_point(name: &'static str) {
+    fail::fail_point!(name, |_| std::process::abort());
+    let _ = name;
+}

@@ -1,0 +1,90 @@
+//! Reading and creating whole objects.
+
+use bytes::Bytes;
+use futures::TryStreamExt as _;
+use object_store::path::Path;
+use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload};
+
+use crate::VaultError;
+
+/// Largest object that is read whole: a point with very deep stacks.
+const MAX_RECORD: u64 = 256 << 20;
+
+/// Whether a create-only write wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Created {
+    Now,
+    /// The name is taken, maybe by an earlier try of the same write.
+    Before,
+}
+
+/// Creates an object; durable when this answers.
+pub(crate) async fn create(store: &dyn ObjectStore, name: &str, bytes: Bytes) -> Result<Created, VaultError> {
+    let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+    match store.put_opts(&Path::from(name), PutPayload::from_bytes(bytes), options).await {
+        Ok(_) => Ok(Created::Now),
+        Err(object_store::Error::AlreadyExists { .. }) => Ok(Created::Before),
+        Err(source) => Err(VaultError::storage("create", name, source)),
+    }
+}
+
+/// Reads an object whole.
+pub(crate) async fn read(store: &dyn ObjectStore, name: &str) -> Result<Bytes, VaultError> {
+    let result =
+        store.get(&Path::from(name)).await.map_err(|source| VaultError::storage("read", name, source))?;
+    if result.meta.size > MAX_RECORD {
+        return Err(VaultError::mismatch(name, format!("{} bytes are too many", result.meta.size)));
+    }
+    result.bytes().await.map_err(|source| VaultError::storage("read", name, source))
+}
+
+/// Reads the last `len` bytes (or all there are) and answers the object's size with them.
+pub(crate) async fn read_tail(
+    store: &dyn ObjectStore,
+    name: &str,
+    len: u64,
+) -> Result<(Bytes, u64), VaultError> {
+    let options = GetOptions { range: Some(GetRange::Suffix(len)), ..GetOptions::default() };
+    let error = |source| VaultError::storage("read the end of", name, source);
+    let result = store.get_opts(&Path::from(name), options).await.map_err(error)?;
+    let size = result.meta.size;
+    Ok((result.bytes().await.map_err(error)?, size))
+}
+
+/// Reads exactly this range.
+pub(crate) async fn read_range(
+    store: &dyn ObjectStore,
+    name: &str,
+    range: std::ops::Range<u64>,
+) -> Result<Bytes, VaultError> {
+    let wanted = range.end - range.start;
+    let bytes = match store.get_range(&Path::from(name), range.clone()).await {
+        Ok(bytes) => bytes,
+        Err(source) => {
+            // Only a look at the object tells one that was cut off from a storage that fails.
+            if let Ok(meta) = store.head(&Path::from(name)).await
+                && meta.size < range.end
+            {
+                return Err(VaultError::mismatch(name, format!("it ends at byte {}", meta.size)));
+            }
+            return Err(VaultError::storage("read a part of", name, source));
+        }
+    };
+    if bytes.len() as u64 == wanted {
+        Ok(bytes)
+    } else {
+        Err(VaultError::mismatch(name, format!("{} bytes instead of {wanted}", bytes.len())))
+    }
+}
+
+/// Lists the names under a prefix.
+pub(crate) async fn list(store: &dyn ObjectStore, prefix: &str) -> Result<Vec<Path>, VaultError> {
+    let mut names: Vec<Path> = store
+        .list(Some(&Path::from(prefix)))
+        .map_ok(|meta| meta.location)
+        .try_collect()
+        .await
+        .map_err(|source| VaultError::storage("list", prefix, source))?;
+    names.sort_unstable();
+    Ok(names)
+}

@@ -1,0 +1,244 @@
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use holdfast_vault_format::container::{Kind, open_record, seal_record};
+use holdfast_vault_format::record::{self, Abort, Consistency, DeltaRef, Open, PointRef};
+
+use crate::object::{self, Created};
+use crate::{Vault, VaultError, name};
+
+/// A recovery point.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Point {
+    pub id: Uuid,
+    pub machine: Uuid,
+    pub machine_name: String,
+    pub seq: u64,
+    pub hash: [u8; 32],
+    /// When it was committed.
+    pub created_at: DateTime<Utc>,
+    /// The instant that it restores.
+    pub taken_at: DateTime<Utc>,
+    pub consistency: Consistency,
+    pub snapshot_id: Uuid,
+    pub step_id: Uuid,
+    pub attempt: i64,
+    pub previous: Option<PointRef>,
+    pub disks: Vec<PointDisk>,
+}
+
+/// One disk of a point. Sizes in bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PointDisk {
+    pub name: String,
+    pub size_bytes: u64,
+    pub read_bytes: u64,
+    pub changed_bytes: u64,
+    pub sent_bytes: u64,
+    pub stored_bytes: u64,
+    /// Newest first.
+    pub stack: Vec<DeltaRef>,
+}
+
+/// A point as it was found.
+#[derive(Debug)]
+pub enum PointStatus {
+    Ok(Point),
+    Damaged { seq: u64, error: VaultError },
+}
+
+/// What became of a backup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Point(Point),
+    Aborted { reason: String },
+}
+
+/// A backup that has no outcome yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenBackup {
+    pub machine: Uuid,
+    pub seq: u64,
+    pub step_id: Uuid,
+    pub attempt: i64,
+    pub snapshot_id: Uuid,
+}
+
+impl Point {
+    pub(crate) fn from_record(record: record::Point) -> Self {
+        let hash = record.hash();
+        let time = |micros| DateTime::from_timestamp_micros(micros).unwrap_or(DateTime::UNIX_EPOCH);
+        let disks = record.disks.into_iter().map(|disk| PointDisk {
+            name: disk.name,
+            size_bytes: disk.size_bytes,
+            read_bytes: disk.read_bytes,
+            changed_bytes: disk.changed_bytes,
+            sent_bytes: disk.sent_bytes,
+            stored_bytes: disk.stored_bytes,
+            stack: disk.stack,
+        });
+        Self {
+            id: record.id,
+            machine: record.machine,
+            machine_name: record.machine_name,
+            seq: record.seq,
+            hash,
+            created_at: time(record.created_at),
+            taken_at: time(record.taken_at),
+            consistency: record.consistency,
+            snapshot_id: record.snapshot,
+            step_id: record.step,
+            attempt: record.attempt,
+            previous: record.previous,
+            disks: disks.collect(),
+        }
+    }
+
+    /// Names the block map of one disk of this point.
+    #[must_use]
+    pub fn map_id(&self, disk: &str) -> Option<[u8; 32]> {
+        self.disk(disk)?;
+        let mut hasher = blake3::Hasher::new_derive_key("Holdfast vault v1 block map");
+        hasher.update(&self.hash).update(disk.as_bytes());
+        Some(*hasher.finalize().as_bytes())
+    }
+
+    pub(crate) fn disk(&self, name: &str) -> Option<&PointDisk> {
+        self.disks.iter().find(|disk| disk.name == name)
+    }
+
+    pub(crate) fn reference(&self) -> PointRef {
+        PointRef { seq: self.seq, hash: self.hash }
+    }
+}
+
+impl PointStatus {
+    fn seq(&self) -> u64 {
+        match self {
+            Self::Ok(point) => point.seq,
+            Self::Damaged { seq, .. } => *seq,
+        }
+    }
+}
+
+impl Vault {
+    /// All points of a machine, oldest first, each checked for its signature. One that is gone or was replaced, by the word
+    /// of a later one, counts as damaged.
+    pub async fn points(&self, machine: Uuid) -> Result<Vec<PointStatus>, VaultError> {
+        let mut points = Vec::new();
+        for seq in self.point_seqs(machine).await? {
+            match self.outcome(machine, seq).await {
+                Ok(Some(Outcome::Point(point))) => points.push(PointStatus::Ok(point)),
+                Ok(Some(Outcome::Aborted { .. }) | None) => {}
+                Err(error) if error.is_damage() => points.push(PointStatus::Damaged { seq, error }),
+                Err(error) => return Err(error),
+            }
+        }
+        check_chain(machine, &mut points);
+        Ok(points)
+    }
+
+    /// Sequence numbers of a machine's points and aborts, ascending.
+    pub async fn point_seqs(&self, machine: Uuid) -> Result<Vec<u64>, VaultError> {
+        Ok(object::list(self.store(), &format!("points/{machine}"))
+            .await?
+            .iter()
+            .filter_map(name::seq_of)
+            .collect())
+    }
+
+    /// What became of a backup; `None` while it is open.
+    pub async fn outcome(&self, machine: Uuid, seq: u64) -> Result<Option<Outcome>, VaultError> {
+        let object = name::point(machine, seq);
+        let bytes = match object::read(self.store(), &object).await {
+            Err(VaultError::Missing { .. }) => return Ok(None),
+            other => other?,
+        };
+        let damaged = |source| VaultError::damaged(&object, source);
+        let (kind, body) = open_record(&self.inner.ring, &object, &bytes).map_err(damaged)?;
+        let (found, outcome) = match kind {
+            Kind::Point => {
+                let point = record::verify(&body, &self.inner.signer.public_key()).map_err(damaged)?;
+                ((point.machine, point.seq), Outcome::Point(Point::from_record(point)))
+            }
+            Kind::Abort => {
+                let abort = Abort::decode(&body).map_err(damaged)?;
+                ((abort.machine, abort.seq), Outcome::Aborted { reason: abort.reason })
+            }
+            Kind::Open | Kind::Segment => return Err(VaultError::mismatch(&object, "it is of another kind")),
+        };
+        if found == (machine, seq) {
+            Ok(Some(outcome))
+        } else {
+            Err(VaultError::mismatch(&object, "it is another backup's"))
+        }
+    }
+
+    /// Creates the object that decides about a backup, or answers what decided already. After an error nothing is known: ask
+    /// again.
+    pub(crate) async fn decide(
+        &self,
+        machine: Uuid,
+        seq: u64,
+        kind: Kind,
+        body: &[u8],
+    ) -> Result<Outcome, VaultError> {
+        let object = name::point(machine, seq);
+        let sealed =
+            seal_record(&self.inner.ring, kind, &object, rand::random(), body).map_err(VaultError::Seal)?;
+        let created = object::create(self.store(), &object, sealed.into()).await?;
+        match self.outcome(machine, seq).await? {
+            Some(outcome) => Ok(outcome),
+            None if created == Created::Before => Err(VaultError::Missing { object }),
+            None => Err(VaultError::mismatch(&object, "it was created and is not there")),
+        }
+    }
+
+    pub(crate) async fn read_open(&self, machine: Uuid, seq: u64) -> Result<Open, VaultError> {
+        let object = name::open(machine, seq);
+        let bytes = object::read(self.store(), &object).await?;
+        let damaged = |source| VaultError::damaged(&object, source);
+        let (kind, body) = open_record(&self.inner.ring, &object, &bytes).map_err(damaged)?;
+        if kind != Kind::Open {
+            return Err(VaultError::mismatch(&object, "it is of another kind"));
+        }
+        let open = Open::decode(&body).map_err(damaged)?;
+        if (open.machine, open.seq) != (machine, seq) {
+            return Err(VaultError::mismatch(&object, "it is another backup's"));
+        }
+        Ok(open)
+    }
+
+    pub(crate) async fn open_seqs(&self, machine: Uuid) -> Result<Vec<u64>, VaultError> {
+        Ok(object::list(self.store(), &format!("open/{machine}"))
+            .await?
+            .iter()
+            .filter_map(name::seq_of)
+            .collect())
+    }
+}
+
+/// Adds the points that others name as the one before them and that are not there.
+fn check_chain(machine: Uuid, points: &mut Vec<PointStatus>) {
+    let named: Vec<PointRef> = points
+        .iter()
+        .filter_map(|status| match status {
+            PointStatus::Ok(point) => point.previous,
+            PointStatus::Damaged { .. } => None,
+        })
+        .collect();
+    for PointRef { seq, hash } in named {
+        let object = name::point(machine, seq);
+        match points.binary_search_by_key(&seq, PointStatus::seq) {
+            Err(at) => {
+                points.insert(at, PointStatus::Damaged { seq, error: VaultError::Missing { object } });
+            }
+            Ok(at) if matches!(&points[at], PointStatus::Ok(point) if point.hash != hash) => {
+                let error =
+                    VaultError::mismatch(&object, "it is not the point that a later one was built on");
+                points[at] = PointStatus::Damaged { seq, error };
+            }
+            Ok(_) => {}
+        }
+    }
+}

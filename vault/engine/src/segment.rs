@@ -1,0 +1,185 @@
+//! Reading segments.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use holdfast_vault_format::DecodeError;
+use holdfast_vault_format::container::{FOOTER_LEN, HEADER_LEN, Kind, Opener};
+use holdfast_vault_format::segment::{CellBlocks, CellEntry, CellKind, Directory, decode_table};
+
+use crate::object;
+use crate::{Vault, VaultError, name};
+
+/// Read with the footer in one request; most directories fit.
+const TAIL: u64 = 64 << 10;
+/// Directories kept. Each takes some 50 KiB.
+const CACHED: usize = 128;
+
+/// A segment whose directory was read and authenticated.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub(crate) name: String,
+    pub(crate) directory: Directory,
+    pub(crate) root: [u8; 32],
+    pub(crate) size: u64,
+    offsets: Vec<u64>,
+    opener: Opener,
+    table_at: u64,
+    table_len: u32,
+}
+
+/// Which segment: backup, number, generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct SegmentId {
+    pub(crate) machine: Uuid,
+    pub(crate) seq: u64,
+    pub(crate) number: u32,
+    pub(crate) generation: u32,
+}
+
+impl SegmentId {
+    pub(crate) fn name(&self) -> String {
+        name::segment(self.machine, self.seq, self.number, self.generation)
+    }
+}
+
+/// The directories that were used last, by when they were.
+#[derive(Debug, Default)]
+pub(crate) struct Cache(Mutex<CacheState>);
+
+#[derive(Debug, Default)]
+struct CacheState {
+    clock: u64,
+    segments: HashMap<SegmentId, (u64, Arc<Segment>)>,
+}
+
+impl Cache {
+    fn get(&self, id: SegmentId) -> Option<Arc<Segment>> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.clock += 1;
+        let now = state.clock;
+        let (used, segment) = state.segments.get_mut(&id)?;
+        *used = now;
+        Some(Arc::clone(segment))
+    }
+
+    fn put(&self, id: SegmentId, segment: Arc<Segment>) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.segments.len() >= CACHED
+            && let Some(oldest) = state.segments.iter().min_by_key(|(_, (used, _))| *used).map(|(id, _)| *id)
+        {
+            state.segments.remove(&oldest);
+        }
+        let now = state.clock;
+        state.segments.insert(id, (now, segment));
+    }
+}
+
+impl Vault {
+    /// Reads a segment's directory, or answers it from the cache.
+    pub(crate) async fn segment(&self, id: SegmentId) -> Result<Arc<Segment>, VaultError> {
+        if let Some(segment) = self.inner.segments.get(id) {
+            return Ok(segment);
+        }
+        let name = id.name();
+        let damaged = |source| VaultError::damaged(&name, source);
+        let (tail, size) = object::read_tail(self.store(), &name, TAIL).await?;
+        if size < (HEADER_LEN + FOOTER_LEN) as u64 || tail.len() < FOOTER_LEN {
+            return Err(damaged(DecodeError::Truncated { what: "the segment" }));
+        }
+        let header = object::read_range(self.store(), &name, 0..HEADER_LEN as u64).await?;
+        let opener = Opener::new(&self.inner.ring, &name, &header).map_err(damaged)?;
+        if opener.kind != Kind::Segment {
+            return Err(VaultError::mismatch(&name, "it is of another kind"));
+        }
+        let layout = opener.footer(&tail[tail.len() - FOOTER_LEN..], size).map_err(damaged)?;
+        let tail_at = size - tail.len() as u64;
+        let body_end = layout.body_at + u64::from(layout.body_len);
+        let body = if layout.body_at >= tail_at {
+            let offset = |at: u64| usize::try_from(at - tail_at).unwrap_or(usize::MAX);
+            tail.slice(offset(layout.body_at)..offset(body_end))
+        } else {
+            object::read_range(self.store(), &name, layout.body_at..body_end).await?
+        };
+        let body = opener.body(body.to_vec()).map_err(damaged)?;
+        let directory = Directory::decode(&body).map_err(damaged)?;
+        let offsets = directory.offsets();
+        if directory.cells.len() as u64 != u64::from(layout.cells) || offsets.last() != Some(&layout.table_at)
+        {
+            return Err(damaged(DecodeError::OutOfRange { what: "the directory" }));
+        }
+        let segment = Arc::new(Segment {
+            root: directory.root(),
+            directory,
+            size,
+            offsets,
+            opener,
+            table_at: layout.table_at,
+            table_len: layout.table_len,
+            name,
+        });
+        self.inner.segments.put(id, Arc::clone(&segment));
+        Ok(segment)
+    }
+
+    /// Which blocks the cells of a segment hold.
+    pub(crate) async fn segment_table(&self, segment: &Segment) -> Result<Vec<CellBlocks>, VaultError> {
+        let range = segment.table_at..segment.table_at + u64::from(segment.table_len);
+        let stored = object::read_range(self.store(), &segment.name, range).await?;
+        let damaged = |source| VaultError::damaged(&segment.name, source);
+        let table = segment.opener.table(stored.to_vec()).map_err(damaged)?;
+        decode_table(&table, &segment.directory).map_err(damaged)
+    }
+
+    /// Reads one meta cell and checks it against `hash`, if what refers to it commits to it cell by cell.
+    pub(crate) async fn meta_cell(
+        &self,
+        id: SegmentId,
+        cell: u32,
+        hash: Option<[u8; 32]>,
+    ) -> Result<Vec<u8>, VaultError> {
+        let segment = self.segment(id).await?;
+        let entry = segment.entry(cell)?;
+        if entry.kind != CellKind::Meta || hash.is_some_and(|hash| hash != entry.hash) {
+            return Err(VaultError::mismatch(
+                &segment.name,
+                format!("cell {cell} is not the one referred to"),
+            ));
+        }
+        let stored = object::read_range(self.store(), &segment.name, segment.range(cell)?).await?;
+        let plain = segment.open_cell(cell, stored)?;
+        if *blake3::hash(&plain).as_bytes() != entry.hash {
+            return Err(VaultError::damaged(&segment.name, DecodeError::Hash { what: "a cell" }));
+        }
+        Ok(plain)
+    }
+}
+
+impl Segment {
+    pub(crate) fn entry(&self, cell: u32) -> Result<&CellEntry, VaultError> {
+        self.directory
+            .cells
+            .get(cell as usize)
+            .ok_or_else(|| VaultError::mismatch(&self.name, format!("it has no cell {cell}")))
+    }
+
+    /// Where a cell's stored bytes are.
+    pub(crate) fn range(&self, cell: u32) -> Result<std::ops::Range<u64>, VaultError> {
+        let at = cell as usize;
+        match (self.offsets.get(at), self.offsets.get(at + 1)) {
+            (Some(start), Some(end)) => Ok(*start..*end),
+            _ => Err(VaultError::mismatch(&self.name, format!("it has no cell {cell}"))),
+        }
+    }
+
+    /// Authenticates a cell's stored bytes; they are still encoded.
+    pub(crate) fn open_cell(&self, cell: u32, stored: Bytes) -> Result<Vec<u8>, VaultError> {
+        let entry = self.entry(cell)?;
+        self.opener
+            .cell(cell, entry.codec_byte(), entry.plain_len, stored.to_vec())
+            .map_err(|source| VaultError::damaged(&self.name, source))
+    }
+}

@@ -1,0 +1,169 @@
+use std::sync::Arc;
+
+use futures::StreamExt as _;
+use object_store::ObjectStore;
+use object_store::path::Path;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use holdfast_vault_format::container::Keyring;
+use holdfast_vault_format::keys::DataKey;
+use holdfast_vault_format::record::Signer;
+
+use crate::key_file::KeyFile;
+use crate::object::{self, Created};
+use crate::{VaultError, name};
+
+const FORMAT: u32 = 1;
+const CIPHER_SUITE: &str = "aes-256-gcm+blake3+ed25519";
+
+/// `vault.json`: what a reader has to know before it can unlock anything.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Header {
+    format: u32,
+    vault_id: Uuid,
+    key_id: Uuid,
+    block_bytes: u32,
+    max_cell_bytes: u32,
+    cipher_suite: String,
+    /// Hex; also wrapped with the keys, so that replacing it is noticed.
+    public_key: String,
+}
+
+/// What `keys/<key-id>` holds, encrypted to the recipients: data key, signing seed, vault id.
+const WRAPPED_LEN: usize = 32 + 32 + 16;
+
+/// An unlocked vault. Cheap to clone.
+#[derive(Clone)]
+pub struct Vault {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) store: Arc<dyn ObjectStore>,
+    pub(crate) ring: Keyring,
+    pub(crate) signer: Signer,
+    pub(crate) segments: crate::segment::Cache,
+}
+
+impl std::fmt::Debug for Vault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Vault").field("id", &self.id()).finish_non_exhaustive()
+    }
+}
+
+impl Vault {
+    /// Makes a vault in an empty store. `vault.json` is written last: without it there is no vault, and what an interrupted
+    /// try left under `keys/` does no harm.
+    pub async fn create(store: Arc<dyn ObjectStore>, key: &KeyFile) -> Result<Self, VaultError> {
+        refuse_foreign_files(store.as_ref()).await?;
+        let (vault_id, key_id) = (Uuid::new_v4(), Uuid::new_v4());
+        let data_key = Zeroizing::new(rand::random::<[u8; 32]>());
+        let seed = Zeroizing::new(rand::random::<[u8; 32]>());
+        let signer = Signer::from_seed(&seed).ok_or(VaultError::WrongKey)?;
+        let mut wrapped = Zeroizing::new(Vec::with_capacity(WRAPPED_LEN));
+        wrapped.extend_from_slice(data_key.as_slice());
+        wrapped.extend_from_slice(seed.as_slice());
+        wrapped.extend_from_slice(vault_id.as_bytes());
+        let sealed = age::encrypt(&key.identity.to_public(), &wrapped)
+            .map_err(|error| VaultError::BadHeader { detail: error.to_string() })?;
+        object::create(store.as_ref(), &name::key(key_id), sealed.into()).await?;
+        let header = Header {
+            format: FORMAT,
+            vault_id,
+            key_id,
+            block_bytes: 4096,
+            max_cell_bytes: 131_072,
+            cipher_suite: CIPHER_SUITE.to_owned(),
+            public_key: hex::encode(signer.public_key()),
+        };
+        let json = serde_json::to_vec_pretty(&header)
+            .map_err(|error| VaultError::BadHeader { detail: error.to_string() })?;
+        match object::create(store.as_ref(), name::HEADER, json.into()).await? {
+            Created::Now => Self::open(store, key).await,
+            Created::Before => Err(VaultError::AlreadyExists),
+        }
+    }
+
+    /// Unlocks a vault.
+    pub async fn open(store: Arc<dyn ObjectStore>, key: &KeyFile) -> Result<Self, VaultError> {
+        let header = match object::read(store.as_ref(), name::HEADER).await {
+            Err(VaultError::Missing { .. }) => return Err(VaultError::NotAVault),
+            other => other?,
+        };
+        let bad = |detail: String| VaultError::BadHeader { detail };
+        let header: Header = serde_json::from_slice(&header).map_err(|error| bad(error.to_string()))?;
+        let supported = header.format == FORMAT
+            && header.block_bytes == 4096
+            && header.max_cell_bytes == 131_072
+            && header.cipher_suite == CIPHER_SUITE;
+        if !supported {
+            return Err(bad("it is of a newer format: use a newer version of Holdfast".to_owned()));
+        }
+        let sealed = object::read(store.as_ref(), &name::key(header.key_id)).await?;
+        let wrapped = Zeroizing::new(age::decrypt(&key.identity, &sealed).map_err(|error| match error {
+            age::DecryptError::NoMatchingKeys => VaultError::WrongKey,
+            error => VaultError::BadKeys { object: name::key(header.key_id), source: error },
+        })?);
+        let wrapped: &[u8; WRAPPED_LEN] =
+            wrapped.as_slice().try_into().map_err(|_| bad("its key has an unknown form".to_owned()))?;
+        let (mut data_key, mut seed) = (Zeroizing::new([0; 32]), Zeroizing::new([0; 32]));
+        data_key.copy_from_slice(&wrapped[..32]);
+        seed.copy_from_slice(&wrapped[32..64]);
+        let signer = Signer::from_seed(&seed).ok_or(VaultError::WrongKey)?;
+        if wrapped[64..] != *header.vault_id.as_bytes()
+            || hex::encode(signer.public_key()) != header.public_key
+        {
+            return Err(bad("its id or public key is not that of its keys".to_owned()));
+        }
+        let ring = Keyring { vault: header.vault_id, key: DataKey::new(header.key_id, *data_key) };
+        Ok(Self {
+            inner: Arc::new(Inner { store, ring, signer, segments: crate::segment::Cache::default() }),
+        })
+    }
+
+    #[must_use]
+    pub fn id(&self) -> Uuid {
+        self.inner.ring.vault
+    }
+
+    /// Machines that ever began a backup here.
+    pub async fn machines(&self) -> Result<Vec<Uuid>, VaultError> {
+        let mut machines = Vec::new();
+        for prefix in ["open", "points"] {
+            let found = self
+                .inner
+                .store
+                .list_with_delimiter(Some(&Path::from(prefix)))
+                .await
+                .map_err(|source| VaultError::storage("list", prefix, source))?;
+            machines.extend(
+                found.common_prefixes.iter().filter_map(|path| Uuid::parse_str(path.filename()?).ok()),
+            );
+        }
+        machines.sort_unstable();
+        machines.dedup();
+        Ok(machines)
+    }
+
+    pub(crate) fn store(&self) -> &dyn ObjectStore {
+        self.inner.store.as_ref()
+    }
+}
+
+async fn refuse_foreign_files(store: &dyn ObjectStore) -> Result<(), VaultError> {
+    let mut objects = store.list(None);
+    while let Some(object) = objects.next().await {
+        let object = object.map_err(|source| VaultError::storage("list", "", source))?;
+        if object.location.as_ref() == name::HEADER {
+            return Err(VaultError::AlreadyExists);
+        }
+        // A directory's `lost+found` is not listed; the keys of an interrupted try are.
+        if object.location.prefix_match(&Path::from("keys")).is_none() {
+            return Err(VaultError::NotEmpty);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,154 @@
+//! A store that fails where a test wants it to.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use futures::stream::BoxStream;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+};
+
+type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
+
+/// When a write fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Nothing is written: the disk is full.
+    NoSpace,
+    /// It is written, but the answer is lost.
+    AnswerLost,
+    /// It is written after this long.
+    Slow(std::time::Duration),
+}
+
+#[derive(Debug)]
+pub(crate) struct Faulty {
+    inner: Arc<dyn ObjectStore>,
+    fault: Fault,
+    /// Writes that still succeed.
+    good: AtomicUsize,
+    /// Writes that fail after those.
+    bad: AtomicUsize,
+    prefix: &'static str,
+}
+
+impl Faulty {
+    /// Of the writes to names that start with `prefix`, the first `good` succeed, the next `bad` fail.
+    pub(crate) fn new(
+        inner: Arc<dyn ObjectStore>,
+        fault: Fault,
+        prefix: &'static str,
+        good: usize,
+        bad: usize,
+    ) -> Arc<Self> {
+        Arc::new(Self { inner, fault, good: AtomicUsize::new(good), bad: AtomicUsize::new(bad), prefix })
+    }
+
+    /// From now on everything succeeds.
+    pub(crate) fn heal(&self) {
+        self.bad.store(0, Ordering::SeqCst);
+    }
+
+    fn fails(&self, location: &Path) -> bool {
+        let take = |counter: &AtomicUsize| {
+            counter.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
+        };
+        location.as_ref().starts_with(self.prefix) && !take(&self.good) && take(&self.bad)
+    }
+}
+
+impl fmt::Display for Faulty {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("faulty store")
+    }
+}
+
+fn failure(kind: io::ErrorKind) -> Error {
+    Error::Generic { store: "faulty", source: Box::new(io::Error::from(kind)) }
+}
+
+impl ObjectStore for Faulty {
+    fn put_opts<'a, 'b, 'c>(
+        &'a self,
+        location: &'b Path,
+        payload: PutPayload,
+        opts: PutOptions,
+    ) -> Answer<'c, PutResult>
+    where
+        'a: 'c,
+        'b: 'c,
+    {
+        Box::pin(async move {
+            if !self.fails(location) {
+                return self.inner.put_opts(location, payload, opts).await;
+            }
+            match self.fault {
+                Fault::NoSpace => Err(failure(io::ErrorKind::StorageFull)),
+                Fault::AnswerLost => {
+                    self.inner.put_opts(location, payload, opts).await?;
+                    Err(failure(io::ErrorKind::ConnectionReset))
+                }
+                Fault::Slow(time) => {
+                    tokio::time::sleep(time).await;
+                    self.inner.put_opts(location, payload, opts).await
+                }
+            }
+        })
+    }
+
+    fn put_multipart_opts<'a, 'b, 'c>(
+        &'a self,
+        location: &'b Path,
+        opts: PutMultipartOptions,
+    ) -> Answer<'c, Box<dyn MultipartUpload>>
+    where
+        'a: 'c,
+        'b: 'c,
+    {
+        self.inner.put_multipart_opts(location, opts)
+    }
+
+    fn get_opts<'a, 'b, 'c>(&'a self, location: &'b Path, options: GetOptions) -> Answer<'c, GetResult>
+    where
+        'a: 'c,
+        'b: 'c,
+    {
+        self.inner.get_opts(location, options)
+    }
+
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        self.inner.delete_stream(locations)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+
+    fn list_with_delimiter<'a, 'b, 'c>(&'a self, prefix: Option<&'b Path>) -> Answer<'c, ListResult>
+    where
+        'a: 'c,
+        'b: 'c,
+    {
+        self.inner.list_with_delimiter(prefix)
+    }
+
+    fn copy_opts<'a, 'b, 'c, 'd>(
+        &'a self,
+        from: &'b Path,
+        to: &'c Path,
+        options: CopyOptions,
+    ) -> Answer<'d, ()>
+    where
+        'a: 'd,
+        'b: 'd,
+        'c: 'd,
+    {
+        self.inner.copy_opts(from, to, options)
+    }
+}

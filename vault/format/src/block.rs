@@ -1,0 +1,88 @@
+use highway::{HighwayHash as _, HighwayHasher, Key};
+
+/// The unit of change, in bytes.
+pub const BLOCK_SIZE: usize = 4096;
+
+/// A run of blocks of a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Extent {
+    pub first_block: u64,
+    /// At least 1.
+    pub block_count: u64,
+}
+
+impl Extent {
+    /// The block after the last one; `None` for an extent that no disk can have.
+    #[must_use]
+    pub fn end(&self) -> Option<u64> {
+        self.first_block.checked_add(self.block_count)
+    }
+}
+
+/// Number of blocks that hold so many bytes.
+#[must_use]
+pub fn blocks_of(bytes: u64) -> u64 {
+    bytes.div_ceil(BLOCK_SIZE as u64)
+}
+
+/// Tells at memory speed whether a block is the same as it was: HighwayHash-64 under a key that is never written on the
+/// machine, so that nobody can prepare two blocks with one hash.
+///
+/// A block of zeros has the hash 0, and nothing else has.
+#[derive(Clone)]
+pub struct BlockHasher {
+    key: Key,
+}
+
+impl BlockHasher {
+    #[must_use]
+    pub fn new(key: &[u8; 32]) -> Self {
+        let mut words = [0_u64; 4];
+        for (word, bytes) in words.iter_mut().zip(key.as_chunks::<8>().0) {
+            *word = u64::from_le_bytes(*bytes);
+        }
+        Self { key: Key(words) }
+    }
+
+    /// Hashes one block.
+    #[must_use]
+    pub fn hash(&self, block: &[u8]) -> u64 {
+        debug_assert_eq!(block.len(), BLOCK_SIZE);
+        if is_zero(block) {
+            return 0;
+        }
+        HighwayHasher::new(self.key).hash64(block).max(1)
+    }
+}
+
+impl std::fmt::Debug for BlockHasher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("BlockHasher")
+    }
+}
+
+/// Whether all bytes are zero.
+#[must_use]
+pub fn is_zero(bytes: &[u8]) -> bool {
+    let (chunks, rest) = bytes.as_chunks::<64>();
+    chunks.iter().all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
+        && rest.iter().all(|byte| *byte == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_zeros_hash_to_zero_and_the_key_matters() {
+        let (one, other) = (BlockHasher::new(&[1; 32]), BlockHasher::new(&[2; 32]));
+        assert_eq!(one.hash(&[0; BLOCK_SIZE]), 0);
+        for at in [0, 63, 64, 4095] {
+            let mut block = [0; BLOCK_SIZE];
+            block[at] = 1;
+            assert!(!is_zero(&block));
+            assert_ne!(one.hash(&block), 0);
+            assert_ne!(one.hash(&block), other.hash(&block));
+        }
+    }
+}

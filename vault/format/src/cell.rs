@@ -1,0 +1,107 @@
+use crate::block::BLOCK_SIZE;
+
+/// Most blocks in a cell.
+pub const MAX_CELL_BLOCKS: usize = 32;
+/// Most plain bytes in a cell: the unit of compression, sealing and integrity.
+pub const MAX_CELL_BYTES: usize = MAX_CELL_BLOCKS * BLOCK_SIZE;
+
+/// How the bytes of a cell are encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Codec {
+    Raw,
+    /// One zstd frame.
+    Zstd,
+}
+
+/// The bytes of a cell are not what they are said to be.
+#[derive(Debug, thiserror::Error)]
+pub enum CellError {
+    #[error("a cell of {plain_bytes} bytes: it must be 1 to 32 blocks of 4096")]
+    Size { plain_bytes: u32 },
+    #[error("a cell of {plain_bytes} bytes is {stored} bytes long: encoding must not enlarge it")]
+    Enlarged { plain_bytes: u32, stored: usize },
+    #[error("a cell does not decode")]
+    Decode { source: std::io::Error },
+    #[error("a cell decodes to {actual} bytes instead of {expected}")]
+    Length { expected: usize, actual: usize },
+}
+
+/// Compresses the blocks of a cell; they stay as they are when that gains less than a sixteenth.
+#[must_use]
+pub fn encode_cell(plain: &[u8], level: i32) -> (Codec, Vec<u8>) {
+    match zstd::bulk::compress(plain, level) {
+        Ok(packed) if packed.len() <= plain.len() - plain.len() / 16 => (Codec::Zstd, packed),
+        _ => (Codec::Raw, plain.to_vec()),
+    }
+}
+
+/// Decodes a cell to exactly `plain_bytes`, whatever the bytes are: a frame that holds more is refused, not unpacked.
+///
+/// # Errors
+/// If the size is not that of a cell, or the bytes do not decode to it.
+pub fn decode_cell(codec: Codec, plain_bytes: u32, data: &[u8]) -> Result<Vec<u8>, CellError> {
+    let expected = plain_bytes as usize;
+    if expected == 0 || expected > MAX_CELL_BYTES || !expected.is_multiple_of(BLOCK_SIZE) {
+        return Err(CellError::Size { plain_bytes });
+    }
+    // Padding that decodes to nothing would make objects that no reader accepts.
+    if data.len() > expected {
+        return Err(CellError::Enlarged { plain_bytes, stored: data.len() });
+    }
+    let plain = match codec {
+        Codec::Raw if data.len() == expected => data.to_vec(),
+        Codec::Raw => return Err(CellError::Length { expected, actual: data.len() }),
+        Codec::Zstd => {
+            zstd::bulk::decompress(data, expected).map_err(|source| CellError::Decode { source })?
+        }
+    };
+    if plain.len() == expected { Ok(plain) } else { Err(CellError::Length { expected, actual: plain.len() }) }
+}
+
+/// BLAKE3 of a cell's plain bytes.
+#[must_use]
+pub fn cell_hash(plain: &[u8]) -> [u8; 32] {
+    *blake3::hash(plain).as_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn round_trip_and_the_raw_fallback() {
+        let text = vec![7; MAX_CELL_BYTES];
+        let (codec, data) = encode_cell(&text, 1);
+        assert_eq!(codec, Codec::Zstd);
+        assert_eq!(decode_cell(codec, 131_072, &data).unwrap(), text);
+        let noise: Vec<u8> = rand::random_iter().take(BLOCK_SIZE).collect();
+        assert_eq!(encode_cell(&noise, 1).0, Codec::Raw);
+    }
+
+    #[test]
+    fn padding_is_refused() {
+        let (codec, mut data) = encode_cell(&[7; BLOCK_SIZE], 1);
+        data.extend_from_slice(&0x184d_2a50_u32.to_le_bytes());
+        data.extend_from_slice(&8192_u32.to_le_bytes());
+        data.resize(data.len() + 8192, 0);
+        assert!(matches!(decode_cell(codec, 4096, &data), Err(CellError::Enlarged { .. })));
+    }
+
+    #[test]
+    fn a_bomb_is_refused() {
+        let bomb = zstd::bulk::compress(&vec![0; 64 << 20], 1).unwrap();
+        assert!(decode_cell(Codec::Zstd, 4096, &bomb).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(data: Vec<u8>, plain_bytes: u32) {
+            for codec in [Codec::Raw, Codec::Zstd] {
+                if let Ok(plain) = decode_cell(codec, plain_bytes, &data) {
+                    prop_assert_eq!(plain.len(), plain_bytes as usize);
+                }
+            }
+        }
+    }
+}

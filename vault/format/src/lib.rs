@@ -1,0 +1,16 @@
+//! The vault's format, pure: no I/O, no clock, no tokio. What the bytes mean is written down in `vault/FORMAT.md`.
+//!
+//! Everything that is decoded here is hostile: lengths are checked before anything is allocated.
+
+pub mod block;
+pub mod bytes;
+pub mod cell;
+pub mod container;
+pub mod delta;
+pub mod keys;
+pub mod record;
+pub mod segment;
+
+pub use block::{BLOCK_SIZE, BlockHasher, Extent, is_zero};
+pub use bytes::DecodeError;
+pub use cell::{CellError, Codec, MAX_CELL_BLOCKS, MAX_CELL_BYTES, cell_hash, decode_cell, encode_cell};

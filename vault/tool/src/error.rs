@@ -1,0 +1,92 @@
+use std::error::Error as _;
+use std::io;
+use std::path::PathBuf;
+
+use holdfast_vault_engine::{CellError, VaultError};
+
+/// Why a command failed. `Display` is what happened, [`ToolError::next_step`] what to do.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ToolError {
+    #[error("the vault cannot be opened")]
+    Open(#[source] VaultError),
+    #[error("the vault cannot be listed")]
+    List(#[source] VaultError),
+    #[error("no point {0} in this vault")]
+    NoPoint(String),
+    #[error("no machine {0} in this vault")]
+    NoMachine(String),
+    #[error("{count} machines are called {name:?}")]
+    ManyMachines { name: String, count: usize },
+    #[error("machine {0} has no readable point")]
+    NoPoints(String),
+    #[error("the newest point of machine {machine}, number {seq}, is damaged")]
+    LatestDamaged { machine: String, seq: u64, source: VaultError },
+    #[error("{0:?} is neither a point's id nor MACHINE@latest")]
+    PointSyntax(String),
+    #[error("the point has no disk {wanted:?}; it has: {known}")]
+    NoDisk { wanted: String, known: String },
+    #[error("the point has several disks: {known}")]
+    WhichDisk { known: String },
+    #[error("{} exists already", .0.display())]
+    Exists(PathBuf),
+    #[error("{} is not a regular file", .0.display())]
+    NotAFile(PathBuf),
+    #[error("another restore is writing {}", .0.display())]
+    Busy(PathBuf),
+    #[error("{} cannot be written", path.display())]
+    Write { path: PathBuf, source: io::Error },
+    #[error("the disk cannot be restored")]
+    Read(#[source] VaultError),
+    #[error("a cell of the disk at byte {first_byte} does not decode")]
+    Cell { first_byte: u64, source: CellError },
+    #[error("a cell of the disk at byte {first_byte} holds other bytes than were backed up")]
+    Content { first_byte: u64 },
+    #[error("the vault gave {found} blocks of a disk of {expected}")]
+    Coverage { expected: u64, found: u64 },
+    #[error("the output cannot be printed")]
+    Print(#[source] io::Error),
+    #[error("the program cannot start")]
+    Runtime(#[source] io::Error),
+    #[error("a worker did not finish")]
+    Worker(#[source] tokio::task::JoinError),
+}
+
+impl ToolError {
+    /// Prints one line with all causes and one with the next step to stderr.
+    pub(crate) fn print(&self) {
+        let mut line = format!("error: {self}");
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            line.push_str(&format!(": {error}"));
+            cause = error.source();
+        }
+        eprintln!("{line}");
+        eprintln!("next: {}", self.next_step());
+    }
+
+    fn next_step(&self) -> &'static str {
+        match self {
+            Self::Open(VaultError::WrongKey) => "give the key file that belongs to this vault with --key",
+            Self::Open(VaultError::NotAVault) => "give the directory that holds vault.json with --vault",
+            Self::Open(_) => "check --vault and --key, and that this user may read both",
+            Self::List(_) | Self::Runtime(_) | Self::Worker(_) => "check the vault's directory and try again",
+            Self::NoPoint(_) | Self::PointSyntax(_) => "see the ids with `holdfast-vault ... list`",
+            Self::NoMachine(_) | Self::NoPoints(_) => "see the machines with `holdfast-vault ... list`",
+            Self::ManyMachines { .. } => "use the machine's id instead of its name",
+            Self::LatestDamaged { .. } => "restore an older point by its id: see `holdfast-vault ... list`",
+            Self::NoDisk { .. } | Self::WhichDisk { .. } => "name one of them with --disk",
+            Self::Exists(_) => "choose another file, or replace it with --overwrite",
+            Self::NotAFile(_) => "choose a file that does not exist yet",
+            Self::Busy(_) => "wait for it, or choose another file",
+            Self::Write { .. } => "make room or choose another place, then try again",
+            Self::Read(error) if error.is_damage() => {
+                "restore another point, or bring the object back from a copy"
+            }
+            Self::Read(_) => "check the vault's storage and try again",
+            Self::Cell { .. } | Self::Content { .. } | Self::Coverage { .. } => {
+                "restore another point, or bring the vault back from a copy"
+            }
+            Self::Print(_) => "check where the output goes",
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! `holdfast-vault`: reads a vault with nothing but its directory and its key.
+
+mod args;
+mod error;
+mod find;
+mod list;
+mod output;
+mod restore;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use holdfast_vault_engine::{KeyFile, Vault, store};
+
+use crate::args::{Args, Command};
+use crate::error::ToolError;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let result = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(ToolError::Runtime)
+        .and_then(|runtime| runtime.block_on(run(args)));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error.print();
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: Args) -> Result<(), ToolError> {
+    let key = KeyFile::load(&args.key).map_err(ToolError::Open)?;
+    let store = store::directory(&args.vault).map_err(ToolError::Open)?;
+    let vault = Vault::open(store, &key).await.map_err(ToolError::Open)?;
+    match args.command {
+        Command::List { output } => list::list(&vault, output).await,
+        Command::Restore(options) => restore::restore(&vault, options).await,
+    }
+}

@@ -1,0 +1,163 @@
+//! Enrolment: a token is exchanged for an identity, once per machine.
+
+use std::path::PathBuf;
+
+use chrono::Utc;
+use holdfast_proto::error::detail_of;
+use holdfast_proto::v1::EnrollRequest;
+use holdfast_proto::v1::agent_service_client::AgentServiceClient;
+
+use crate::config::Config;
+use crate::dial::{self, DialError, Purpose};
+use crate::identity::{AgentRecord, Identity, IdentityError, KeyRequest};
+use crate::state_dir::StateDir;
+use crate::tls::{self, FirstTrust, TlsError};
+
+/// What the operator gave for the first contact.
+#[derive(Debug)]
+pub(crate) struct Enrolment {
+    pub(crate) token: String,
+    pub(crate) trust: FirstTrust,
+    /// `None`: the host name.
+    pub(crate) machine_name: Option<String>,
+    pub(crate) existing: Existing,
+}
+
+/// What to do with an identity that is already there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Existing {
+    Keep,
+    Replace,
+}
+
+/// Why this machine was not enrolled.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum EnrolError {
+    #[error(
+        "this machine is enrolled already as {machine} (agent {agent}); start it with `holdfast-agent run`, or \
+         give --force to replace its identity"
+    )]
+    AlreadyEnrolled { machine: String, agent: String },
+    #[error("an identity is there but cannot be used; give --force to replace it")]
+    ExistingUnusable(#[source] IdentityError),
+    #[error("no name for this machine: give --name")]
+    NoName { source: std::io::Error },
+    #[error("cannot make a key")]
+    Key(#[from] rcgen::Error),
+    #[error(
+        "the controller {controller} could not be checked or reached; compare its address and the CA (--ca-file \
+         or --ca-fingerprint)"
+    )]
+    Dial { controller: String, source: DialError },
+    #[error("cannot use the CA")]
+    Ca(#[from] TlsError),
+    #[error("the controller did not answer in time")]
+    Timeout,
+    #[error("the controller refused: {message}{}{action}", if action.is_empty() { "" } else { "; " })]
+    Refused { message: String, action: String },
+    #[error("the controller answered with another CA than the one that it was checked by")]
+    OtherCa,
+    #[error("the new identity could not be kept")]
+    Identity(#[from] IdentityError),
+    #[error("cannot read {}", path.display())]
+    ReadFile { path: PathBuf, source: std::io::Error },
+}
+
+/// Exchanges the token for an identity and puts it in the state directory.
+///
+/// # Errors
+/// Nothing on disk was changed then.
+pub(crate) async fn enrol(
+    config: &Config,
+    state: &StateDir,
+    enrolment: Enrolment,
+) -> Result<AgentRecord, EnrolError> {
+    if enrolment.existing == Existing::Keep {
+        match Identity::load(state) {
+            Ok(identity) => {
+                return Err(EnrolError::AlreadyEnrolled {
+                    machine: identity.record.machine_name,
+                    agent: identity.record.agent_id,
+                });
+            }
+            Err(IdentityError::Missing { .. }) => {}
+            Err(error) => return Err(EnrolError::ExistingUnusable(error)),
+        }
+    }
+    let machine_name = match enrolment.machine_name {
+        Some(name) => name,
+        None => host_name().map_err(|source| EnrolError::NoName { source })?,
+    };
+    let request = KeyRequest::generate()?;
+    let first_tls = tls::first_contact(&enrolment.trust)?;
+    let controller = &config.controller.0;
+    let channel = dial::connect(controller, Purpose::Control, &config.timing, move || first_tls.clone())
+        .await
+        .map_err(|source| EnrolError::Dial { controller: controller.to_string(), source })?;
+    let call = EnrollRequest {
+        token: enrolment.token,
+        csr_der: request.csr_der,
+        machine_name: machine_name.clone(),
+        os: operating_system(),
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    let answer = tokio::time::timeout(config.timing.call_timeout, async {
+        AgentServiceClient::new(channel).enroll(call).await
+    })
+    .await
+    .map_err(|_| EnrolError::Timeout)?
+    .map_err(|status| {
+        let detail = detail_of(&status);
+        EnrolError::Refused { message: detail.message, action: detail.action }
+    })?
+    .into_inner();
+    check_ca(&enrolment.trust, &answer.ca_pem)?;
+    let identity = Identity {
+        record: AgentRecord {
+            agent_id: answer.agent_id,
+            machine_id: answer.machine_id,
+            machine_name,
+            certified_at: Utc::now(),
+        },
+        key_pem: request.key_pem,
+        chain_pem: answer.certificate_chain_pem,
+        ca_pem: answer.ca_pem,
+    };
+    identity.store(state)?;
+    Ok(identity.record)
+}
+
+/// The CA to pin must be one that the operator vouched for.
+fn check_ca(trust: &FirstTrust, answered_pem: &str) -> Result<(), EnrolError> {
+    let answered = tls::fingerprints(answered_pem)?;
+    let vouched = match trust {
+        FirstTrust::CaPem(pem) => tls::fingerprints(pem)?,
+        FirstTrust::Fingerprint(fingerprint) => vec![*fingerprint],
+    };
+    if answered.iter().all(|fingerprint| vouched.contains(fingerprint)) {
+        Ok(())
+    } else {
+        Err(EnrolError::OtherCa)
+    }
+}
+
+fn host_name() -> std::io::Result<String> {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").map(|name| name.trim().to_owned())
+}
+
+/// The distribution and the kernel, for people.
+fn operating_system() -> String {
+    let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let name = release
+        .lines()
+        .find_map(|line| line.strip_prefix("PRETTY_NAME="))
+        .map_or("Linux", |name| name.trim_matches('"'));
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut text = format!("{name} {}", kernel.trim());
+    let end = (0..=text.len().min(256)).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    text.truncate(end);
+    text
+}
+
+#[cfg(test)]
+mod tests;

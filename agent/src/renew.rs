@@ -1,0 +1,170 @@
+//! Renewal of the agent's certificate, with a fresh key each time, long before it ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use holdfast_proto::error::detail_of;
+use holdfast_proto::v1::RenewCertificateRequest;
+use holdfast_proto::v1::agent_service_client::AgentServiceClient;
+use rand::RngExt as _;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+use crate::backoff::Backoff;
+use crate::identity::{AgentRecord, Identity, IdentityError, KeyRequest, Validity};
+use crate::state_dir::StateDir;
+use crate::tls::{ClientTls, TlsError};
+
+/// Part of a certificate's life after which it is renewed.
+const RENEW_AT: f64 = 0.7;
+/// Half-width of the random spread around [`RENEW_AT`], so that a fleet does not renew in one minute.
+const RENEW_JITTER: f64 = 0.05;
+
+/// Keeps the identity fresh while the agent runs.
+#[derive(Debug)]
+pub(crate) struct Renewal {
+    pub(crate) state: Arc<StateDir>,
+    pub(crate) tls: Arc<ClientTls>,
+    /// The session's connection, while there is one.
+    pub(crate) live: watch::Receiver<Option<Channel>>,
+    pub(crate) call_timeout: Duration,
+}
+
+/// Why the certificate was not renewed this time.
+#[derive(Debug, thiserror::Error)]
+enum RenewError {
+    #[error("cannot make a key")]
+    Key(#[from] rcgen::Error),
+    #[error("the controller did not answer in time")]
+    Timeout,
+    #[error("the controller refused: {0}")]
+    Refused(String),
+    #[error("the new certificate cannot be used")]
+    Identity(#[from] IdentityError),
+    #[error("the new certificate cannot be used for TLS")]
+    Tls(#[from] TlsError),
+}
+
+impl Renewal {
+    /// Renews again and again until told to stop.
+    pub(crate) async fn run(mut self, mut identity: Identity, stop: CancellationToken) {
+        loop {
+            let Some(renewed) = stop.run_until_cancelled(self.renew_when_due(&identity)).await else {
+                return;
+            };
+            match renewed {
+                Ok(renewed) => identity = renewed,
+                Err(error) => {
+                    // Without a readable certificate there is nothing to time the renewal by.
+                    tracing::error!(error = crate::error::chain(&error), "certificate renewal stopped");
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn renew_when_due(&mut self, identity: &Identity) -> Result<Identity, IdentityError> {
+        let validity = identity.validity()?;
+        let jitter = rand::rng().random_range(-1.0..=1.0);
+        tokio::time::sleep(renewal_delay(validity, Utc::now(), jitter)).await;
+        let mut backoff = retry_backoff(validity);
+        loop {
+            // An error means that the session is gone, and the agent with it.
+            let channel = self.live.wait_for(Option::is_some).await.ok().and_then(|channel| channel.clone());
+            let Some(channel) = channel else { std::future::pending().await };
+            match self.renew(identity, channel).await {
+                Ok(renewed) => return Ok(renewed),
+                Err(error) => {
+                    tracing::warn!(error = crate::error::chain(&error), "the certificate was not renewed");
+                }
+            }
+            tokio::time::sleep(backoff.next_wait()).await;
+        }
+    }
+
+    async fn renew(&self, identity: &Identity, channel: Channel) -> Result<Identity, RenewError> {
+        let request = KeyRequest::generate()?;
+        let call = RenewCertificateRequest { csr_der: request.csr_der };
+        let answer = tokio::time::timeout(self.call_timeout, async {
+            AgentServiceClient::new(channel).renew_certificate(call).await
+        })
+        .await
+        .map_err(|_| RenewError::Timeout)?
+        .map_err(|status| RenewError::Refused(detail_of(&status).message))?
+        .into_inner();
+        let renewed = Identity {
+            record: AgentRecord { certified_at: Utc::now(), ..identity.record.clone() },
+            key_pem: request.key_pem,
+            chain_pem: answer.certificate_chain_pem,
+            ca_pem: answer.ca_pem,
+        };
+        let validity = renewed.validity()?;
+        // TLS first: what it cannot use must not replace a working identity on disk.
+        ClientTls::new(&renewed)?;
+        let (state, stored) = (Arc::clone(&self.state), renewed.clone());
+        match tokio::task::spawn_blocking(move || stored.store(&state)).await {
+            Ok(result) => result?,
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        }
+        self.tls.rotate(&renewed)?;
+        tracing::info!(not_after = %validity.not_after, "the certificate was renewed");
+        Ok(renewed)
+    }
+}
+
+/// How long to wait, from `now`, until a certificate is to be renewed. `jitter` is -1 to 1.
+fn renewal_delay(validity: Validity, now: DateTime<Utc>, jitter: f64) -> Duration {
+    let life = (validity.not_after - validity.not_before).to_std().unwrap_or_default();
+    let part = RENEW_AT + RENEW_JITTER * jitter.clamp(-1.0, 1.0);
+    let due = life.mul_f64(part);
+    let age = (now - validity.not_before).to_std().unwrap_or_default();
+    due.saturating_sub(age)
+}
+
+/// Tries at least some ten times before the certificate ends, but not more often than once a second.
+fn retry_backoff(validity: Validity) -> Backoff {
+    let life = (validity.not_after - validity.not_before).to_std().unwrap_or_default();
+    let longest = (life / 50).clamp(Duration::from_secs(1), Duration::from_secs(600));
+    Backoff::new(Duration::from_secs(1).min(longest), longest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn validity() -> Validity {
+        let not_before = DateTime::from_timestamp(1_700_000_000, 0).unwrap();
+        Validity { not_before, not_after: not_before + chrono::TimeDelta::hours(100) }
+    }
+
+    fn hours(jitter: f64, age_hours: i64) -> f64 {
+        let validity = validity();
+        let now = validity.not_before + chrono::TimeDelta::hours(age_hours);
+        renewal_delay(validity, now, jitter).as_secs_f64() / 3600.0
+    }
+
+    #[test]
+    fn renews_at_seventy_percent_of_its_life_and_a_little_around_it() {
+        assert!((hours(0.0, 0) - 70.0).abs() < 0.01);
+        assert!((hours(1.0, 0) - 75.0).abs() < 0.01);
+        assert!((hours(-1.0, 0) - 65.0).abs() < 0.01);
+        assert!((hours(0.0, 50) - 20.0).abs() < 0.01);
+    }
+
+    #[test]
+    fn renews_at_once_when_it_is_late_and_waits_when_the_clock_is_behind() {
+        assert!(hours(0.0, 80).abs() < f64::EPSILON);
+        assert!(hours(0.0, 200).abs() < f64::EPSILON);
+        assert!((hours(0.0, -10) - 70.0).abs() < 0.01);
+    }
+
+    #[test]
+    fn retries_often_enough_for_short_and_long_lives() {
+        let mut backoff = retry_backoff(validity());
+        for _ in 0..100 {
+            assert!(backoff.next_wait() <= Duration::from_secs(600));
+        }
+    }
+}

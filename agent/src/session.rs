@@ -1,0 +1,123 @@
+//! The control stream: one at a time, made again for as long as the agent runs.
+
+mod link;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_proto::error::detail_of;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+use crate::backoff::Backoff;
+use crate::config::Config;
+use crate::dial::{DialError, Dialer, Purpose};
+use crate::disk::Inventory;
+use crate::outbox::Outbox;
+use crate::runner::Runner;
+use crate::snapshot::Snapshots;
+use crate::spool::Spool;
+use link::Link;
+
+/// What the session tells of, and acts on.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) config: Arc<Config>,
+    pub(crate) dialer: Dialer,
+    pub(crate) inventory: Arc<Inventory>,
+    pub(crate) snapshots: Arc<Snapshots>,
+    pub(crate) runner: Arc<Runner>,
+    pub(crate) outbox: Arc<Outbox>,
+    pub(crate) spool: Arc<Spool>,
+    /// Random per boot of the machine.
+    pub(crate) boot_id: String,
+    /// Random per process.
+    pub(crate) process_id: String,
+    /// The connection of the session, while it is welcome.
+    pub(crate) live: watch::Sender<Option<Channel>>,
+}
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+enum SessionError {
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    #[error("the controller did not {what} in time")]
+    Timeout { what: &'static str },
+    #[error("the controller ended the session: {}", describe(.0))]
+    Ended(Box<Status>),
+    #[error("the controller closed the session")]
+    Closed,
+    #[error("the controller's first answer is no Welcome")]
+    NoWelcome,
+}
+
+impl From<Status> for SessionError {
+    fn from(status: Status) -> Self {
+        Self::Ended(Box::new(status))
+    }
+}
+
+impl Session {
+    /// Keeps a session until told to stop.
+    pub(crate) async fn run(&self, stop: &CancellationToken) {
+        let timing = &self.config.timing;
+        let mut backoff = Backoff::new(timing.reconnect_min, timing.reconnect_max);
+        while !stop.is_cancelled() {
+            let Some(ended) = stop.run_until_cancelled(Box::pin(self.once(&mut backoff))).await else {
+                break;
+            };
+            self.live.send_replace(None);
+            let wait = backoff.next_wait();
+            self.log_end(&ended, wait);
+            if stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
+                break;
+            }
+        }
+        self.live.send_replace(None);
+    }
+
+    /// One session, from the connection to its end.
+    async fn once(&self, backoff: &mut Backoff) -> SessionError {
+        let channel = match self.dialer.connect(&self.config.controller.0, Purpose::Control).await {
+            Ok(channel) => channel,
+            Err(error) => return error.into(),
+        };
+        let mut link = match Link::open(self, channel.clone()).await {
+            Ok(link) => link,
+            Err(error) => return error,
+        };
+        backoff.reset();
+        tracing::info!(controller = %self.config.controller.0, "connected");
+        self.live.send_replace(Some(channel));
+        link.run().await
+    }
+
+    fn log_end(&self, ended: &SessionError, wait: Duration) {
+        let (error, wait_ms) = (crate::error::chain(ended), wait.as_millis());
+        let refused = matches!(
+            ended,
+            SessionError::Ended(status)
+                if matches!(status.code(), Code::PermissionDenied | Code::Unauthenticated)
+        );
+        if refused {
+            tracing::error!(
+                error,
+                wait_ms,
+                "the controller refuses this agent; an operator has to look at it"
+            );
+        } else {
+            tracing::warn!(error, wait_ms, "not connected; trying again after a wait");
+        }
+    }
+}
+
+fn describe(status: &Status) -> String {
+    let detail = detail_of(status);
+    if detail.message.is_empty() { detail.code } else { detail.message }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,223 @@
+use std::time::Duration;
+
+use holdfast_proto::ids::StepId;
+use holdfast_proto::v1::{
+    AckResult, CancelStep, Consistency, Fault, Ping, ReleaseSnapshot, SnapshotTaken, TakeSnapshot,
+    TransferData, agent_message, controller_message, dispatch::Step, step_report::Outcome,
+};
+
+use crate::attempt::Attempt;
+use crate::testing::agent::TestMachine;
+use crate::testing::controller::{TestController, TestSession};
+
+fn take(names: &[&str]) -> Step {
+    let disk_names = names.iter().map(|name| (*name).to_owned()).collect();
+    Step::TakeSnapshot(TakeSnapshot { disk_names, minimum: Consistency::FileSystem.into() })
+}
+
+fn transfer(snapshot: &str) -> Step {
+    Step::TransferData(TransferData { snapshot_id: snapshot.to_owned(), gateways: Vec::new() })
+}
+
+fn release(snapshot: &str) -> Step {
+    Step::ReleaseSnapshot(ReleaseSnapshot { snapshot_id: snapshot.to_owned() })
+}
+
+fn attempt(number: i64) -> Attempt {
+    Attempt { step: StepId::generate(), number }
+}
+
+async fn taken(session: &mut TestSession) -> SnapshotTaken {
+    match session.carry_out(take(&[])).await {
+        Outcome::SnapshotTaken(taken) => taken,
+        other => panic!("no snapshot: {other:?}"),
+    }
+}
+
+fn failure(outcome: Outcome) -> holdfast_proto::error::ErrorDetail {
+    match outcome {
+        Outcome::Failed(detail) => detail,
+        other => panic!("not failed: {other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_is_sent_again_after_a_reconnect_until_it_is_acknowledged() {
+    let mut controller = TestController::start().await;
+    let mut machine = TestMachine::new();
+    machine.disk("data", &[1; 5000]);
+    let agent = machine.start(&controller);
+    let (mut session, hello) = controller.session().await;
+    assert_eq!((hello.disks[0].name.as_str(), hello.disks[0].size_bytes), ("data", 5000));
+    assert!(hello.snapshot_ids.is_empty() && hello.running.is_empty());
+    session.abandon(Vec::new(), Vec::new()).await;
+    let attempt = attempt(3);
+    session.dispatch(attempt, take(&[])).await;
+    let first = session.terminal_report().await;
+    drop(session);
+
+    let (mut session, hello) = controller.session().await;
+    let Some(Outcome::SnapshotTaken(taken)) = first.outcome.clone() else { panic!("{first:?}") };
+    assert_eq!(hello.snapshot_ids, std::slice::from_ref(&taken.snapshot_id));
+    // A controller that has not seen the report yet cannot know that it will want the snapshot.
+    session.abandon(Vec::new(), vec![taken.snapshot_id.clone()]).await;
+    assert_eq!(session.terminal_report().await, first);
+    // The same dispatch again: it is not run again, its report comes again.
+    session.dispatch(attempt, take(&[])).await;
+    assert_eq!(session.terminal_report().await, first);
+    session.acknowledge(&first, AckResult::Recorded).await;
+    assert!(matches!(session.carry_out(release(&taken.snapshot_id)).await, Outcome::SnapshotReleased(_)));
+    drop(session);
+
+    let (_session, hello) = controller.session().await;
+    assert!(hello.snapshot_ids.is_empty());
+    agent.stop().await;
+    assert_eq!(std::fs::read_dir(machine.path().join("state/spool")).unwrap().count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_outlives_the_agent_and_its_snapshot_does_not() {
+    let mut controller = TestController::start().await;
+    let mut machine = TestMachine::new();
+    machine.disk("data", &[1; 5000]);
+    let agent = machine.start(&controller);
+    let mut session = controller.welcome().await;
+    session.dispatch(attempt(1), take(&[])).await;
+    let first = session.terminal_report().await;
+    agent.stop().await;
+
+    let agent = machine.start(&controller);
+    let (mut session, hello) = controller.session().await;
+    assert!(hello.snapshot_ids.is_empty() && hello.running.is_empty());
+    session.abandon(Vec::new(), Vec::new()).await;
+    assert_eq!(session.terminal_report().await, first);
+    session.acknowledge(&first, AckResult::Stale).await;
+    let Some(Outcome::SnapshotTaken(taken)) = first.outcome else { panic!() };
+    let detail = failure(session.carry_out(transfer(&taken.snapshot_id)).await);
+    assert_eq!(
+        (detail.code.as_str(), detail.retryable, detail.fault()),
+        ("snapshot_lost", true, Fault::Agent)
+    );
+    assert!(matches!(session.carry_out(release(&taken.snapshot_id)).await, Outcome::SnapshotReleased(_)));
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pings_are_answered_heartbeats_come_and_new_disks_are_told() {
+    let mut controller = TestController::start().await;
+    let mut machine = TestMachine::new();
+    let path = machine.disk("data", &[1; 5000]);
+    let agent = machine.start(&controller);
+    let mut session = controller.welcome().await;
+    session.send(controller_message::Kind::Ping(Ping { nonce: 77 })).await;
+    std::fs::write(&path, [1; 9000]).unwrap();
+    let (mut pong, mut heartbeat, mut disks) = (false, false, false);
+    while !(pong && heartbeat && disks) {
+        match session.message().await {
+            agent_message::Kind::Pong(answer) => pong = answer.nonce == 77,
+            agent_message::Kind::Heartbeat(_) => heartbeat = true,
+            agent_message::Kind::DisksChanged(changed) => disks = changed.disks[0].size_bytes == 9000,
+            _ => {}
+        }
+    }
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn snapshots_that_cannot_be_taken_say_why() {
+    let mut controller = TestController::start().await;
+    let mut machine = TestMachine::new();
+    let path = machine.disk("data", &[1; 5000]);
+    machine.disk("other", &[1; 5000]);
+    let agent = machine.start(&controller);
+    let mut session = controller.welcome().await;
+    let writer = std::fs::File::options().write(true).open(&path).unwrap();
+    let detail = failure(session.carry_out(take(&[])).await);
+    assert_eq!(detail.code, "disk_in_use");
+    assert!(detail.message.contains("data") && !detail.action.is_empty());
+    assert!(matches!(session.carry_out(take(&["other"])).await, Outcome::SnapshotTaken(_)));
+    drop(writer);
+    assert_eq!(failure(session.carry_out(take(&["nothing"])).await).code, "disk_not_found");
+    // Held by the snapshot from above.
+    let application = TakeSnapshot { disk_names: Vec::new(), minimum: Consistency::Application.into() };
+    let detail = failure(session.carry_out(Step::TakeSnapshot(application)).await);
+    assert_eq!(detail.code, "consistency_unavailable");
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn running_attempts_are_told_abandoned_fenced_and_cancelled() {
+    let mut controller = TestController::start().await;
+    controller.gateway.state().hang_open = true;
+    let mut machine = TestMachine::new();
+    machine.disk("data", &[1; 5000]);
+    let agent = machine.start(&controller);
+    let mut session = controller.welcome().await;
+    let snapshot = taken(&mut session).await.snapshot_id;
+    let first = attempt(1);
+    session.dispatch(first, transfer(&snapshot)).await;
+    session.dispatch(first, transfer(&snapshot)).await;
+    loop {
+        if let agent_message::Kind::Report(report) = session.message().await {
+            assert!(matches!(report.outcome, Some(Outcome::Progress(_))), "{report:?}");
+            break;
+        }
+    }
+    drop(session);
+
+    // A reconnect tells of it once; abandoned, it ends without a word.
+    let (mut session, hello) = controller.session().await;
+    assert_eq!(hello.running, [first.to_wire()]);
+    session.abandon(vec![first], Vec::new()).await;
+    let second = Attempt { number: 2, ..first };
+    let third = Attempt { number: 3, ..first };
+    session.dispatch(second, transfer(&snapshot)).await;
+    session.dispatch(third, transfer(&snapshot)).await;
+    // Stale: a lower attempt than the one that runs.
+    session.dispatch(second, transfer(&snapshot)).await;
+    session.send(controller_message::Kind::Cancel(CancelStep { attempt: Some(second.to_wire()) })).await;
+    session.send(controller_message::Kind::Cancel(CancelStep { attempt: Some(third.to_wire()) })).await;
+    let report = session.terminal_report().await;
+    assert_eq!(report.attempt, Some(third.to_wire()));
+    assert!(matches!(report.outcome, Some(Outcome::Cancelled(_))), "{report:?}");
+    session.acknowledge(&report, AckResult::Recorded).await;
+    drop(session);
+
+    let (session, hello) = controller.session().await;
+    assert!(hello.running.is_empty());
+    assert_eq!(hello.snapshot_ids, std::slice::from_ref(&snapshot));
+    session.abandon(Vec::new(), vec![snapshot]).await;
+    drop(session);
+    let (_session, hello) = controller.session().await;
+    assert!(hello.snapshot_ids.is_empty());
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_is_renewed_on_a_living_session_and_shown_from_then_on() {
+    let mut controller = TestController::start().await;
+    let machine = TestMachine::new();
+    machine.enrol(&controller, Duration::from_secs(3));
+    let key = || std::fs::read_to_string(machine.path().join("state/identity/key.pem")).unwrap();
+    let old_key = key();
+    let agent = machine.start(&controller);
+    let (mut session, _) = controller.session().await;
+    session.abandon(Vec::new(), Vec::new()).await;
+    let old_serial = session.serial.clone();
+    while key() == old_key {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // The session is the same one still, past the end of the old certificate.
+    tokio::time::sleep(Duration::from_millis(1300)).await;
+    session.send(controller_message::Kind::Ping(Ping { nonce: 5 })).await;
+    while session.message().await != agent_message::Kind::Pong(holdfast_proto::v1::Pong { nonce: 5 }) {}
+    drop(session);
+    let (session, _) = controller.session().await;
+    assert_ne!(session.serial, old_serial);
+    agent.stop().await;
+    // What is on disk is a whole identity: an agent starts with it.
+    let agent = machine.start(&controller);
+    let (again, _) = controller.session().await;
+    assert_eq!(again.serial, session.serial);
+    agent.stop().await;
+}

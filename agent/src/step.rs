@@ -1,0 +1,221 @@
+//! The closed set of things that a controller can ask of an agent.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use chrono::Utc;
+use holdfast_proto::error::{ErrorDetailExt as _, agent_error, system_error, user_error};
+use holdfast_proto::ids::SnapshotId;
+use holdfast_proto::v1::{
+    Consistency, Dispatch, ErrorDetail, SnapshotReleased, SnapshotTaken, TransferDone, dispatch,
+    step_report::Outcome,
+};
+
+use crate::address::Address;
+use crate::config::Config;
+use crate::dial::Dialer;
+use crate::disk::Inventory;
+use crate::failpoint::failpoint;
+use crate::runner::Context;
+use crate::snapshot::{Snapshot, Snapshots};
+use crate::transfer::Transfer;
+use crate::transfer::map_store::MapStore;
+
+/// What one dispatch asks for.
+#[derive(Debug)]
+pub(crate) enum Work {
+    TakeSnapshot {
+        disk_names: Vec<String>,
+        minimum: Consistency,
+    },
+    TransferData {
+        snapshot: SnapshotId,
+        gateways: Vec<String>,
+    },
+    ReleaseSnapshot {
+        snapshot: SnapshotId,
+    },
+    /// From a newer or broken controller.
+    Unknown,
+}
+
+/// Why a step has no result.
+#[derive(Debug)]
+pub(crate) enum StepFailure {
+    /// It was told to stop.
+    Cancelled,
+    Failed(Box<ErrorDetail>),
+}
+
+impl From<ErrorDetail> for StepFailure {
+    fn from(detail: ErrorDetail) -> Self {
+        Self::Failed(Box::new(detail))
+    }
+}
+
+/// What steps work with.
+#[derive(Debug)]
+pub(crate) struct Steps {
+    pub(crate) config: Arc<Config>,
+    pub(crate) inventory: Arc<Inventory>,
+    pub(crate) snapshots: Arc<Snapshots>,
+    pub(crate) dialer: Dialer,
+    pub(crate) maps: PathBuf,
+}
+
+impl Work {
+    pub(crate) fn from_wire(dispatch: Dispatch) -> Self {
+        match dispatch.step {
+            Some(dispatch::Step::TakeSnapshot(take)) => {
+                Self::TakeSnapshot { minimum: take.minimum(), disk_names: take.disk_names }
+            }
+            Some(dispatch::Step::TransferData(transfer)) => match transfer.snapshot_id.parse() {
+                Ok(snapshot) => Self::TransferData { snapshot, gateways: transfer.gateways },
+                Err(_) => Self::Unknown,
+            },
+            Some(dispatch::Step::ReleaseSnapshot(release)) => match release.snapshot_id.parse() {
+                Ok(snapshot) => Self::ReleaseSnapshot { snapshot },
+                // Never one of ours, so there is nothing to release.
+                Err(_) => Self::ReleaseSnapshot { snapshot: SnapshotId(uuid::Uuid::nil()) },
+            },
+            None => Self::Unknown,
+        }
+    }
+
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::TakeSnapshot { .. } => "take_snapshot",
+            Self::TransferData { .. } => "transfer_data",
+            Self::ReleaseSnapshot { .. } => "release_snapshot",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl Steps {
+    /// Does the work of one attempt.
+    pub(crate) async fn run(&self, context: &Context, work: Work) -> Result<Outcome, StepFailure> {
+        match work {
+            Work::TakeSnapshot { disk_names, minimum } => {
+                self.take_snapshot(context, disk_names, minimum).await
+            }
+            Work::TransferData { snapshot, gateways } => self.transfer(context, snapshot, &gateways).await,
+            Work::ReleaseSnapshot { snapshot } => {
+                self.snapshots.release(snapshot);
+                failpoint("agent::snapshot_released");
+                Ok(Outcome::SnapshotReleased(SnapshotReleased {}))
+            }
+            Work::Unknown => Err(system_error("unknown_step", "the controller asked for something unknown")
+                .action("update the agent")
+                .into()),
+        }
+    }
+
+    /// Undoes what a result left behind that nobody wants to hear of.
+    pub(crate) fn discard(&self, outcome: &Outcome) {
+        if let Some(snapshot) = taken_snapshot(outcome) {
+            self.snapshots.release(snapshot);
+        }
+    }
+
+    async fn take_snapshot(
+        &self,
+        context: &Context,
+        disk_names: Vec<String>,
+        minimum: Consistency,
+    ) -> Result<Outcome, StepFailure> {
+        if minimum == Consistency::Application {
+            return Err(agent_error(
+                "consistency_unavailable",
+                "no application-consistent snapshot can be taken here",
+            )
+            .action("allow file_system consistency")
+            .into());
+        }
+        // An earlier attempt whose report was lost holds the same disks.
+        self.snapshots.release_of_step(context.attempt.step);
+        let (inventory, step) = (Arc::clone(&self.inventory), context.attempt.step);
+        let taken = tokio::task::spawn_blocking(move || {
+            let sources = inventory.select(&disk_names)?;
+            if sources.is_empty() {
+                return Err(user_error("no_disks", "this machine has no disks that could be backed up")
+                    .action("name one under [[disk]] in agent.toml"));
+            }
+            Snapshot::take(step, &sources).map_err(|error| error.detail())
+        })
+        .await;
+        let snapshot = match taken {
+            Ok(snapshot) => snapshot?,
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        };
+        if context.stop.is_cancelled() {
+            return Err(StepFailure::Cancelled);
+        }
+        let taken = SnapshotTaken {
+            snapshot_id: snapshot.id.to_string(),
+            // Nobody can write to it, so it is as consistent as its last user left it.
+            consistency: Consistency::FileSystem.into(),
+            disks: snapshot.disks.iter().map(crate::snapshot::SnapshotDisk::to_wire).collect(),
+            taken_at: Some(timestamp(Utc::now())),
+        };
+        self.snapshots.hold(snapshot);
+        failpoint("agent::snapshot_taken");
+        Ok(Outcome::SnapshotTaken(taken))
+    }
+
+    async fn transfer(
+        &self,
+        context: &Context,
+        snapshot: SnapshotId,
+        gateways: &[String],
+    ) -> Result<Outcome, StepFailure> {
+        let Some(snapshot) = self.snapshots.find(snapshot) else {
+            return Err(agent_error("snapshot_lost", "the agent does not hold this snapshot any more")
+                .retryable()
+                .into());
+        };
+        let gateways = self.gateways(gateways)?;
+        let transfer = Transfer {
+            config: Arc::clone(&self.config),
+            dialer: self.dialer.clone(),
+            gateways,
+            snapshot,
+            maps: Arc::new(MapStore::new(&self.maps)),
+        };
+        let point_id = transfer.run(context).await?;
+        Ok(Outcome::TransferDone(TransferDone { point_id }))
+    }
+
+    /// Only hosts that this machine's owner allowed ever get its data.
+    fn gateways(&self, dispatched: &[String]) -> Result<Vec<Address>, ErrorDetail> {
+        if dispatched.is_empty() {
+            return Ok(vec![self.config.controller.0.clone()]);
+        }
+        dispatched
+            .iter()
+            .map(|text| match text.parse::<Address>() {
+                Ok(gateway) if self.config.allows_gateway(&gateway) => Ok(gateway),
+                _ => Err(agent_error(
+                    "gateway_not_allowed",
+                    format!("this agent may not send data to {text:?}"),
+                )
+                .action("add it to allowed_gateways in agent.toml if that is meant")),
+            })
+            .collect()
+    }
+}
+
+/// The snapshot that a result tells of.
+pub(crate) fn taken_snapshot(outcome: &Outcome) -> Option<SnapshotId> {
+    match outcome {
+        Outcome::SnapshotTaken(taken) => taken.snapshot_id.parse().ok(),
+        _ => None,
+    }
+}
+
+fn timestamp(time: chrono::DateTime<Utc>) -> prost_types::Timestamp {
+    prost_types::Timestamp {
+        seconds: time.timestamp(),
+        nanos: i32::try_from(time.timestamp_subsec_nanos()).unwrap_or_default(),
+    }
+}

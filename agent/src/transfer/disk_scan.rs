@@ -1,0 +1,110 @@
+//! One disk's part of a pass: finds the base to compare with, and runs the scan on a thread of its own.
+
+use std::sync::Arc;
+
+use holdfast_proto::v1::transfer_service_client::TransferServiceClient;
+use holdfast_proto::v1::{DiskBase, MapLayer};
+use holdfast_vault_format::BlockHasher;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::transport::Channel;
+
+use super::Transfer;
+use super::base::{Base, RunSource};
+use super::error::TransferError;
+use super::gather::{Batch, Gatherer, Layout};
+use super::meter::Meter;
+use super::pass::joined;
+use super::reader::blocks_of;
+use super::remote_map::{self, QUEUED_RUNS};
+use super::scan::{Scan, Scanned};
+
+/// A batch and the disk that it is of.
+pub(super) type DiskBatch = (usize, Batch);
+
+/// One disk's part of a pass.
+pub(super) struct DiskScan {
+    pub(super) transfer: Transfer,
+    pub(super) disk: usize,
+    pub(super) base: DiskBase,
+    pub(super) client: TransferServiceClient<Channel>,
+    pub(super) transfer_id: String,
+    pub(super) cell_blocks: u64,
+    pub(super) batches: mpsc::Sender<DiskBatch>,
+    pub(super) meter: Arc<Meter>,
+    pub(super) scans: TaskTracker,
+    pub(super) stop: CancellationToken,
+}
+
+impl DiskScan {
+    /// Scans the disk and hands on what differs.
+    ///
+    /// # Errors
+    /// See [`TransferError`].
+    pub(super) async fn run(self) -> Result<Scanned, TransferError> {
+        let mut feeds = JoinSet::new();
+        let base = self.open_base(&mut feeds).await?;
+        let DiskScan { transfer, disk, base: known, cell_blocks, batches, meter, scans, stop, .. } = self;
+        let layout = if known.base_size_bytes == 0 { Layout::Aligned } else { Layout::Gathered };
+        let mut key = [0; 32];
+        key.copy_from_slice(&known.block_hash_key);
+        let mut scanning = scans.spawn_blocking(move || {
+            let source = &transfer.snapshot.disks[disk];
+            let map = transfer.maps.begin(&source.name).inspect_err(|error| {
+                tracing::warn!(disk = source.name, %error, "cannot begin a local block map");
+            });
+            let scan = Scan {
+                disk: source,
+                hasher: BlockHasher::new(&key),
+                base,
+                gatherer: Gatherer::new(layout, cell_blocks, |batch| {
+                    batches.blocking_send((disk, batch)).map_err(|_| TransferError::Stopped)
+                }),
+                map: map.ok(),
+                meter: &meter,
+                stop: &stop,
+            };
+            scan.run()
+        });
+        loop {
+            tokio::select! {
+                scanned = &mut scanning => break joined(scanned)?,
+                Some(fed) = feeds.join_next() => joined(fed)??,
+            }
+        }
+    }
+
+    /// The local map if it is the base's, otherwise the gateway's; and what was received for this point already.
+    async fn open_base(&self, feeds: &mut JoinSet<Result<(), TransferError>>) -> Result<Base, TransferError> {
+        let base_blocks = blocks_of(self.base.base_size_bytes);
+        let local = if base_blocks == 0 {
+            None
+        } else {
+            let (maps, name, id) =
+                (Arc::clone(&self.transfer.maps), self.base.name.clone(), self.base.base_map_id.clone());
+            joined(tokio::task::spawn_blocking(move || maps.open(&name, &id, base_blocks)).await)?
+        };
+        let mut fetch = |layer| {
+            let (sender, receiver) = mpsc::channel(QUEUED_RUNS);
+            feeds.spawn(remote_map::feed(
+                self.client.clone(),
+                self.transfer_id.clone(),
+                self.base.name.clone(),
+                layer,
+                self.transfer.config.timing.stall_timeout,
+                sender,
+            ));
+            RunSource::Fetched(receiver)
+        };
+        let overlay = self.base.has_overlay;
+        Ok(match local {
+            _ if base_blocks == 0 && !overlay => Base::new(RunSource::Empty, RunSource::Empty),
+            _ if base_blocks == 0 => Base::new(RunSource::Empty, fetch(MapLayer::Overlay)),
+            Some(local) if overlay => Base::new(RunSource::Local(Box::new(local)), fetch(MapLayer::Overlay)),
+            Some(local) => Base::new(RunSource::Local(Box::new(local)), RunSource::Empty),
+            None => Base::new(fetch(MapLayer::Merged), RunSource::Empty),
+        })
+    }
+}

@@ -1,0 +1,110 @@
+//! Why a pass of a transfer ended without a point, and what follows from it.
+
+use std::io;
+
+use holdfast_proto::error::{ErrorDetailExt as _, agent_error, detail_of, system_error};
+use holdfast_proto::v1::ErrorDetail;
+use tonic::{Code, Status};
+
+use crate::dial::DialError;
+use crate::snapshot::SnapshotError;
+use crate::step::StepFailure;
+
+/// Why a pass ended.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum TransferError {
+    /// Another part of the pass ended first.
+    #[error("stopped")]
+    Stopped,
+    #[error("no gateway can be reached")]
+    Dial(#[source] DialError),
+    #[error("the gateway did not {what} in time")]
+    Timeout { what: &'static str },
+    #[error("the connection to the gateway was lost while trying to {what}")]
+    Lost { what: &'static str, source: Box<Status> },
+    #[error("the gateway ended the stream before it acknowledged everything")]
+    Unacknowledged,
+    /// The gateway's last word.
+    #[error("the gateway refused: {}", .0.message)]
+    Refused(Box<ErrorDetail>),
+    #[error("the gateway does not keep to the protocol: {reason}")]
+    Protocol { reason: String },
+    #[error("the local block map of disk {disk} is damaged")]
+    MapDamaged { disk: String },
+    #[error("cannot read disk {disk} at byte {offset}")]
+    Read { disk: String, offset: u64, source: io::Error },
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+}
+
+impl TransferError {
+    /// Sorts a failed call into what another pass may heal and what is final.
+    pub(super) fn of_status(what: &'static str, status: Status) -> Self {
+        match status.code() {
+            Code::FailedPrecondition
+            | Code::PermissionDenied
+            | Code::InvalidArgument
+            | Code::OutOfRange
+            | Code::ResourceExhausted
+            | Code::Unimplemented
+            | Code::DataLoss => Self::Refused(Box::new(detail_of(&status))),
+            _ => Self::Lost { what, source: Box::new(status) },
+        }
+    }
+
+    pub(super) fn protocol(reason: impl Into<String>) -> Self {
+        Self::Protocol { reason: reason.into() }
+    }
+
+    /// Whether the same pass may succeed later.
+    pub(super) fn is_loss(&self) -> bool {
+        matches!(self, Self::Dial(_) | Self::Timeout { .. } | Self::Lost { .. } | Self::Unacknowledged)
+    }
+
+    /// Whether the gateway itself failed, so that trying for hours makes no sense.
+    pub(super) fn is_fault(&self) -> bool {
+        matches!(self, Self::Lost { source, .. } if source.code() == Code::Internal && has_detail(source))
+    }
+
+    /// Of several parts that failed, the one with the highest rank tells why.
+    pub(super) fn rank(&self) -> u8 {
+        match self {
+            Self::Stopped => 0,
+            Self::Dial(_) | Self::Timeout { .. } | Self::Lost { .. } | Self::Unacknowledged => 1,
+            Self::MapDamaged { .. } => 2,
+            Self::Refused(_) | Self::Protocol { .. } | Self::Read { .. } => 3,
+            Self::Snapshot(_) => 4,
+        }
+    }
+}
+
+/// HTTP/2 errors come as INTERNAL too, but only the gateway's own errors carry a detail.
+fn has_detail(status: &Status) -> bool {
+    status.metadata().contains_key(holdfast_proto::error::ERROR_TRAILER)
+}
+
+impl From<TransferError> for StepFailure {
+    fn from(error: TransferError) -> Self {
+        let message = crate::error::chain(&error);
+        let detail = match error {
+            // Parts stop only because another one failed, which is then the reason.
+            TransferError::Stopped => {
+                agent_error("internal", "the transfer stopped for no known reason").retryable()
+            }
+            TransferError::Refused(detail) => return Self::Failed(detail),
+            TransferError::Snapshot(error) => error.detail(),
+            TransferError::Read { .. } => {
+                agent_error("disk_read_failed", message).action("check the disk and the machine's kernel log")
+            }
+            TransferError::Lost { source, .. } if has_detail(&source) => detail_of(&source),
+            TransferError::MapDamaged { .. }
+            | TransferError::Dial(_)
+            | TransferError::Timeout { .. }
+            | TransferError::Lost { .. }
+            | TransferError::Unacknowledged => system_error("transfer_failed", message).retryable(),
+            TransferError::Protocol { .. } => system_error("transfer_failed", message)
+                .action("compare the versions of agent and controller"),
+        };
+        detail.into()
+    }
+}

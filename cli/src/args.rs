@@ -1,0 +1,233 @@
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Backup for fleets of virtual machines.
+#[derive(Debug, Parser)]
+#[command(name = "holdfast", version, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+    /// How to print.
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Where the controller is. Otherwise ~/.config/holdfast/config.toml is read.
+#[derive(Debug, Args)]
+pub(crate) struct Connection {
+    /// The controller's address, such as https://controller.example:7444.
+    #[arg(long, global = true, env = "HOLDFAST_ADDRESS")]
+    pub(crate) address: Option<String>,
+    /// The controller's CA certificate (PEM).
+    #[arg(long, global = true, env = "HOLDFAST_CA_FILE")]
+    pub(crate) ca_file: Option<PathBuf>,
+    /// A file that holds your API key.
+    #[arg(long, global = true, env = "HOLDFAST_API_KEY_FILE")]
+    pub(crate) api_key_file: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    Table,
+    Json,
+    Yaml,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Shows the state of the whole fleet.
+    Status,
+    /// Prints the version.
+    Version,
+    /// Prints a completion script for a shell.
+    Completion { shell: clap_complete::Shell },
+    /// Enrolment tokens, with which agents join.
+    Token {
+        #[command(subcommand)]
+        command: TokenCommand,
+    },
+    /// Machines under management.
+    Machine {
+        #[command(subcommand)]
+        command: MachineCommand,
+    },
+    /// Backs a machine up now.
+    Backup(BackupArgs),
+    /// Jobs.
+    Job {
+        #[command(subcommand)]
+        command: JobCommand,
+    },
+    /// Recovery points.
+    Point {
+        #[command(subcommand)]
+        command: PointCommand,
+    },
+    /// Restores a disk of a point to a file here.
+    Restore(RestoreArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Makes a token. It is shown this once.
+    Create(TokenArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TokenArgs {
+    /// How many agents may enrol with it.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..=100_000))]
+    pub(crate) uses: i32,
+    /// How long it is good, such as 30m, 12h or 7d.
+    #[arg(long, default_value = "1h", value_parser = parse_duration)]
+    pub(crate) ttl: Duration,
+    /// A label for the machines that enrol with it: KEY=VALUE.
+    #[arg(long = "label", value_parser = parse_label)]
+    pub(crate) labels: Vec<(String, String)>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum MachineCommand {
+    List,
+    Show {
+        /// Name or id.
+        machine: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BackupArgs {
+    /// Name or id.
+    pub(crate) machine: String,
+    /// Only this disk; may be repeated.
+    #[arg(long = "disk")]
+    pub(crate) disks: Vec<String>,
+    /// Waits for the end and shows progress.
+    #[arg(long)]
+    pub(crate) wait: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum JobCommand {
+    /// Lists jobs, newest first.
+    List(JobListArgs),
+    Show {
+        job: String,
+    },
+    /// Waits for the end of a job; fails if the job does.
+    Wait {
+        job: String,
+    },
+    /// Prints a job whenever it changes, until its end.
+    Watch {
+        job: String,
+    },
+    Cancel {
+        job: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct JobListArgs {
+    /// Only jobs of this machine.
+    #[arg(long)]
+    pub(crate) machine: Option<String>,
+    /// Only jobs in this state.
+    #[arg(long, value_enum)]
+    pub(crate) state: Option<JobStateArg>,
+    /// At most so many.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) limit: u32,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub(crate) enum JobStateArg {
+    Queued,
+    Running,
+    Succeeded,
+    SucceededWithWarnings,
+    Failed,
+    Cancelled,
+    Expired,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PointCommand {
+    /// Lists points, newest first.
+    List {
+        /// Only points of this machine.
+        machine: Option<String>,
+    },
+    Show {
+        /// Id, or MACHINE@latest.
+        point: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RestoreArgs {
+    /// Id, or MACHINE@latest.
+    pub(crate) point: String,
+    /// The disk; may be left out if the point has only one.
+    #[arg(long)]
+    pub(crate) disk: Option<String>,
+    /// The file to make.
+    #[arg(long)]
+    pub(crate) to: PathBuf,
+    #[arg(long, value_enum, default_value_t = ImageFormat::Raw)]
+    pub(crate) format: ImageFormat,
+    /// Replaces the file if there is one; it stays until the new one is complete.
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ImageFormat {
+    Raw,
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let number: u64 = number.parse().map_err(|_| "write a number and a unit: 30m, 12h, 7d".to_owned())?;
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 24 * 3600,
+        _ => return Err("the unit must be s, m, h or d".to_owned()),
+    };
+    number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(|| "it is too long".to_owned())
+}
+
+fn parse_label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write KEY=VALUE".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        assert_eq!(parse_duration("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_duration("7d"), Ok(Duration::from_secs(7 * 86400)));
+        for bad in ["", "1", "h", "1w", "-1h", "99999999999999999999h", "9999999999999999999d"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,138 @@
+use std::time::Duration;
+
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::{Code, Request, Status};
+
+use holdfast_proto::MAX_MESSAGE_BYTES;
+use holdfast_proto::v1::job_service_client::JobServiceClient;
+use holdfast_proto::v1::machine_service_client::MachineServiceClient;
+use holdfast_proto::v1::point_service_client::PointServiceClient;
+use holdfast_proto::v1::restore_service_client::RestoreServiceClient;
+use holdfast_proto::v1::status_service_client::StatusServiceClient;
+
+use crate::error::CliError;
+use crate::settings::Settings;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// For calls that answer once.
+pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Tries of a call that can be repeated safely.
+const TRIES: u32 = 4;
+
+type Authenticated = InterceptedService<Channel, ApiKey>;
+
+/// A connection to the controller, with the operator's key on every call.
+#[derive(Clone)]
+pub(crate) struct Client {
+    channel: Channel,
+    key: ApiKey,
+}
+
+#[derive(Clone)]
+pub(crate) struct ApiKey(MetadataValue<Ascii>);
+
+impl Interceptor for ApiKey {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        request.metadata_mut().insert("authorization", self.0.clone());
+        Ok(request)
+    }
+}
+
+impl Client {
+    pub(crate) async fn connect(settings: &Settings) -> Result<Self, CliError> {
+        let bad = |what, detail: String| CliError::BadSetting { what, detail };
+        let mut key: MetadataValue<Ascii> = format!("Bearer {}", settings.api_key)
+            .parse()
+            .map_err(|_| bad("the API key", "it holds characters that no key has".to_owned()))?;
+        key.set_sensitive(true);
+        let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&settings.ca_pem));
+        let endpoint = Endpoint::from_shared(settings.address.clone())
+            .map_err(|error| bad("the address", error.to_string()))?
+            .tls_config(tls)
+            .map_err(|error| bad("the CA certificate", chain(&error)))?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(Duration::from_secs(20))
+            .keep_alive_timeout(Duration::from_secs(20))
+            .initial_stream_window_size(8 << 20)
+            .initial_connection_window_size(16 << 20);
+        let channel =
+            endpoint.connect().await.map_err(|error| unreachable(&settings.address, &chain(&error)))?;
+        Ok(Self { channel, key: ApiKey(key) })
+    }
+
+    pub(crate) fn machines(&self) -> MachineServiceClient<Authenticated> {
+        MachineServiceClient::with_interceptor(self.channel.clone(), self.key.clone())
+    }
+
+    pub(crate) fn jobs(&self) -> JobServiceClient<Authenticated> {
+        JobServiceClient::with_interceptor(self.channel.clone(), self.key.clone())
+    }
+
+    pub(crate) fn points(&self) -> PointServiceClient<Authenticated> {
+        PointServiceClient::with_interceptor(self.channel.clone(), self.key.clone())
+    }
+
+    pub(crate) fn status(&self) -> StatusServiceClient<Authenticated> {
+        StatusServiceClient::with_interceptor(self.channel.clone(), self.key.clone())
+    }
+
+    pub(crate) fn restores(&self) -> RestoreServiceClient<Authenticated> {
+        RestoreServiceClient::with_interceptor(self.channel.clone(), self.key.clone())
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+    }
+}
+
+/// A request with the usual timeout.
+pub(crate) fn timed<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(CALL_TIMEOUT);
+    request
+}
+
+/// Calls again, after a growing wait, while the controller cannot be reached. Only for calls that change nothing, or
+/// that carry a request id.
+pub(crate) async fn again<T, F>(mut call: impl FnMut() -> F) -> Result<T, CliError>
+where
+    F: Future<Output = Result<tonic::Response<T>, Status>>,
+{
+    let mut wait = Duration::from_millis(200);
+    for _ in 1..TRIES {
+        match call().await {
+            Ok(response) => return Ok(response.into_inner()),
+            Err(status) if status.code() == Code::Unavailable => {}
+            Err(status) => return Err(status.into()),
+        }
+        tokio::time::sleep(wait).await;
+        wait *= 3;
+    }
+    Ok(call().await?.into_inner())
+}
+
+fn unreachable(address: &str, detail: &str) -> CliError {
+    let action = if detail.contains("UnknownIssuer") || detail.contains("BadSignature") {
+        "HOLDFAST_CA_FILE is not the CA of this controller: copy its pki/ca.pem"
+    } else if detail.contains("NotValidForName") || detail.contains("not valid for name") {
+        "use a name that the controller was started with, or start it with --host NAME"
+    } else {
+        "check that the controller runs and that HOLDFAST_ADDRESS is its operators' address"
+    };
+    CliError::Unreachable {
+        address: address.to_owned(),
+        detail: detail.to_owned(),
+        action: action.to_owned(),
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}

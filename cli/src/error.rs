@@ -1,0 +1,106 @@
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use holdfast_proto::error::{ErrorDetail, detail_of};
+use tonic::{Code, Status};
+
+/// Why a command failed. Printed once, by [`CliError::report`].
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CliError {
+    #[error("the runtime does not start")]
+    Runtime { source: io::Error },
+    #[error("{what} is not set")]
+    Missing { what: &'static str, action: String },
+    #[error("{} cannot be read", path.display())]
+    ReadFile { path: PathBuf, source: io::Error },
+    #[error("{} is not a configuration file: {detail}", path.display())]
+    BadConfig { path: PathBuf, detail: String },
+    #[error("{what} cannot be used: {detail}")]
+    BadSetting { what: &'static str, detail: String },
+    #[error("cannot reach the controller at {address}: {detail}")]
+    Unreachable { address: String, detail: String, action: String },
+    #[error("{}", .0.message)]
+    Refused(Box<ErrorDetail>, Code),
+    #[error("{} exists already", path.display())]
+    TargetExists { path: PathBuf },
+    #[error("{} is being restored to by another process", path.display())]
+    TargetBusy { path: PathBuf },
+    #[error("cannot {operation} {}", path.display())]
+    Target { operation: &'static str, path: PathBuf, source: io::Error },
+    #[error("what the controller sent is not the disk: {detail}")]
+    BadStream { detail: String },
+    #[error("the job ended {state}")]
+    JobEnded { state: String, detail: Option<Box<ErrorDetail>> },
+    #[error("the answer cannot be printed")]
+    Print { source: io::Error },
+    #[error("the answer cannot be encoded: {detail}")]
+    Encode { detail: String },
+}
+
+impl From<Status> for CliError {
+    fn from(status: Status) -> Self {
+        Self::Refused(Box::new(detail_of(&status)), status.code())
+    }
+}
+
+impl CliError {
+    /// Prints the error and what to do next; answers the exit code: 2 for what is wrong with the call itself.
+    pub(crate) fn report(&self) -> ExitCode {
+        let mut text = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(error) = source {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            source = error.source();
+        }
+        eprintln!("error: {text} ({})", self.code());
+        if let Some(action) = self.action() {
+            eprintln!("  next: {action}");
+        }
+        match self {
+            Self::Missing { .. } | Self::BadConfig { .. } | Self::BadSetting { .. } => ExitCode::from(2),
+            _ => ExitCode::from(1),
+        }
+    }
+
+    fn code(&self) -> &str {
+        match self {
+            Self::Runtime { .. } => "runtime",
+            Self::Missing { .. } => "not_configured",
+            Self::ReadFile { .. } => "file_not_readable",
+            Self::BadConfig { .. } | Self::BadSetting { .. } => "bad_configuration",
+            Self::Unreachable { .. } => "unreachable",
+            Self::Refused(detail, _) => &detail.code,
+            Self::TargetExists { .. } => "target_exists",
+            Self::TargetBusy { .. } => "target_busy",
+            Self::Target { .. } => "target_failed",
+            Self::BadStream { .. } => "bad_stream",
+            Self::JobEnded { detail: Some(detail), .. } => &detail.code,
+            Self::JobEnded { detail: None, .. } => "job_failed",
+            Self::Print { .. } | Self::Encode { .. } => "output",
+        }
+    }
+
+    fn action(&self) -> Option<String> {
+        let action = match self {
+            Self::Missing { action, .. } | Self::Unreachable { action, .. } => action.clone(),
+            Self::Refused(detail, code) => match (detail.action.as_str(), code) {
+                ("", Code::Unauthenticated) => {
+                    "check the key in HOLDFAST_API_KEY_FILE; a new one is made by `holdfast-controller api-key create`"
+                        .to_owned()
+                }
+                ("", Code::Unavailable) => "try again; if it stays so, look at the controller's log".to_owned(),
+                (action, _) => action.to_owned(),
+            },
+            Self::TargetExists { .. } => "choose another file, or replace it with --overwrite".to_owned(),
+            Self::TargetBusy { .. } => "wait for the other restore, or choose another file".to_owned(),
+            Self::Target { .. } => "check the folder, its permissions and its free space".to_owned(),
+            Self::ReadFile { .. } => "check the path and its permissions".to_owned(),
+            Self::BadStream { .. } => "try again; if it stays so, restore with holdfast-vault".to_owned(),
+            Self::JobEnded { detail, .. } => detail.as_ref().map(|detail| detail.action.clone()).unwrap_or_default(),
+            _ => String::new(),
+        };
+        (!action.is_empty()).then_some(action)
+    }
+}

@@ -1,0 +1,75 @@
+use holdfast_proto::v1::{GetMachineRequest, ListMachinesRequest};
+
+use crate::client::{Client, again, timed};
+use crate::error::CliError;
+use crate::output::{Output, size, table};
+use crate::view::{Machine, or_dash};
+
+pub(crate) async fn list(client: Client, output: Output) -> Result<(), CliError> {
+    let mut machines: Vec<Machine> = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let page =
+            again(|| {
+                let (mut client, page_token) = (client.machines(), page_token.clone());
+                async move {
+                    client.list_machines(timed(ListMachinesRequest { page_size: 1000, page_token })).await
+                }
+            })
+            .await?;
+        machines.extend(page.machines.into_iter().map(Machine::from));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    output.print(&machines, || {
+        table(
+            ["NAME", "STATE", "DISKS", "SIZE", "LAST SEEN", "ID"],
+            machines.iter().map(|machine| {
+                [
+                    machine.name.clone(),
+                    machine.state.to_owned(),
+                    machine.disks.len().to_string(),
+                    size(machine.disks.iter().map(|disk| disk.size_bytes).sum()),
+                    or_dash(machine.last_seen_at.as_deref()),
+                    machine.id.clone(),
+                ]
+            }),
+        )
+    })
+}
+
+pub(crate) async fn show(client: Client, output: Output, machine: String) -> Result<(), CliError> {
+    let answer = again(|| {
+        let (mut client, machine) = (client.machines(), machine.clone());
+        async move { client.get_machine(timed(GetMachineRequest { machine })).await }
+    })
+    .await?;
+    let machine = Machine::from(answer);
+    output.print(&machine, || describe(&machine))
+}
+
+fn describe(machine: &Machine) -> String {
+    let labels: Vec<String> = machine.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let mut text = format!(
+        "name       {}\nid         {}\nstate      {}\nlabels     {}\nos         {}\nagent      {}\nenrolled   {}\nlast seen  {}\n",
+        machine.name,
+        machine.id,
+        machine.state,
+        or_dash(Some(&labels.join(" "))),
+        or_dash(Some(&machine.os)),
+        or_dash(Some(&machine.agent_version)),
+        or_dash(machine.enrolled_at.as_deref()),
+        or_dash(machine.last_seen_at.as_deref()),
+    );
+    if let Some(condition) = &machine.condition {
+        text.push_str(&format!("condition  {condition}\n"));
+    }
+    text.push('\n');
+    text.push_str(&table(
+        ["DISK", "SIZE"],
+        machine.disks.iter().map(|disk| [disk.name.clone(), size(disk.size_bytes)]),
+    ));
+    text
+}

@@ -1,0 +1,75 @@
+//! `holdfast`: the operator's client. What it prints with `-o json`, its exit codes and its commands are a contract.
+
+mod args;
+mod backup;
+mod client;
+mod error;
+mod follow;
+mod job;
+mod machine;
+mod output;
+mod point;
+mod restore;
+mod settings;
+mod status;
+mod token;
+mod view;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+
+use args::{Cli, Command, JobCommand, MachineCommand, PointCommand, TokenCommand};
+use client::Client;
+use error::CliError;
+use output::Output;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // One provider, named by us: rustls would not choose between two.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(source) => return CliError::Runtime { source }.report(),
+    };
+    match runtime.block_on(Box::pin(run(cli))) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => error.report(),
+    }
+}
+
+async fn run(cli: Cli) -> Result<(), CliError> {
+    let output = Output { format: cli.output };
+    match &cli.command {
+        Command::Version => return output.version(),
+        Command::Completion { shell } => {
+            clap_complete::generate(*shell, &mut Cli::command(), "holdfast", &mut std::io::stdout());
+            return Ok(());
+        }
+        Command::Restore(args) => restore::check_target(args)?,
+        _ => {}
+    }
+    let client = Client::connect(&settings::load(&cli.connection)?).await?;
+    match cli.command {
+        Command::Status => status::show(client, output).await,
+        Command::Token { command: TokenCommand::Create(args) } => token::create(client, output, args).await,
+        Command::Machine { command: MachineCommand::List } => machine::list(client, output).await,
+        Command::Machine { command: MachineCommand::Show { machine } } => {
+            machine::show(client, output, machine).await
+        }
+        Command::Backup(args) => backup::start(client, output, args).await,
+        Command::Job { command } => match command {
+            JobCommand::List(args) => job::list(client, output, args).await,
+            JobCommand::Show { job } => job::show(client, output, job).await,
+            JobCommand::Wait { job } => job::wait(client, output, job).await,
+            JobCommand::Watch { job } => job::watch(client, output, job).await,
+            JobCommand::Cancel { job } => job::cancel(client, output, job).await,
+        },
+        Command::Point { command: PointCommand::List { machine } } => {
+            point::list(client, output, machine).await
+        }
+        Command::Point { command: PointCommand::Show { point } } => point::show(client, output, point).await,
+        Command::Restore(args) => restore::run(client, output, args).await,
+        Command::Version | Command::Completion { .. } => Ok(()),
+    }
+}

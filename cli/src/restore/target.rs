@@ -1,0 +1,136 @@
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use holdfast_vault_format::BLOCK_SIZE;
+use holdfast_vault_format::block::blocks_of;
+
+use crate::error::CliError;
+
+/// `FILE.partial` while it is written. It is removed unless it is finished.
+#[derive(Debug)]
+pub(crate) struct Target {
+    path: PathBuf,
+    partial: PathBuf,
+    file: File,
+    size_bytes: u64,
+    overwrite: bool,
+    /// One bit per block: each has to come exactly once.
+    seen: Mutex<Seen>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    bits: Vec<u64>,
+    count: u64,
+    finished: bool,
+}
+
+/// Refuses a file that exists, unless it may be replaced.
+pub(crate) fn check(path: &Path, overwrite: bool) -> Result<(), CliError> {
+    match path.symlink_metadata() {
+        Ok(found) if found.is_dir() => Err(CliError::TargetExists { path: path.to_owned() }),
+        Ok(_) if !overwrite => Err(CliError::TargetExists { path: path.to_owned() }),
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(CliError::Target { operation: "look at", path: path.to_owned(), source }),
+    }
+}
+
+impl Target {
+    pub(crate) fn create(path: &Path, size_bytes: u64, overwrite: bool) -> Result<Self, CliError> {
+        let mut partial = path.as_os_str().to_owned();
+        partial.push(".partial");
+        let partial = PathBuf::from(partial);
+        let failed = |source| CliError::Target { operation: "create", path: partial.clone(), source };
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&partial)
+            .map_err(failed)?;
+        // A leftover of a killed restore is taken over; one that is being written is not.
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(std::fs::TryLockError::WouldBlock) => {
+                return Err(CliError::TargetBusy { path: path.to_owned() });
+            }
+            Err(std::fs::TryLockError::Error(source)) => return Err(failed(source)),
+        }
+        file.set_len(0).and_then(|()| file.set_len(size_bytes)).map_err(failed)?;
+        let words = usize::try_from(blocks_of(size_bytes).div_ceil(64)).unwrap_or(0);
+        let seen = Mutex::new(Seen { bits: vec![0; words], count: 0, finished: false });
+        Ok(Self { path: path.to_owned(), partial, file, size_bytes, overwrite, seen })
+    }
+
+    /// Writes blocks; what is beyond the disk's end is padding.
+    pub(crate) fn write(&self, first_block: u64, bytes: &[u8]) -> Result<(), CliError> {
+        self.claim(first_block, (bytes.len() / BLOCK_SIZE) as u64)?;
+        let at = first_block * BLOCK_SIZE as u64;
+        let len = usize::try_from(self.size_bytes.saturating_sub(at)).unwrap_or(usize::MAX).min(bytes.len());
+        self.file.write_all_at(&bytes[..len], at).map_err(|source| self.failed("write", source))
+    }
+
+    /// Zeros are holes: the file was made of nothing else.
+    pub(crate) fn zeros(&self, first_block: u64, block_count: u64) -> Result<(), CliError> {
+        self.claim(first_block, block_count)
+    }
+
+    fn claim(&self, first_block: u64, block_count: u64) -> Result<(), CliError> {
+        let bad = |detail: &str| CliError::BadStream { detail: detail.to_owned() };
+        let end = first_block.checked_add(block_count).filter(|end| *end <= blocks_of(self.size_bytes));
+        let end = end.ok_or_else(|| bad("a block outside the disk"))?;
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        for block in first_block..end {
+            let (word, bit) = (usize::try_from(block / 64).unwrap_or(usize::MAX), 1 << (block % 64));
+            if seen.bits[word] & bit != 0 {
+                return Err(bad("a block came twice"));
+            }
+            seen.bits[word] |= bit;
+        }
+        seen.count += block_count;
+        Ok(())
+    }
+
+    /// Makes the file durable and gives it its name.
+    pub(crate) fn finish(&self) -> Result<(), CliError> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.count != blocks_of(self.size_bytes) {
+            return Err(CliError::BadStream { detail: "blocks are missing".to_owned() });
+        }
+        self.file.sync_all().map_err(|source| self.failed("write", source))?;
+        if self.overwrite {
+            std::fs::rename(&self.partial, &self.path).map_err(|source| self.failed("rename", source))?;
+        } else {
+            // Unlike a rename, a link never replaces what somebody put there meanwhile.
+            match std::fs::hard_link(&self.partial, &self.path) {
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                    return Err(CliError::TargetExists { path: self.path.clone() });
+                }
+                other => other.map_err(|source| self.failed("name", source))?,
+            }
+            std::fs::remove_file(&self.partial).map_err(|source| self.failed("rename", source))?;
+        }
+        let folder =
+            self.path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(|source| self.failed("sync the folder of", source))?;
+        seen.finished = true;
+        Ok(())
+    }
+
+    fn failed(&self, operation: &'static str, source: std::io::Error) -> CliError {
+        CliError::Target { operation, path: self.partial.clone(), source }
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        if !self.seen.get_mut().unwrap_or_else(PoisonError::into_inner).finished {
+            let _ = std::fs::remove_file(&self.partial);
+        }
+    }
+}

@@ -20,8 +20,8 @@ pub(super) enum TransferError {
     Dial(#[source] DialError),
     #[error("the gateway did not {what} in time")]
     Timeout { what: &'static str },
-    #[error("the connection to the gateway was lost while trying to {what}")]
-    Lost { what: &'static str, source: Box<Status> },
+    #[error("the connection to the gateway was lost while trying to {what}: {}", status.message())]
+    Lost { what: &'static str, status: Box<Status> },
     #[error("the gateway ended the stream before it acknowledged everything")]
     Unacknowledged,
     /// The gateway's last word.
@@ -48,7 +48,7 @@ impl TransferError {
             | Code::ResourceExhausted
             | Code::Unimplemented
             | Code::DataLoss => Self::Refused(Box::new(detail_of(&status))),
-            _ => Self::Lost { what, source: Box::new(status) },
+            _ => Self::Lost { what, status: Box::new(status) },
         }
     }
 
@@ -63,7 +63,7 @@ impl TransferError {
 
     /// Whether the gateway itself failed, so that trying for hours makes no sense.
     pub(super) fn is_fault(&self) -> bool {
-        matches!(self, Self::Lost { source, .. } if source.code() == Code::Internal && has_detail(source))
+        matches!(self, Self::Lost { status, .. } if status.code() == Code::Internal && has_detail(status))
     }
 
     /// Of several parts that failed, the one with the highest rank tells why.
@@ -96,7 +96,7 @@ impl From<TransferError> for StepFailure {
             TransferError::Read { .. } => {
                 agent_error("disk_read_failed", message).action("check the disk and the machine's kernel log")
             }
-            TransferError::Lost { source, .. } if has_detail(&source) => detail_of(&source),
+            TransferError::Lost { status, .. } if has_detail(&status) => detail_of(&status),
             TransferError::MapDamaged { .. }
             | TransferError::Dial(_)
             | TransferError::Timeout { .. }

@@ -28,7 +28,11 @@ pub(crate) fn status_of(error: &StoreError) -> Status {
             user_error("token_refused", message).action("make a new one with `holdfast token create`"),
         ),
         StoreError::RequestReused { .. } => (Code::AlreadyExists, user_error("request_reused", message)),
-        StoreError::JobEnded { .. } => (Code::FailedPrecondition, user_error("job_ended", message)),
+        StoreError::JobEnded { .. } => (
+            Code::FailedPrecondition,
+            user_error("job_ended", message)
+                .action("nothing is left to stop; `holdfast job show JOB` tells how it ended"),
+        ),
         StoreError::KeyNameTaken { .. } => (Code::AlreadyExists, user_error("name_taken", message)),
         StoreError::NoSuchDisk { .. } => (
             Code::NotFound,

@@ -59,7 +59,7 @@ pub(crate) enum Next {
     /// This step ends in the given state and that one may be claimed.
     Advance { state: StepState, ready: StepKind, skip: Vec<StepKind>, error: Option<JobError> },
     /// Back to take_snapshot with a new round.
-    NextRound,
+    SnapshotAgain,
     /// This step ends and the job with it.
     End { state: StepState, skip: Vec<StepKind>, job: JobState, error: Option<JobError> },
 }
@@ -167,7 +167,7 @@ fn after_transfer(job: &JobView, step: EndedStep, outcome: StepOutcome) -> Next 
         }
         StepOutcome::Failed(error) if error.code == SNAPSHOT_LOST && job.round < MAX_ROUNDS => {
             let _ = error;
-            Next::NextRound
+            Next::SnapshotAgain
         }
         StepOutcome::Failed(error) if error.code == SNAPSHOT_LOST => release_after(StepState::Failed, error),
         StepOutcome::Failed(error) if error.retryable && step.attempt < MAX_ATTEMPTS => {

@@ -226,7 +226,7 @@ pub(super) async fn apply(
 ) -> Result<(), StoreError> {
     match next {
         Next::Retry { delay } => make_pending(connection, step, Some(delay.delay(retry_delay))).await,
-        Next::NextRound => {
+        Next::SnapshotAgain => {
             make_pending(connection, step, None).await?;
             sqlx::query(
                 "UPDATE steps SET state = 'pending', ready_at = now(), lease_until = NULL, ended_at = NULL

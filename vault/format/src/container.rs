@@ -251,7 +251,7 @@ impl Opener {
     /// Opens the last [`FOOTER_LEN`] bytes of an object of `object_len` bytes.
     pub fn footer(&self, tail: &[u8], object_len: u64) -> Result<Layout, DecodeError> {
         let mut tail = tail.to_vec();
-        self.sealing.open(FOOTER, 0, FOOTER_PLAIN as u32, &mut tail, "the footer")?;
+        self.sealing.open(FOOTER, 0, plain_len(&tail, "the footer")?, &mut tail, "the footer")?;
         let mut reader = Reader::new(&tail);
         let layout = Layout {
             table_at: reader.u64("the footer")?,

@@ -32,7 +32,7 @@ fn play(mut view: JobView, outcomes: Vec<StepOutcome>) -> (JobState, Option<JobE
         }
         match after_step(&view, EndedStep { kind, attempt: *attempt }, outcome) {
             Next::Retry { .. } => {}
-            Next::NextRound => {
+            Next::SnapshotAgain => {
                 view.round += 1;
                 kind = StepKind::TakeSnapshot;
             }
@@ -101,7 +101,7 @@ fn cancelled_jobs_end_cancelled_and_release() {
     view.cancel_requested = true;
     assert_eq!(play(view.clone(), vec![Cancelled]).0, JobState::Cancelled);
     assert_eq!(play(view.clone(), vec![Lost]).0, JobState::Cancelled);
-    let (state, _, ran) = play(view.clone(), vec![Done, Done]);
+    let (state, _, ran) = play(view, vec![Done, Done]);
     assert_eq!(state, JobState::Cancelled);
     assert_eq!(ran, [TakeSnapshot, ReleaseSnapshot], "the transfer is skipped");
     let (state, _, _) = play(job(), vec![Done, Cancelled, Done]);
@@ -136,7 +136,7 @@ fn every_decision_is_a_legal_transition() {
         for kind in StepKind::IN_ORDER {
             for outcome in [Done, Cancelled, Lost, Failed(failure("x", true)), Failed(failure("x", false))] {
                 let to = match after_step(&job(), step(kind), outcome) {
-                    Next::Retry { .. } | Next::NextRound => StepState::Pending,
+                    Next::Retry { .. } | Next::SnapshotAgain => StepState::Pending,
                     Next::Advance { state, .. } => state,
                     Next::End { state, job, .. } => {
                         assert!(JobState::Running.may_become(job));

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::support::anatomy::{Anatomist, Region};
 use super::support::image::Random;
-use super::support::{Image, TestVault, back_up, begin, finish, good_points, request, restore, send_changes};
+use super::support::{Image, TestVault, back_up, begin, request, restore, send_changes};
 
 /// A vault with every kind of object, and what its points must restore to.
 struct Subject {
@@ -153,7 +153,7 @@ impl Subject {
     }
 }
 
-fn with_causes(error: &dyn Error) -> String {
+pub(crate) fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -177,30 +177,28 @@ fn kind(subject: &Subject, name: &str) -> &'static str {
     }
 }
 
-/// Checks what must follow from damage to this region of this object. `all` is the number of points.
+/// Checks what must follow from damage to this region (`None`: to the whole) of this object. `all` is the number of points.
 fn judge(kind: &str, region: Option<Region>, name: &str, what: &str, seen: &Seen, all: usize) {
     let noticed = !seen.errors.is_empty();
-    let intact = seen.whole.len() == all;
-    assert!(noticed || intact, "{what} of {name}: a point is gone without a word");
-    // Restoring never reads these, and what they are for is tested elsewhere: opens and aborts say nothing about a point's
-    // content; a segment's table and the pages of hashes are for the next backup; extents of zeros are in the deltas.
-    let irrelevant = matches!(kind, "open" | "abort")
-        || matches!(region, Some(Region::Table | Region::ZeroCell | Region::MetaCell | Region::DataCell));
-    let must_be_noticed = match (kind, region) {
-        ("open", _) => false,
-        ("abort", _) => true,
-        ("vault.json", _) => false,
-        ("segment", Some(_)) if irrelevant => false,
-        _ => true,
+    assert!(noticed || seen.whole.len() == all, "{what} of {name}: a point is gone without a word");
+    let may_pass = match (kind, region) {
+        // Says nothing about a point; a changed byte of JSON may mean the same.
+        ("open" | "vault.json", _) => true,
+        // For the next backup only (`heal` looks at those): tables, extents of zeros, pages of hashes. And cells whose blocks all
+        // were overwritten before the commit.
+        ("segment", Some(Region::Table | Region::ZeroCell | Region::MetaCell | Region::DataCell)) => true,
+        _ => false,
     };
-    assert!(noticed || !must_be_noticed, "{what} of {name} ({region:?}) was not noticed");
+    assert!(noticed || may_pass, "{what} of {name} ({region:?}) was not noticed");
     for error in &seen.errors {
-        let named = error.contains(name)
-            || error.contains("vault.json")
-            || error.contains("does not open the vault")
-            || error.contains("keys/")
-            || error.contains("delta of backup");
-        assert!(named, "{what} of {name}: the error names nothing: {error}");
+        let named = match kind {
+            "vault.json" | "key" => {
+                ["vault.json", "keys/", "does not open the vault"].iter().any(|words| error.contains(words))
+            }
+            "segment" => error.contains(name) || error.contains("delta of backup"),
+            _ => error.contains(name),
+        };
+        assert!(named, "{what} of {name}: the error names something else: {error}");
     }
 }
 
@@ -351,150 +349,4 @@ async fn objects_of_a_twin_vault() {
     let name = own.strip_prefix(&subject.test.path).unwrap().to_str().unwrap().to_owned();
     let seen = subject.look_with(&name, Some(&foreign)).await;
     assert!(seen.whole.is_empty() && !seen.errors.is_empty(), "{seen:?}");
-}
-
-/// An older version of an object under its name: the vault was put back from a copy, went on, and now has objects of
-/// both lives. Names, keys and sealing fit; only commitments tell them apart.
-#[tokio::test(flavor = "multi_thread")]
-async fn objects_of_another_life() {
-    let test = TestVault::new().await;
-    let machine = Uuid::new_v4();
-    let mut image = Image::mixed(110, 400_000);
-    let first = back_up(&test.vault, machine, &[("sda", &image)]).await.unwrap();
-    let kept = test.objects();
-    image.change(111, 30);
-    back_up(&test.vault, machine, &[("sda", &image)]).await.unwrap();
-    let other_life: Vec<(String, Vec<u8>)> = test
-        .objects()
-        .into_iter()
-        .filter(|name| !kept.contains(name))
-        .map(|name| (name.clone(), std::fs::read(test.path.join(&name)).unwrap()))
-        .collect();
-    for (name, _) in &other_life {
-        std::fs::remove_file(test.path.join(name)).unwrap();
-    }
-    // This life: another second point under the same number, and a third on top of it.
-    let vault = test.reopen().await.unwrap();
-    let mut truth = vec![(first.id, image.clone())];
-    truth[0].1 = restore(&vault, &first, "sda").await.unwrap();
-    image = truth[0].1.clone();
-    for round in 0..2 {
-        image.change(112 + round, 30);
-        let point = back_up(&vault, machine, &[("sda", &image)]).await.unwrap();
-        truth.push((point.id, image.clone()));
-    }
-    let mut mixed = 0;
-    for (name, bytes) in &other_life {
-        let path = test.path.join(name);
-        let Ok(good) = std::fs::read(&path) else { continue };
-        mixed += 1;
-        std::fs::write(&path, bytes).unwrap();
-        let vault = test.reopen().await.unwrap();
-        let (mut errors, mut whole) = (Vec::new(), 0);
-        for status in vault.points(machine).await.unwrap() {
-            match status {
-                PointStatus::Damaged { error, .. } => errors.push(with_causes(&error)),
-                PointStatus::Ok(point) => match restore(&vault, &point, "sda").await {
-                    Err(error) => errors.push(with_causes(&error)),
-                    Ok(restored) => {
-                        let (_, content) =
-                            truth.iter().find(|(id, _)| *id == point.id).expect("a point of another life");
-                        assert!(restored == *content, "WRONG BYTES in point {}", point.seq);
-                        whole += 1;
-                    }
-                },
-            }
-        }
-        if name.starts_with("open/") {
-            assert_eq!(whole, truth.len());
-        } else {
-            assert!(!errors.is_empty(), "{name} of another life was not noticed");
-        }
-        std::fs::write(&path, good).unwrap();
-    }
-    assert!(mixed >= 3, "the two lives share no names");
-}
-
-/// Whatever is damaged, the next backup either says so or is whole; at the latest the one after it is.
-#[tokio::test(flavor = "multi_thread")]
-async fn the_next_backup_is_whole_or_refused() {
-    let mut random = Random(120);
-    for attempt in 0..40 {
-        let test = TestVault::new().await;
-        let machine = Uuid::new_v4();
-        let mut image = Image::mixed(121, 200_000);
-        back_up(&test.vault, machine, &[("sda", &image)]).await.unwrap();
-        image.change(122, 10);
-        back_up(&test.vault, machine, &[("sda", &image)]).await.unwrap();
-        image.change(123, 10);
-        let interrupted = begin(&test.vault, request(machine, &[("sda", &image)])).await.unwrap();
-        send_changes(&interrupted, "sda", &image).await.unwrap();
-        interrupted.flush().await.unwrap();
-        drop(interrupted);
-
-        let anatomist = Anatomist::new(&test.path, &test.key_path);
-        let names: Vec<String> = test.objects().into_iter().filter(|name| name.contains('/')).collect();
-        let name = &names[attempt % names.len()];
-        if name.starts_with("keys/") {
-            continue;
-        }
-        let path = test.path.join(name);
-        let mut bytes = std::fs::read(&path).unwrap();
-        let regions = anatomist.regions(name, &bytes);
-        let (region, range) = &regions[random.below(regions.len())];
-        let at = range.start + random.below(range.len());
-        bytes[at] ^= 1 << random.below(8);
-        std::fs::write(&path, bytes).unwrap();
-
-        let vault = test.reopen().await.unwrap();
-        let what = format!("byte {at} ({region:?}) of {name}");
-        let mut made = Vec::new();
-        for _ in 0..3 {
-            image.change(124, 10);
-            let begun = begin(&vault, request(machine, &[("sda", &image)])).await;
-            let result = match begun {
-                Ok(backup) => finish(&backup, &[("sda", &image)]).await,
-                Err(error) => Err(error),
-            };
-            match result {
-                Ok(point) => made.push((point, image.clone())),
-                Err(error) => assert!(error.is_damage(), "{what}: {}", with_causes(&error)),
-            }
-        }
-        assert!(made.len() >= 2, "{what}: the vault does not heal");
-        // A data cell of the base that is damaged is found by verifying, not by the next incremental.
-        if *region != Region::DataCell {
-            let vault = test.reopen().await.unwrap();
-            for (point, content) in &made {
-                let restored = restore(&vault, point, "sda").await;
-                let restored = restored.unwrap_or_else(|error| panic!("{what}: {}", with_causes(&error)));
-                assert!(restored == *content, "WRONG BYTES after {what}");
-            }
-        }
-    }
-}
-
-/// What the interrupted backup stored and is damaged now is not taken over: it is sent again.
-#[tokio::test(flavor = "multi_thread")]
-async fn damaged_segments_are_not_taken_over() {
-    let test = TestVault::new().await;
-    let machine = Uuid::new_v4();
-    let image = Image::mixed(130, 300_000);
-    let interrupted = begin(&test.vault, request(machine, &[("sda", &image)])).await.unwrap();
-    send_changes(&interrupted, "sda", &image).await.unwrap();
-    interrupted.flush().await.unwrap();
-    drop(interrupted);
-    let anatomist = Anatomist::new(&test.path, &test.key_path);
-    let name = test.objects().into_iter().find(|name| name.starts_with("seg/")).unwrap();
-    let mut bytes = std::fs::read(test.path.join(&name)).unwrap();
-    let table =
-        anatomist.regions(&name, &bytes).into_iter().find(|(region, _)| *region == Region::Table).unwrap().1;
-    bytes[table.start + table.len() / 2] ^= 4;
-    std::fs::write(test.path.join(&name), bytes).unwrap();
-    let vault = test.reopen().await.unwrap();
-    let backup = begin(&vault, request(machine, &[("sda", &image)])).await.unwrap();
-    assert!(!backup.disk_base("sda").unwrap().has_overlay);
-    let point = finish(&backup, &[("sda", &image)]).await.unwrap();
-    assert!(restore(&vault, &point, "sda").await.unwrap() == image);
-    assert_eq!(good_points(&vault, machine).await.len(), 1);
 }

@@ -106,7 +106,8 @@ async fn after_a_failed_segment_nothing_is_acknowledged() {
     }
     assert!(backup.flush().await.is_err(), "the failure was forgotten");
     let blocks: Vec<usize> = (0..image.blocks()).collect();
-    let _ = super::support::agent::push_blocks(&backup, "sda", &image, &blocks).await;
+    let refused = super::support::agent::push_blocks(&backup, "sda", &image, &blocks).await;
+    assert!(refused.unwrap_err().is_no_space(), "a backup that cannot be committed takes more data");
     assert!(backup.prepare(&[]).await.is_err(), "a backup with a lost segment was committed");
     assert!(test.vault.points(machine).await.unwrap().is_empty());
     let point = back_up(&vault, machine, &[("sda", &image)]).await.unwrap();

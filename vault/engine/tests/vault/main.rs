@@ -1,9 +1,12 @@
 //! The engine against a real directory.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod corruption;
 mod disk_full;
 mod faults;
+mod heal;
 mod hostile;
+mod lives;
 mod resume;
 mod round_trip;
 mod support;

@@ -219,3 +219,33 @@ async fn a_push_given_up_loses_nothing() {
     let point = backup.prepare(&[]).await.unwrap().commit().await.unwrap();
     restore_disk(&test.reopen().await.unwrap(), &point, "sda", &image).await;
 }
+
+/// Two begins that cannot see each other's number: the one whose creation was slow notices and starts over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_begin_that_was_overtaken_starts_over() {
+    let test = TestVault::new().await;
+    let slow = Faulty::new(
+        store::directory(&test.path).unwrap(),
+        Fault::Slow(Duration::from_millis(400)),
+        "open/",
+        0,
+        1,
+    );
+    let slow = test.open_through(slow).await;
+    let machine = Uuid::new_v4();
+    let image = Image::mixed(29, MIB / 4);
+    let overtaken = tokio::spawn({
+        let wanted = request(machine, &[("sda", &image)]);
+        async move { begin(&slow, wanted).await.unwrap() }
+    });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let mut wanted = request(machine, &[("sda", &image)]);
+    wanted.at_least_seq = 10;
+    let fast = begin(&test.vault, wanted).await.unwrap();
+    assert_eq!(fast.seq(), 11);
+    let overtaken = overtaken.await.unwrap();
+    assert!(overtaken.seq() > fast.seq(), "it kept number {}", overtaken.seq());
+    assert!(matches!(finish(&fast, &[("sda", &image)]).await, Err(VaultError::Aborted { seq: 11, .. })));
+    finish(&overtaken, &[("sda", &image)]).await.unwrap();
+    assert_eq!(good_points(&test.vault, machine).await.len(), 1);
+}

@@ -1,0 +1,211 @@
+//! A control plane that does what a test tells it to.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use chrono::Utc;
+use tokio::sync::Semaphore;
+use tonic::{Code, Status};
+
+use holdfast_gateway::{Authority, PointLocation, TransferGrant, UnsettledCommit};
+use holdfast_proto::error::{ErrorDetailExt as _, agent_error, system_error, user_error};
+use holdfast_proto::ids::{AgentId, MachineId, PointId, SnapshotId, StepId};
+use holdfast_vault_engine::{Consistency, DiskSpec, Point};
+
+/// A step as its row would be.
+#[derive(Clone, Debug)]
+pub(crate) struct Step {
+    pub(crate) agent: AgentId,
+    pub(crate) machine: MachineId,
+    pub(crate) attempt: i64,
+    pub(crate) snapshot: SnapshotId,
+    pub(crate) disks: Vec<DiskSpec>,
+    pub(crate) cancelled: bool,
+    /// Neither done nor failed.
+    pub(crate) running: bool,
+    pub(crate) committing: Option<u64>,
+}
+
+#[derive(Default)]
+pub(crate) struct Script {
+    pub(crate) steps: HashMap<StepId, Step>,
+    pub(crate) points: BTreeMap<(MachineId, u64), Point>,
+    pub(crate) aborted: Vec<(StepId, i64)>,
+    pub(crate) damaged: Vec<(PointId, String)>,
+    pub(crate) restores: Vec<(String, PointId, String)>,
+    /// So many more calls of `record_point` fail.
+    pub(crate) record_failures: u32,
+    pub(crate) record_calls: u32,
+    /// So many more calls of `begin_commit` fail after they took effect.
+    pub(crate) begin_failures: u32,
+    /// Commits whose lease is over.
+    pub(crate) unsettled: Vec<UnsettledCommit>,
+}
+
+#[derive(Default)]
+pub(crate) struct ScriptedAuthority {
+    script: Mutex<Script>,
+    /// `begin_commit` stops here when there is one.
+    hold: Mutex<Option<Hold>>,
+}
+
+/// Stops a commit right after the control plane agreed to it.
+#[derive(Clone)]
+pub(crate) struct Hold {
+    reached: Arc<Semaphore>,
+    released: Arc<Semaphore>,
+}
+
+impl Hold {
+    pub(crate) async fn reached(&self) {
+        self.reached.acquire().await.unwrap().forget();
+    }
+
+    pub(crate) fn release(&self) {
+        self.released.add_permits(1);
+    }
+}
+
+impl ScriptedAuthority {
+    pub(crate) fn script(&self) -> MutexGuard<'_, Script> {
+        self.script.lock().unwrap()
+    }
+
+    pub(crate) fn hold_commits(&self) -> Hold {
+        let hold = Hold { reached: Arc::new(Semaphore::new(0)), released: Arc::new(Semaphore::new(0)) };
+        *self.hold.lock().unwrap() = Some(hold.clone());
+        hold
+    }
+
+    pub(crate) fn step(&self, step: StepId, change: impl FnOnce(&mut Step)) {
+        change(self.script().steps.get_mut(&step).unwrap());
+    }
+}
+
+fn stale(attempt: i64) -> Status {
+    agent_error("stale_attempt", format!("attempt {attempt} is not current"))
+        .into_status(Code::FailedPrecondition)
+}
+
+fn away() -> Status {
+    system_error("database_unavailable", "the database is away").retryable().into_status(Code::Unavailable)
+}
+
+#[tonic::async_trait]
+impl Authority for ScriptedAuthority {
+    async fn authorise_transfer(
+        &self,
+        agent: AgentId,
+        step: StepId,
+        attempt: i64,
+    ) -> Result<TransferGrant, Status> {
+        let script = self.script();
+        let row = script.steps.get(&step).ok_or_else(|| Status::not_found("no such step"))?;
+        if row.agent != agent {
+            return Err(
+                agent_error("foreign_step", "another machine's step").into_status(Code::PermissionDenied)
+            );
+        }
+        if row.attempt != attempt {
+            return Err(stale(attempt));
+        }
+        Ok(TransferGrant {
+            machine: row.machine,
+            machine_name: "web1".to_owned(),
+            consistency: Consistency::FileSystem,
+            taken_at: Utc::now(),
+            snapshot_id: row.snapshot,
+            disks: row.disks.clone(),
+            last_seq: script
+                .points
+                .keys()
+                .filter(|(machine, _)| *machine == row.machine)
+                .map(|(_, seq)| *seq)
+                .max()
+                .unwrap_or(0),
+        })
+    }
+
+    async fn begin_commit(&self, step: StepId, attempt: i64, seq: u64) -> Result<(), Status> {
+        {
+            let mut script = self.script();
+            let row = script.steps.get_mut(&step).unwrap();
+            if row.attempt != attempt || !row.running || row.committing.is_some_and(|other| other > seq) {
+                return Err(stale(attempt));
+            }
+            if row.cancelled {
+                return Err(user_error("cancelled", "the job is being cancelled")
+                    .into_status(Code::FailedPrecondition));
+            }
+            row.committing = Some(seq);
+            if script.begin_failures > 0 {
+                script.begin_failures -= 1;
+                return Err(away());
+            }
+        }
+        let hold = self.hold.lock().unwrap().clone();
+        if let Some(hold) = hold {
+            hold.reached.add_permits(1);
+            hold.released.acquire().await.unwrap().forget();
+        }
+        Ok(())
+    }
+
+    async fn record_point(&self, point: &Point) -> Result<(), Status> {
+        let mut script = self.script();
+        script.record_calls += 1;
+        if script.record_failures > 0 {
+            script.record_failures -= 1;
+            return Err(away());
+        }
+        script.points.insert((MachineId(point.machine), point.seq), point.clone());
+        if let Some(row) = script.steps.get_mut(&StepId(point.step_id))
+            && row.attempt == point.attempt
+        {
+            row.running = false;
+        }
+        Ok(())
+    }
+
+    async fn find_point(&self, spec: &str) -> Result<PointLocation, Status> {
+        let script = self.script();
+        let found = script
+            .points
+            .iter()
+            .rev()
+            .find(|(_, point)| spec == "web1@latest" || point.id.to_string() == spec);
+        let ((machine, seq), _) = found.ok_or_else(|| {
+            user_error("point_not_found", format!("no point {spec}")).into_status(Code::NotFound)
+        })?;
+        Ok(PointLocation { machine: *machine, seq: *seq })
+    }
+
+    async fn record_restore(&self, operator: &str, point: PointId, disk: &str) -> Result<(), Status> {
+        self.script().restores.push((operator.to_owned(), point, disk.to_owned()));
+        Ok(())
+    }
+
+    async fn is_live(&self, step: StepId, attempt: i64) -> Result<bool, Status> {
+        Ok(self.script().steps.get(&step).is_some_and(|row| row.running && row.attempt == attempt))
+    }
+
+    async fn unsettled_commits(&self) -> Result<Vec<UnsettledCommit>, Status> {
+        Ok(self.script().unsettled.clone())
+    }
+
+    async fn commit_aborted(&self, step: StepId, attempt: i64) -> Result<(), Status> {
+        let mut script = self.script();
+        script.aborted.push((step, attempt));
+        script.unsettled.retain(|commit| (commit.step, commit.attempt) != (step, attempt));
+        Ok(())
+    }
+
+    async fn known_points(&self, machine: MachineId) -> Result<Vec<u64>, Status> {
+        Ok(self.script().points.keys().filter(|(of, _)| *of == machine).map(|(_, seq)| *seq).collect())
+    }
+
+    async fn mark_damaged(&self, point: PointId, reason: &str) -> Result<(), Status> {
+        self.script().damaged.push((point, reason.to_owned()));
+        Ok(())
+    }
+}

@@ -1,0 +1,36 @@
+//! The harness of the cross-component tests: real programs, a real Postgres, real disks. `tests/run` builds the programs
+//! and runs everything.
+//!
+//! A broken expectation panics, wherever it is: that is how a test fails.
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc)]
+
+pub mod agent;
+pub mod cli;
+pub mod controller;
+pub mod database;
+pub mod image;
+pub mod postgres;
+pub mod process;
+pub mod program;
+pub mod vault;
+pub mod wait;
+pub mod world;
+
+pub use agent::Agent;
+pub use cli::{Answer, Cli};
+pub use controller::Controller;
+pub use database::Database;
+pub use image::Image;
+pub use postgres::Postgres;
+pub use process::Process;
+pub use world::World;
+
+/// Whether this process may mount and unshare. A test that needs it and may not says so loudly and passes.
+#[must_use]
+pub fn is_root_or_skips(test: &str) -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        eprintln!("SKIPPED: {test} needs root");
+    }
+    root
+}

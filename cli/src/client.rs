@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
@@ -19,8 +20,10 @@ use crate::settings::Settings;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// For calls that answer once.
 pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// Tries of a call that can be repeated safely.
-const TRIES: u32 = 4;
+/// How long a call that can be repeated safely is tried.
+const PATIENCE: Duration = Duration::from_secs(30);
+const FIRST_WAIT: Duration = Duration::from_millis(200);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 type Authenticated = InterceptedService<Channel, ApiKey>;
 
@@ -92,23 +95,32 @@ pub(crate) fn timed<T>(message: T) -> Request<T> {
     request
 }
 
-/// Calls again, after a growing wait, while the controller cannot be reached. Only for calls that change nothing, or
-/// that carry a request id.
+/// Calls again, after a growing wait, while the controller is away, such as for a restart. Only for calls that change
+/// nothing, or that carry a request id.
 pub(crate) async fn again<T, F>(mut call: impl FnMut() -> F) -> Result<T, CliError>
 where
     F: Future<Output = Result<tonic::Response<T>, Status>>,
 {
-    let mut wait = Duration::from_millis(200);
-    for _ in 1..TRIES {
+    let start = Instant::now();
+    let mut wait = FIRST_WAIT;
+    loop {
         match call().await {
             Ok(response) => return Ok(response.into_inner()),
-            Err(status) if status.code() == Code::Unavailable => {}
+            Err(status) if is_away(&status) && start.elapsed() < PATIENCE => {}
             Err(status) => return Err(status.into()),
         }
-        tokio::time::sleep(wait).await;
-        wait *= 3;
+        tokio::time::sleep(wait.mul_f64(rand::random_range(0.5..1.0))).await;
+        wait = (wait * 2).min(LONGEST_WAIT);
     }
-    Ok(call().await?.into_inner())
+}
+
+/// Whether the controller was not there: it says that it stops, or the connection broke, which has a cause on this side.
+pub(crate) fn is_away(status: &Status) -> bool {
+    match status.code() {
+        Code::Unavailable => true,
+        Code::Unknown | Code::Internal | Code::Cancelled => std::error::Error::source(status).is_some(),
+        _ => false,
+    }
 }
 
 fn unreachable(address: &str, detail: &str) -> CliError {
@@ -126,7 +138,8 @@ fn unreachable(address: &str, detail: &str) -> CliError {
     }
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+/// The messages of an error and of all its causes.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
@@ -135,4 +148,21 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use holdfast_proto::error::{ErrorDetailExt as _, system_error};
+
+    #[test]
+    fn only_a_lost_controller_is_called_again() {
+        assert!(is_away(&Status::unavailable("stops")));
+        for code in [Code::NotFound, Code::Internal, Code::Unknown, Code::DataLoss] {
+            assert!(!is_away(&system_error("said", "by the controller").into_status(code)), "{code}");
+        }
+        assert!(!is_away(&Status::not_found("x")));
+        let broken = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+        assert!(is_away(&Status::from_error(Box::new(broken))));
+    }
 }

@@ -5,6 +5,8 @@ use std::process::ExitCode;
 use holdfast_proto::error::{ErrorDetail, detail_of};
 use tonic::{Code, Status};
 
+use crate::client::{chain, is_away};
+
 /// Why a command failed. Printed once, by [`CliError::report`].
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CliError {
@@ -20,10 +22,18 @@ pub(crate) enum CliError {
     BadSetting { what: &'static str, detail: String },
     #[error("cannot reach the controller at {address}: {detail}")]
     Unreachable { address: String, detail: String, action: String },
+    #[error("the connection to the controller was lost: {detail}")]
+    Lost { detail: String },
     #[error("{}", .0.message)]
     Refused(Box<ErrorDetail>, Code),
     #[error("{} exists already", path.display())]
     TargetExists { path: PathBuf },
+    #[error("{} is not a regular file", path.display())]
+    TargetNotAFile { path: PathBuf },
+    #[error("interrupted")]
+    Interrupted,
+    #[error("cannot listen for signals")]
+    Signals { source: io::Error },
     #[error("{} is being restored to by another process", path.display())]
     TargetBusy { path: PathBuf },
     #[error("cannot {operation} {}", path.display())]
@@ -40,6 +50,11 @@ pub(crate) enum CliError {
 
 impl From<Status> for CliError {
     fn from(status: Status) -> Self {
+        if is_away(&status)
+            && let Some(cause) = std::error::Error::source(&status)
+        {
+            return Self::Lost { detail: chain(cause) };
+        }
         Self::Refused(Box::new(detail_of(&status)), status.code())
     }
 }
@@ -70,10 +85,13 @@ impl CliError {
             Self::Missing { .. } => "not_configured",
             Self::ReadFile { .. } => "file_not_readable",
             Self::BadConfig { .. } | Self::BadSetting { .. } => "bad_configuration",
-            Self::Unreachable { .. } => "unreachable",
+            Self::Unreachable { .. } | Self::Lost { .. } => "unreachable",
             Self::Refused(detail, _) => &detail.code,
             Self::TargetExists { .. } => "target_exists",
+            Self::TargetNotAFile { .. } => "target_not_a_file",
             Self::TargetBusy { .. } => "target_busy",
+            Self::Interrupted => "interrupted",
+            Self::Signals { .. } => "signals",
             Self::Target { .. } => "target_failed",
             Self::BadStream { .. } => "bad_stream",
             Self::JobEnded { detail: Some(detail), .. } => &detail.code,
@@ -93,7 +111,10 @@ impl CliError {
                 ("", Code::Unavailable) => "try again; if it stays so, look at the controller's log".to_owned(),
                 (action, _) => action.to_owned(),
             },
+            Self::Lost { .. } => "try again; if it stays so, look at the controller's log".to_owned(),
             Self::TargetExists { .. } => "choose another file, or replace it with --overwrite".to_owned(),
+            Self::Interrupted => "run it again: it starts from the beginning".to_owned(),
+            Self::TargetNotAFile { .. } => "give --to the name of a file".to_owned(),
             Self::TargetBusy { .. } => "wait for the other restore, or choose another file".to_owned(),
             Self::Target { .. } => "check the folder, its permissions and its free space".to_owned(),
             Self::ReadFile { .. } => "check the path and its permissions".to_owned(),

@@ -1,11 +1,11 @@
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use tonic::{Code, Status};
+use tonic::Status;
 
 use holdfast_proto::v1::{Job, StepKind, StepState, WatchJobRequest};
 
-use crate::client::Client;
+use crate::client::{Client, is_away};
 use crate::error::CliError;
 use crate::output::{Output, size};
 use crate::view;
@@ -27,7 +27,7 @@ pub(crate) async fn follow(
             Ok(Some(job)) => return Ok(job),
             Ok(None) => {}
             Err(WatchError::Cli(error)) => return Err(error),
-            Err(WatchError::Stream(status)) if !is_passing(&status) => return Err(status.into()),
+            Err(WatchError::Stream(status)) if !is_away(&status) => return Err(status.into()),
             Err(WatchError::Stream(status)) => {
                 let since = *away_since.get_or_insert_with(tokio::time::Instant::now);
                 if since.elapsed() > PATIENCE {
@@ -64,11 +64,6 @@ async fn watch(
         }
     }
     Ok(None)
-}
-
-/// The controller restarts, or the connection broke.
-fn is_passing(status: &Status) -> bool {
-    matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal)
 }
 
 /// A bar on a terminal, lines otherwise.

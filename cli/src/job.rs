@@ -4,7 +4,7 @@ use crate::args::{Format, JobListArgs, JobStateArg};
 use crate::client::{Client, again, timed};
 use crate::error::CliError;
 use crate::follow::follow;
-use crate::output::{Output, size, table};
+use crate::output::{self, Output, size, table};
 use crate::view::{Job, or_dash};
 
 pub(crate) async fn list(client: Client, output: Output, args: JobListArgs) -> Result<(), CliError> {
@@ -67,8 +67,7 @@ pub(crate) async fn watch(client: Client, output: Output, job: String) -> Result
         Format::Json => {
             let line = serde_json::to_string(&Job::from(job.clone()))
                 .map_err(|error| CliError::Encode { detail: error.to_string() })?;
-            println!("{line}");
-            Ok(())
+            output::write(&line)
         }
         Format::Table | Format::Yaml => print(output, job.clone()),
     })

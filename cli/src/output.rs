@@ -26,12 +26,7 @@ impl Output {
             Format::Yaml => serde_yaml_ng::to_string(value)
                 .map_err(|error| CliError::Encode { detail: error.to_string() })?,
         };
-        let mut out = std::io::stdout().lock();
-        match writeln!(out, "{}", text.trim_end()).and_then(|()| out.flush()) {
-            // `holdfast ... | head` is no failure.
-            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-            other => other.map_err(|source| CliError::Print { source }),
-        }
+        write(&text)
     }
 
     pub(crate) fn version(self) -> Result<(), CliError> {
@@ -49,6 +44,16 @@ impl Output {
     }
 }
 
+/// Writes text and a newline to stdout.
+pub(crate) fn write(text: &str) -> Result<(), CliError> {
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{}", text.trim_end()).and_then(|()| out.flush()) {
+        // `holdfast ... | head` is no failure.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.map_err(|source| CliError::Print { source }),
+    }
+}
+
 /// A table without lines, for people and `awk` alike.
 pub(crate) fn table<const N: usize>(
     header: [&str; N],
@@ -62,7 +67,11 @@ pub(crate) fn table<const N: usize>(
     for row in rows {
         table.add_row(row);
     }
-    table.lines().map(|line| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+    table
+        .lines()
+        .map(|line| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned())
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// `12.3 MiB`.

@@ -4,12 +4,15 @@
 mod target;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
+use tonic::Streaming;
 
-use holdfast_proto::v1::{self, DiskCells, ReadDiskRequest, RestoredCell, disk_frame};
+use holdfast_proto::v1::{self, DiskCells, DiskFrame, ReadDiskRequest, RestoredCell, disk_frame};
 use holdfast_vault_format::block::blocks_of;
 use holdfast_vault_format::{BLOCK_SIZE, Codec, cell_hash, decode_cell};
 
@@ -21,6 +24,8 @@ use target::Target;
 
 /// Frames that are decoded and written at once; each is about 1 MiB.
 const WRITING: usize = 8;
+/// How long the controller may send nothing: its storage may be slow, but it always reads.
+const SILENCE: Duration = Duration::from_secs(300);
 
 #[derive(Debug, Serialize)]
 struct Restored {
@@ -35,17 +40,31 @@ pub(crate) fn check_target(args: &RestoreArgs) -> Result<(), CliError> {
     target::check(&args.to, args.overwrite)
 }
 
+/// Restores; a signal ends it without leaving anything behind.
 pub(crate) async fn run(client: Client, output: Output, args: RestoreArgs) -> Result<(), CliError> {
+    let listen = |kind| signal(kind).map_err(|source| CliError::Signals { source });
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut hang_up = listen(SignalKind::hangup())?;
+    tokio::select! {
+        restored = restore(client, output, args) => restored,
+        _ = interrupt.recv() => Err(CliError::Interrupted),
+        _ = terminate.recv() => Err(CliError::Interrupted),
+        _ = hang_up.recv() => Err(CliError::Interrupted),
+    }
+}
+
+async fn restore(client: Client, output: Output, args: RestoreArgs) -> Result<(), CliError> {
     let request = ReadDiskRequest { point: args.point, disk_name: args.disk.unwrap_or_default() };
     let mut frames = client.restores().read_disk(request).await?.into_inner();
-    let Some(disk_frame::Kind::Start(start)) = frames.message().await?.and_then(|frame| frame.kind) else {
+    let Some(disk_frame::Kind::Start(start)) = next(&mut frames).await?.and_then(|frame| frame.kind) else {
         return Err(bad_stream("it does not start with the disk's size"));
     };
     let target = Arc::new(Target::create(&args.to, start.size_bytes, args.overwrite)?);
     let bar = progress(output, start.size_bytes);
     let mut writing = JoinSet::new();
     let mut end = None;
-    while let Some(frame) = frames.message().await? {
+    while let Some(frame) = next(&mut frames).await? {
         match frame.kind {
             Some(disk_frame::Kind::Cells(cells)) => {
                 if writing.len() >= WRITING {
@@ -87,6 +106,13 @@ pub(crate) async fn run(client: Client, output: Output, args: RestoreArgs) -> Re
             size(restored.size_bytes)
         )
     })
+}
+
+async fn next(frames: &mut Streaming<DiskFrame>) -> Result<Option<DiskFrame>, CliError> {
+    match tokio::time::timeout(SILENCE, frames.message()).await {
+        Ok(frame) => Ok(frame?),
+        Err(_) => Err(bad_stream("it stands still")),
+    }
 }
 
 /// Decodes and writes one frame; answers how many bytes of the disk it was.

@@ -27,10 +27,10 @@ struct Seen {
     finished: bool,
 }
 
-/// Refuses a file that exists, unless it may be replaced.
+/// Refuses a file that exists, unless it may be replaced. Devices, links and folders are never replaced.
 pub(crate) fn check(path: &Path, overwrite: bool) -> Result<(), CliError> {
     match path.symlink_metadata() {
-        Ok(found) if found.is_dir() => Err(CliError::TargetExists { path: path.to_owned() }),
+        Ok(found) if !found.is_file() => Err(CliError::TargetNotAFile { path: path.to_owned() }),
         Ok(_) if !overwrite => Err(CliError::TargetExists { path: path.to_owned() }),
         Ok(_) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
@@ -132,5 +132,74 @@ impl Drop for Target {
         if !self.seen.get_mut().unwrap_or_else(PoisonError::into_inner).finished {
             let _ = std::fs::remove_file(&self.partial);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BLOCK: [u8; BLOCK_SIZE] = [7; BLOCK_SIZE];
+
+    fn names(folder: &Path) -> Vec<String> {
+        let names = std::fs::read_dir(folder).unwrap();
+        names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn only_a_whole_disk_gets_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk");
+        let size = 3 * BLOCK_SIZE as u64 - 100;
+        let target = Target::create(&path, size, false).unwrap();
+        target.write(2, &BLOCK).unwrap();
+        target.zeros(0, 1).unwrap();
+        assert!(target.finish().is_err(), "a block is missing");
+        for (first, count) in [(2, 1), (0, 2), (3, 1), (u64::MAX, 2)] {
+            assert!(target.zeros(first, count).is_err(), "{first} {count}");
+        }
+        drop(target);
+        assert!(names(folder.path()).is_empty());
+
+        let target = Target::create(&path, size, false).unwrap();
+        target.zeros(0, 2).unwrap();
+        target.write(2, &BLOCK).unwrap();
+        target.finish().unwrap();
+        drop(target);
+        assert_eq!(names(folder.path()), ["disk"]);
+        let found = std::fs::read(&path).unwrap();
+        assert_eq!(found.len() as u64, size);
+        assert!(found[..2 * BLOCK_SIZE].iter().all(|byte| *byte == 0));
+        assert!(found[2 * BLOCK_SIZE..].iter().all(|byte| *byte == 7));
+    }
+
+    #[test]
+    fn nothing_is_replaced_unasked_however_late_it_comes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk");
+        let target = Target::create(&path, 0, false).unwrap();
+        std::fs::write(&path, "mine").unwrap();
+        assert!(matches!(target.finish(), Err(CliError::TargetExists { .. })));
+        drop(target);
+        assert_eq!(std::fs::read(&path).unwrap(), b"mine");
+        assert!(matches!(check(&path, false), Err(CliError::TargetExists { .. })));
+        assert!(matches!(check(folder.path(), true), Err(CliError::TargetNotAFile { .. })));
+        check(&path, true).unwrap();
+        let target = Target::create(&path, 1, true).unwrap();
+        target.zeros(0, 1).unwrap();
+        target.finish().unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), [0]);
+    }
+
+    #[test]
+    fn a_leftover_is_taken_over_and_a_running_restore_is_not_disturbed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk");
+        std::fs::write(folder.path().join("disk.partial"), vec![9; 50_000]).unwrap();
+        let target = Target::create(&path, 10, false).unwrap();
+        assert!(matches!(Target::create(&path, 10, false), Err(CliError::TargetBusy { .. })));
+        target.zeros(0, 1).unwrap();
+        target.finish().unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), [0; 10]);
     }
 }

@@ -105,8 +105,8 @@ impl Stream {
         }
     }
 
-    /// Hands a frame to the vault. In a task: a push that stopped half way, because its stream ended, could take a sealed
-    /// segment with it.
+    /// Hands a frame to the vault. In a task that goes on when the stream ends: opening the transfer again waits for it, so
+    /// that the maps do not change behind the agent's back.
     async fn push(&self, frame: CellFrame) -> Result<(u64, Receipt), Status> {
         self.session.touch();
         let number = frame.frame;

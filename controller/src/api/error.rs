@@ -65,3 +65,10 @@ pub(crate) fn status_of(error: &StoreError) -> Status {
 pub(crate) fn invalid(code: &str, message: impl Into<String>) -> Status {
     user_error(code, message).into_status(Code::InvalidArgument)
 }
+
+/// Nothing runs on a machine that is quarantined.
+pub(super) fn quarantined(reason: &str) -> Status {
+    user_error("machine_quarantined", format!("the machine is quarantined: {reason}"))
+        .action("stop the copy, remove its agent's state directory, and enrol it as a machine of its own")
+        .into_status(Code::FailedPrecondition)
+}

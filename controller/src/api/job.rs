@@ -20,7 +20,7 @@ use crate::domain::job::{JobState, StepKind, StepState};
 use crate::domain::name::is_disk_name;
 use crate::store::job::{JobFilter, JobRow, NewBackup, StepRow};
 
-use super::error::{invalid, status_of};
+use super::error::{invalid, quarantined, status_of};
 use super::{caller, wire};
 
 /// A backup that was asked for and could not start within this time expires.
@@ -48,7 +48,7 @@ impl JobService for JobApi {
         }
         let machine = self.0.store.find_machine(&request.machine).await.map_err(|error| status_of(&error))?;
         if let Some(reason) = machine.quarantine {
-            return Err(invalid("machine_quarantined", format!("the machine is quarantined: {reason}")));
+            return Err(quarantined(&reason));
         }
         let new = NewBackup {
             machine: MachineId(machine.id),

@@ -65,11 +65,14 @@ impl Bed {
     }
 
     pub(crate) fn channel(&self) -> Channel {
+        self.endpoint().connect_lazy()
+    }
+
+    pub(crate) fn endpoint(&self) -> Endpoint {
         Endpoint::from_shared(format!("http://{}", self.address))
             .unwrap()
             .initial_stream_window_size(4 << 20)
             .initial_connection_window_size(16 << 20)
-            .connect_lazy()
     }
 
     /// A machine with an agent, and the first attempt to transfer these disks of it.

@@ -84,27 +84,37 @@ async fn opening_again_ends_older_streams_and_keeps_what_they_brought() {
     assert!(restore(&bed, &answer.point_id, "data").await.unwrap().bytes == image);
 }
 
-/// A stream breaks off while the frame that fills a segment is being decoded. What the maps then show as received must be
-/// there at the commit.
+/// An agent dies while the frame that fills a segment is being decoded. What the maps then show as received must be there
+/// at the commit.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_that_breaks_off_takes_no_segment_with_it() {
+async fn a_connection_that_is_cut_takes_no_segment_with_it() {
     let bed = Bed::new().await;
     let mut image = noise(1, 34 * MIB);
     image[..131_072].fill(7);
     let agent = bed.agent(&[("data", &image)]);
     let open = agent.open().await;
     let all = frames(&open.transfer_id, "data", blocks(&image));
-    let upload = agent.upload().await;
-    for frame in &all[..32] {
-        upload.frames.send(frame.clone()).await.unwrap();
-    }
     // Decoding the first cell a thousand times takes a while; only after that the segment is full.
     let mut slow = all[32].clone();
     slow.cells.splice(0..0, std::iter::repeat_n(all[0].cells[0].clone(), 1000));
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    upload.frames.send(slow).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(20)).await;
-    agent.open().await;
+
+    // With its runtime the sockets go, as those of a killed process do.
+    let process = tokio::runtime::Runtime::new().unwrap();
+    let (sent, all_sent) = tokio::sync::oneshot::channel();
+    let (doomed, endpoint) = (agent.clone(), bed.endpoint());
+    process.spawn(async move {
+        let upload = doomed.over(endpoint.connect_lazy()).upload().await;
+        for frame in &all[..32] {
+            upload.frames.send(frame.clone()).await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        upload.frames.send(slow).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        sent.send(()).unwrap();
+        std::future::pending::<()>().await;
+    });
+    all_sent.await.unwrap();
+    process.shutdown_background();
     tokio::time::sleep(Duration::from_millis(500)).await;
 
     let answer = agent.back_up(&[("data", &image)]).await;

@@ -1,0 +1,282 @@
+//! Anything may be killed at any moment: the job goes on, or it ends failed and the next one succeeds; what was
+//! acknowledged is not sent again; what is listed restores.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use holdfast_tests::{Agent, Image, Postgres, World, is_root_or_skips, wait};
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use serde_json::Value;
+
+const MIB: u64 = 1 << 20;
+/// Three segments, the last one not full; no multiple of a block.
+const SIZE: u64 = 80 * MIB + 555;
+const SEGMENT: u64 = 32 * MIB;
+const CRASH_PATIENCE: Duration = Duration::from_secs(60);
+
+/// One machine that is backed up again and again while something dies.
+struct Rig {
+    image: Image,
+    agent: Agent,
+    world: World,
+    round: u64,
+    /// What the disk was, by point.
+    kept: BTreeMap<String, PathBuf>,
+    segment_bytes: u64,
+}
+
+impl Rig {
+    fn new(postgres: Postgres) -> Self {
+        let world = World::start_with(postgres, &[]);
+        let image = Image::random(&world.path("disk.raw"), SIZE, 0);
+        let agent = world.running_agent("web1", &[("data", &image.path)]);
+        Self { image, agent, world, round: 0, kept: BTreeMap::new(), segment_bytes: 0 }
+    }
+
+    /// Changes the whole disk and starts a backup of it.
+    fn begin_round(&mut self) -> String {
+        self.change_disk();
+        self.world.start_backup("web1")
+    }
+
+    fn change_disk(&mut self) {
+        self.round += 1;
+        self.image.fill(0, SIZE, self.round);
+        self.segment_bytes = self.world.vault().segment_bytes();
+    }
+
+    /// Waits for the end, and looks at everything that must hold then. Returns the job.
+    fn end_round(&mut self, what: &str, job: &str, crashes: u64) -> Value {
+        let mut ended = self.world.wait_for_job(job);
+        eprintln!("{what}: {} ({})", ended["state"], ended["error"]["code"]);
+        match ended["state"].as_str() {
+            Some("succeeded" | "succeeded_with_warnings") => {}
+            Some("failed") => {
+                let next = self.world.start_backup("web1");
+                ended = self.world.wait_for_job(&next);
+                assert_eq!(ended["state"], "succeeded", "{what}: the next backup: {ended:#}");
+            }
+            _ => panic!("{what}: {ended:#}"),
+        }
+        // Every acknowledged byte is in a segment, once for each time that it was sent.
+        let sent = self.world.vault().segment_bytes() - self.segment_bytes;
+        let limit = SIZE * 102 / 100 + SEGMENT * crashes;
+        assert!(
+            sent <= limit,
+            "{what}: {sent} bytes were stored of {SIZE}: acknowledged ones were sent again"
+        );
+        self.keep_copy();
+        let point = ended["point"].as_str().unwrap();
+        self.world.assert_restores(point, "data", &self.image.path);
+        self.world.assert_catalogue_is_the_vault();
+        ended
+    }
+
+    /// Every point that is new was made of the disk as it is now.
+    fn keep_copy(&mut self) {
+        let copy = self.world.path(&format!("round-{}.raw", self.round));
+        self.image.copy(&copy);
+        for point in self.world.point_ids() {
+            self.kept.entry(point).or_insert_with(|| copy.clone());
+        }
+    }
+
+    /// In the end, each point is still what it was.
+    fn end(&self) {
+        self.world.assert_catalogue_is_the_vault();
+        assert_eq!(self.world.point_ids(), self.kept.keys().cloned().collect());
+        for (point, copy) in &self.kept {
+            self.world.assert_restores(point, "data", copy);
+            self.world.assert_vault_restores(point, "data", copy);
+        }
+        let marker = "SELECT count(*) FROM machine_slots WHERE active_job IS NOT NULL";
+        assert_eq!(self.world.database.number(marker), 0, "the machine is still marked as busy");
+    }
+}
+
+fn controller_dies_at(failpoints: &[&str]) {
+    let mut rig = Rig::new(Postgres::shared());
+    for failpoint in failpoints {
+        rig.world.controller.stop();
+        rig.world.controller.start_with(&format!("{failpoint}=1*return"));
+        // It may die before it answers: the client asks again until it is back.
+        let cli = rig.world.cli.clone();
+        rig.change_disk();
+        let asked = std::thread::spawn(move || cli.json(&["backup", "web1"]));
+        rig.world.controller.wait_for_crash(failpoint, CRASH_PATIENCE);
+        rig.world.controller.start();
+        let job = asked.join().unwrap();
+        rig.end_round(failpoint, job["id"].as_str().unwrap(), 1);
+    }
+    rig.end();
+}
+
+fn agent_dies_at(failpoints: &[&str]) {
+    let mut rig = Rig::new(Postgres::shared());
+    for failpoint in failpoints {
+        rig.agent.stop();
+        rig.agent.start_with(&format!("{failpoint}=1*return"));
+        let job = rig.begin_round();
+        rig.agent.wait_for_crash(failpoint, CRASH_PATIENCE);
+        rig.agent.start();
+        rig.end_round(failpoint, &job, 1);
+    }
+    rig.end();
+}
+
+#[test]
+fn the_gateway_dies_while_it_receives() {
+    controller_dies_at(&["gateway::opened", "gateway::segment_durable"]);
+}
+
+#[test]
+fn the_gateway_dies_while_it_commits() {
+    let commit =
+        ["gateway::prepared", "gateway::commit_begun", "gateway::point_created", "gateway::point_recorded"];
+    controller_dies_at(&commit);
+}
+
+#[test]
+fn the_controller_dies_between_steps() {
+    controller_dies_at(&["controller::dispatched", "controller::report_recorded"]);
+}
+
+#[test]
+fn the_agent_dies_before_it_commits() {
+    agent_dies_at(&[
+        "agent::snapshot_taken",
+        "agent::transfer_opened",
+        "agent::frame_acked",
+        "agent::before_commit",
+    ]);
+}
+
+#[test]
+fn the_agent_dies_after_it_committed() {
+    agent_dies_at(&["agent::committed", "agent::report_spooled", "agent::snapshot_released"]);
+}
+
+/// `HOLDFAST_FAULT_ROUNDS` gives more rounds, `HOLDFAST_FAULT_SEED` other ones.
+#[test]
+fn anything_dies_at_any_moment() {
+    let number = |name: &str, default: u64| {
+        std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+    };
+    let (rounds, seed) = (number("HOLDFAST_FAULT_ROUNDS", 6), number("HOLDFAST_FAULT_SEED", 1));
+    let mut rig = Rig::new(Postgres::own());
+    let began = Instant::now();
+    let job = rig.begin_round();
+    rig.end_round("undisturbed", &job, 0);
+    let usual = u64::try_from(began.elapsed().as_millis()).unwrap() / 2;
+    for round in 0..rounds {
+        let mut random = StdRng::seed_from_u64(seed + round);
+        let moment = Duration::from_millis(random.random_range(0..usual));
+        let away = Duration::from_millis(random.random_range(0..2000));
+        let victim = ["agent", "controller", "Postgres"][usize::try_from(round % 3).unwrap()];
+        let job = rig.begin_round();
+        std::thread::sleep(moment);
+        match victim {
+            "agent" => {
+                rig.agent.kill();
+                std::thread::sleep(away);
+                rig.agent.start();
+            }
+            "controller" => {
+                rig.world.controller.kill();
+                std::thread::sleep(away);
+                rig.world.controller.start();
+            }
+            _ => {
+                rig.world.postgres.crash();
+                std::thread::sleep(away);
+                rig.world.postgres.restart();
+            }
+        }
+        rig.end_round(&format!("seed {}: {victim} after {moment:?} for {away:?}", seed + round), &job, 1);
+    }
+    rig.end();
+}
+
+#[test]
+fn a_late_attempt_is_fenced() {
+    let mut rig = Rig::new(Postgres::shared());
+    rig.agent.stop();
+    rig.agent.start_with("agent::frame_acked=sleep(150)");
+    rig.world.wait_for_machine("web1", "online");
+    let job = rig.begin_round();
+    wait::until("some bytes to be sent", CRASH_PATIENCE, || {
+        (rig.world.job(&job)["steps"][1]["sent_bytes"].as_u64() > Some(8 * MIB)).then_some(())
+    });
+    rig.agent.freeze();
+    wait::until("the attempt to be lost", CRASH_PATIENCE, || {
+        let lost = "SELECT count(*) FROM step_attempts WHERE attempt = 1 AND outcome = 'lost'";
+        (rig.world.database.number(lost) == 1).then_some(())
+    });
+    rig.agent.thaw();
+    let ended = rig.end_round("a frozen agent", &job, 1);
+    assert!(ended["steps"][1]["attempt"].as_i64() >= Some(2), "{ended:#}");
+    assert_eq!(rig.world.point_ids().len(), 1);
+    rig.end();
+}
+
+/// A filesystem of its own, gone with the test.
+struct Mount(PathBuf);
+
+impl Mount {
+    fn tmpfs(path: PathBuf, size: &str) -> Self {
+        fs::create_dir_all(&path).unwrap();
+        mount(&["-t", "tmpfs", "-o", &format!("size={size},mode=700"), "holdfast-test"], &path);
+        Self(path)
+    }
+
+    fn resize(&self, size: &str) {
+        mount(&["-o", &format!("remount,size={size}")], &self.0);
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+fn mount(args: &[&str], path: &Path) {
+    assert!(Command::new("mount").args(args).arg(path).status().unwrap().success());
+}
+
+#[test]
+fn a_full_vault_fails_cleanly_and_works_later() {
+    if !is_root_or_skips("a_full_vault_fails_cleanly_and_works_later") {
+        return;
+    }
+    let outer = tempfile::tempdir().unwrap();
+    let vault = Mount::tmpfs(outer.path().join("vault"), "40m");
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("controller")).unwrap();
+    std::os::unix::fs::symlink(&vault.0, folder.path().join("controller/vault")).unwrap();
+    let world = World::start_in(folder, Postgres::shared(), &[]);
+    let image = Image::random(&world.path("disk.raw"), SIZE, 1);
+    let _agent = world.running_agent("web1", &[("data", &image.path)]);
+
+    let job = world.start_backup("web1");
+    let failed = world.wait_for_job(&job);
+    assert_eq!(
+        (&failed["state"], &failed["error"]["code"]),
+        (&"failed".into(), &"vault_full".into()),
+        "{failed:#}"
+    );
+    assert!(!failed["error"]["action"].as_str().unwrap().is_empty(), "{failed:#}");
+    assert!(world.point_ids().is_empty() && world.vault().point_ids().is_empty());
+
+    vault.resize("400m");
+    let point = world.back_up("web1");
+    world.assert_restores(&point, "data", &image.path);
+    world.assert_vault_restores(&point, "data", &image.path);
+    world.assert_catalogue_is_the_vault();
+    drop(world);
+}

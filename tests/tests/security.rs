@@ -1,0 +1,324 @@
+//! Who may do what, and what people are told: an exit code, one sentence, what to do next, and nothing changed.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use holdfast_proto::v1::agent_message::Kind;
+use holdfast_proto::v1::agent_service_client::AgentServiceClient;
+use holdfast_proto::v1::step_report::Outcome;
+use holdfast_proto::v1::transfer_service_client::TransferServiceClient;
+use holdfast_proto::v1::{
+    AgentMessage, CommitTransferRequest, ControllerMessage, Disk, ErrorDetail, Hello, OpenTransferRequest,
+    StepAttempt, StepReport, controller_message,
+};
+use holdfast_tests::agent::Enrolment;
+use holdfast_tests::{Agent, Answer, Cli, Image, Postgres, World, is_root_or_skips, wait};
+use tonic::Code;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+
+const MIB: u64 = 1 << 20;
+const PATIENCE: Duration = Duration::from_secs(30);
+/// What a refused request must not touch.
+const TABLES: [&str; 9] = [
+    "machines",
+    "agents",
+    "certificates",
+    "enrolment_tokens",
+    "api_keys",
+    "jobs",
+    "steps",
+    "points",
+    "requests",
+];
+
+fn unchanged<T>(world: &World, act: impl FnOnce() -> T) -> T {
+    let before = world.database.row_counts(&TABLES);
+    let done = act();
+    assert_eq!(before, world.database.row_counts(&TABLES));
+    done
+}
+
+/// The agent's program says one sentence, too.
+fn assert_enrol_refused(answer: &Answer, word: &str) {
+    assert_eq!(answer.code, 1, "{answer:?}");
+    let errors: Vec<&str> = answer.stderr.lines().filter(|line| line.starts_with("error: ")).collect();
+    assert_eq!(errors.len(), 1, "{answer:?}");
+    assert!(answer.stderr.contains(word), "{word}: {answer:?}");
+}
+
+#[test]
+fn a_token_is_good_for_as_many_agents_and_as_long_as_it_says() {
+    let world = World::start();
+    let enrolment = world.enrolment(&["--uses", "1", "--label", "env=prod"]);
+    let _ = world.new_agent("web1", &[]).enrol(&enrolment).succeeds();
+    assert_eq!(world.machine("web1")["labels"], serde_json::json!({"env": "prod"}));
+    let second = world.new_agent("web2", &[]);
+    unchanged(&world, || assert_enrol_refused(&second.enrol(&enrolment), "holdfast token create"));
+    assert!(!second.state_dir.join("identity").try_exists().unwrap());
+
+    let short = world.enrolment(&["--ttl", "1s"]);
+    std::thread::sleep(Duration::from_millis(1500));
+    unchanged(&world, || assert_enrol_refused(&second.enrol(&short), "holdfast token create"));
+    let wrong = Enrolment { token: "not-a-token".to_owned(), ..enrolment };
+    unchanged(&world, || assert_enrol_refused(&second.enrol(&wrong), "holdfast token create"));
+
+    let taken = world.new_agent("web1", &[]);
+    fs::remove_dir_all(&taken.state_dir).unwrap();
+    let fresh = world.enrolment(&[]);
+    unchanged(&world, || assert_enrol_refused(&taken.enrol(&fresh), "--name"));
+    assert_eq!(
+        world.database.number("SELECT uses::bigint FROM enrolment_tokens ORDER BY created_at DESC LIMIT 1"),
+        0
+    );
+    let _ = second.enrol(&fresh).succeeds();
+}
+
+#[test]
+fn another_ca_is_refused_on_both_sides() {
+    let (world, other) = (World::start(), World::start());
+    let foreign = Cli { ca_file: other.controller.ca_file(), ..world.cli.clone() };
+    unchanged(&world, || foreign.run(&["token", "create"]).fails(1, "unreachable"));
+    let agent = world.new_agent("web1", &[]);
+    let enrolment = Enrolment { ca_file: other.controller.ca_file(), ..world.enrolment(&[]) };
+    unchanged(&world, || assert_enrol_refused(&agent.enrol(&enrolment), "certificate"));
+    assert!(!agent.state_dir.join("identity").try_exists().unwrap());
+
+    // A certificate of the other controller's CA opens nothing here.
+    let stranger = other.enrolled_agent("web1", &[]);
+    let channel = run(async { channel(&world, Some(&stranger)) });
+    let refused = run(async {
+        let mut transfers = TransferServiceClient::new(channel);
+        transfers.open_transfer(open("019a0000-0000-7000-8000-000000000000")).await
+    });
+    assert!(refused.is_err(), "{refused:?}");
+}
+
+#[test]
+fn api_keys_decide_who_may_do_what() {
+    let world = World::start();
+    let image = Image::random(&world.path("disk.raw"), 4 * MIB, 1);
+    let _agent = world.running_agent("web1", &[("data", &image.path)]);
+    let point = world.back_up("web1");
+    let wrong = world.path("wrong-key");
+    fs::write(&wrong, "hf_0123456789012345678901234567890123456789\n").unwrap();
+    let stranger = world.cli_with_key(wrong);
+    for command in [&["status"] as &[&str], &["machine", "list"], &["backup", "web1"], &["token", "create"]] {
+        let _ = unchanged(&world, || stranger.run(command).fails(1, "api_key_refused"));
+    }
+    let viewer = world.cli_with_key(world.controller.create_api_key("looker", "viewer"));
+    for command in
+        [&["status"] as &[&str], &["machine", "list"], &["job", "list"], &["point", "show", &point]]
+    {
+        let _ = viewer.run(command).succeeds();
+    }
+    let file = world.path("out.raw");
+    let restore = ["restore", &point, "--disk", "data", "--to", file.to_str().unwrap()];
+    let job = world.cli.json(&["job", "list"])[0]["id"].as_str().unwrap().to_owned();
+    for command in [&["backup", "web1"] as &[&str], &["token", "create"], &["job", "cancel", &job], &restore]
+    {
+        let _ = unchanged(&world, || viewer.run(command).fails(1, "role_too_low"));
+    }
+    assert!(!file.try_exists().unwrap());
+}
+
+#[test]
+fn mistakes_are_told_in_one_sentence() {
+    let world = World::start();
+    let image = Image::random(&world.path("disk.raw"), 4 * MIB, 1);
+    let _agent = world.running_agent("web1", &[("data", &image.path)]);
+    let point = world.back_up("web1");
+    let unknown = "019a0000-0000-7000-8000-000000000000";
+    let file = world.path("mine.raw");
+    fs::write(&file, "mine").unwrap();
+    let file = file.to_str().unwrap();
+    let new = world.path("new.raw");
+    let new = new.to_str().unwrap();
+    let cases: [(&[&str], &str); 9] = [
+        (&["machine", "show", "web9"], "machine_not_found"),
+        (&["backup", "web9"], "machine_not_found"),
+        (&["backup", "web1", "--disk", "nope"], "disk_not_found"),
+        (&["point", "list", "web9"], "machine_not_found"),
+        (&["point", "show", unknown], "point_not_found"),
+        (&["job", "show", unknown], "job_not_found"),
+        (&["restore", &point, "--disk", "data", "--to", file], "target_exists"),
+        (&["restore", unknown, "--disk", "data", "--to", new], "point_not_found"),
+        (&["restore", &point, "--disk", "nope", "--to", new], "disk_not_found"),
+    ];
+    for (command, code) in cases {
+        let _ = unchanged(&world, || world.cli.run(command).fails(1, code));
+    }
+    assert_eq!(fs::read(file).unwrap(), b"mine");
+    for leftover in [format!("{file}.partial"), format!("{new}.partial"), new.to_owned()] {
+        assert!(!fs::exists(&leftover).unwrap(), "{leftover}");
+    }
+    let _ = world.cli.run(&["restore", &point, "--disk", "data", "--to", file, "--overwrite"]).succeeds();
+    holdfast_tests::image::assert_same(&image.path, file.as_ref());
+
+    let nobody = Cli { address: "https://127.0.0.1:1".to_owned(), ..world.cli.clone() };
+    let _ = nobody.run(&["status"]).fails(1, "unreachable");
+    let unset = Cli { address: String::new(), ..world.cli.clone() };
+    assert_eq!(unset.run(&["status"]).code, 2);
+    assert_eq!(world.cli.run(&["no-such-command"]).code, 2);
+    assert_eq!(world.cli.run(&["--help"]).code, 0);
+}
+
+fn run<T>(work: impl Future<Output = T>) -> T {
+    static RUNTIME: std::sync::OnceLock<tokio::runtime::Runtime> = std::sync::OnceLock::new();
+    RUNTIME.get_or_init(|| tokio::runtime::Runtime::new().unwrap()).block_on(work)
+}
+
+/// A connection to the agents' listener with an agent's certificate, or with none.
+fn channel(world: &World, agent: Option<&Agent>) -> Channel {
+    let ca = fs::read(world.controller.ca_file()).unwrap();
+    let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca));
+    if let Some(agent) = agent {
+        let read = |name: &str| fs::read(agent.state_dir.join("identity").join(name)).unwrap();
+        tls = tls.identity(Identity::from_pem(read("cert.pem"), read("key.pem")));
+    }
+    Endpoint::from_shared(world.controller.agents()).unwrap().tls_config(tls).unwrap().connect_lazy()
+}
+
+fn open(step: &str) -> OpenTransferRequest {
+    OpenTransferRequest {
+        attempt: Some(StepAttempt { step_id: step.to_owned(), attempt: 1 }),
+        snapshot_id: "019a0000-0000-7000-8000-000000000001".to_owned(),
+        disks: vec![Disk { name: "data".to_owned(), size_bytes: 48 * MIB }],
+    }
+}
+
+#[test]
+fn an_agent_acts_for_its_own_machine_alone() {
+    let world = World::start();
+    let image = Image::random(&world.path("disk.raw"), 48 * MIB, 1);
+    let intruder = world.enrolled_agent("a", &[]);
+    let mut victim = world.enrolled_agent("b", &[("data", &image.path)]);
+    victim.start_with("agent::frame_acked=sleep(200)");
+    world.wait_for_machine("b", "online");
+    let job = world.start_backup("b");
+    let step = wait::until("the transfer", PATIENCE, || {
+        let step = world.job(&job)["steps"][1].clone();
+        (step["state"] == "running").then(|| step["id"].as_str().unwrap().to_owned())
+    });
+
+    let (with, without) = run(async { (channel(&world, Some(&intruder)), channel(&world, None)) });
+    let refused = run(TransferServiceClient::new(with.clone()).open_transfer(open(&step))).unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused:?}");
+    let commit = CommitTransferRequest { attempt: open(&step).attempt, ..CommitTransferRequest::default() };
+    let refused = run(TransferServiceClient::new(with.clone()).commit_transfer(commit)).unwrap_err();
+    assert_ne!(refused.code(), Code::Ok, "{refused:?}");
+    let refused = run(TransferServiceClient::new(without).open_transfer(open(&step))).unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated, "{refused:?}");
+    run(report_failure(with, &step));
+
+    let ended = world.wait_for_job(&job);
+    assert_eq!(
+        (&ended["state"], &ended["steps"][1]["attempt"]),
+        (&"succeeded".into(), &1.into()),
+        "{ended:#}"
+    );
+    world.assert_restores(ended["point"].as_str().unwrap(), "data", &image.path);
+}
+
+/// As an agent, says that a step of somebody else failed. Whatever the answer is, it is not that this was recorded.
+async fn report_failure(channel: Channel, step: &str) {
+    let hello = Hello {
+        boot_id: "raw".to_owned(),
+        process_id: "019a0000-0000-7000-8000-000000000002".to_owned(),
+        ..Hello::default()
+    };
+    let detail =
+        ErrorDetail { code: "made_up".to_owned(), message: "made up".to_owned(), ..ErrorDetail::default() };
+    let report = StepReport {
+        attempt: open(step).attempt,
+        sequence: 1_000_000,
+        outcome: Some(Outcome::Failed(detail)),
+    };
+    let messages = [Kind::Hello(hello), Kind::Report(report)].map(|kind| AgentMessage { kind: Some(kind) });
+    let messages = tokio_stream::iter(messages).chain(futures::stream::pending());
+    let mut answers = AgentServiceClient::new(channel).session(messages).await.unwrap().into_inner();
+    let recorded = i32::from(holdfast_proto::v1::AckResult::Recorded);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(3);
+    while let Ok(Ok(Some(answer))) = tokio::time::timeout_at(deadline, answers.message()).await {
+        if let ControllerMessage { kind: Some(controller_message::Kind::Ack(ack)) } = answer {
+            assert_ne!(ack.result, recorded, "{ack:?}");
+        }
+    }
+}
+
+#[test]
+fn a_certificate_is_renewed_on_a_live_session() {
+    let world = World::start_with(Postgres::shared(), &[("certificate_lifetime", "8s")]);
+    let image = Image::random(&world.path("disk.raw"), 4 * MIB, 1);
+    let agent = world.running_agent("web1", &[("data", &image.path)]);
+    let first = fs::read(agent.state_dir.join("identity/cert.pem")).unwrap();
+    let epoch = || world.database.number("SELECT epoch FROM agent_sessions");
+    let opened = epoch();
+    wait::until("the first certificate to be over", PATIENCE, || {
+        let over = "SELECT count(*) FROM certificates WHERE not_after < now() - interval '2 seconds'";
+        (world.database.number(over) > 0).then_some(())
+    });
+    assert!(world.database.number("SELECT count(*) FROM certificates") >= 2);
+    assert_ne!(first, fs::read(agent.state_dir.join("identity/cert.pem")).unwrap());
+    assert_eq!(epoch(), opened, "the session did not stay up");
+    assert_eq!(world.machine("web1")["state"], "online");
+    let point = world.back_up("web1");
+    world.assert_restores(&point, "data", &image.path);
+}
+
+#[test]
+fn a_hard_reboot_is_no_clone() {
+    if !is_root_or_skips("a_hard_reboot_is_no_clone") {
+        return;
+    }
+    let world = World::start();
+    let image = Image::random(&world.path("disk.raw"), 4 * MIB, 1);
+    let mut agent = world.running_agent("web1", &[("data", &image.path)]);
+    let epoch = || world.database.number("SELECT epoch FROM agent_sessions");
+    let before = epoch();
+    // Frozen, the old connection stays open and answers nothing: as after a power cut.
+    agent.freeze();
+    let mut rebooted = agent.copy(
+        &world.path("agents"),
+        &world.logs(),
+        &world.controller.agents(),
+        &[("data", &image.path)],
+    );
+    rebooted.start_with_boot_id("00000000-0000-4000-8000-00000000b007");
+    wait::until("the session after the boot", PATIENCE, || (epoch() > before).then_some(()));
+    agent.kill();
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(world.machine("web1")["state"], "online");
+    let point = world.back_up("web1");
+    world.assert_restores(&point, "data", &image.path);
+}
+
+#[test]
+fn a_clone_is_quarantined_with_its_original() {
+    if !is_root_or_skips("a_clone_is_quarantined_with_its_original") {
+        return;
+    }
+    let world = World::start();
+    let image = Image::random(&world.path("disk.raw"), 4 * MIB, 1);
+    let agent = world.running_agent("web1", &[("data", &image.path)]);
+    let copied = Image::random(&world.path("copied.raw"), 4 * MIB, 1);
+    let mut clone = agent.copy(
+        &world.path("agents"),
+        &world.logs(),
+        &world.controller.agents(),
+        &[("data", &copied.path)],
+    );
+    clone.start_with_boot_id("00000000-0000-4000-8000-0000000c104e");
+    world.wait_for_machine("web1", "quarantined");
+    let machine = world.machine("web1");
+    assert!(!machine["condition"].as_str().unwrap().is_empty(), "{machine}");
+    let _ = unchanged(&world, || world.cli.run(&["backup", "web1"]).fails(1, "machine_quarantined"));
+    // Neither of them gets back in.
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(world.machine("web1")["state"], "quarantined");
+    assert_eq!(
+        world.database.number("SELECT count(*) FROM agent_sessions WHERE controller_id IS NOT NULL"),
+        0
+    );
+}

@@ -106,9 +106,13 @@ impl Authority for StoreAuthority {
             .collect()
     }
 
-    async fn commit_aborted(&self, step: StepId, attempt: i64) -> Result<(), Status> {
+    async fn commit_aborted(&self, step: StepId, attempt: i64, seq: u64) -> Result<(), Status> {
         let delay = self.0.timing.retry_delay;
-        self.0.store.commit_aborted(step, attempt, delay).await.map_err(|error| status_of(&error))?;
+        self.0
+            .store
+            .commit_aborted(step, attempt, signed(seq)?, delay)
+            .await
+            .map_err(|error| status_of(&error))?;
         self.0.sessions.wake.notify_one();
         Ok(())
     }

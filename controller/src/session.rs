@@ -5,7 +5,7 @@ mod hello;
 mod report;
 mod run;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -17,12 +17,15 @@ use holdfast_proto::error::{ErrorDetailExt as _, system_error};
 use holdfast_proto::ids::{AgentId, MachineId, StepId};
 use holdfast_proto::v1::{CancelStep, ControllerMessage, Dispatch, Ping, StepAttempt, controller_message};
 
-use crate::store::session::ProgressUpdate;
+use crate::store::session::{HeardSession, ProgressUpdate};
 
 pub(crate) use run::run;
 
 /// Messages that may wait for one agent; one that does not read them is disconnected.
 pub(crate) const OUTBOUND: usize = 64;
+
+/// Attempts whose progress waits to be written; what is beyond waits for its next report.
+const MAX_PROGRESS: usize = 100_000;
 
 pub(crate) type Outbound = mpsc::Sender<Result<ControllerMessage, Status>>;
 
@@ -42,6 +45,8 @@ pub(crate) struct Live {
     pub(crate) machine: MachineId,
     pub(crate) epoch: i64,
     outbound: Outbound,
+    /// Handed to this session and not ended: what its heartbeats keep alive.
+    attempts: Mutex<HashSet<(StepId, i64)>>,
     /// Heard of since the last flush.
     heard: AtomicBool,
     last_pong: AtomicU64,
@@ -59,10 +64,16 @@ impl Sessions {
         locked(&self.live).get(&agent).cloned()
     }
 
-    /// Makes this the agent's session and ends an older one.
-    fn register(&self, live: Arc<Live>) {
-        if let Some(old) = locked(&self.live).insert(live.agent, live) {
-            old.close(superseded());
+    /// Makes this the agent's session and ends an older one; one that is older itself ends.
+    fn register(&self, live: &Arc<Live>) {
+        let mut map = locked(&self.live);
+        let over = match map.get(&live.agent) {
+            Some(current) if current.epoch > live.epoch => Some(Arc::clone(live)),
+            _ => map.insert(live.agent, Arc::clone(live)),
+        };
+        drop(map);
+        if let Some(over) = over {
+            over.close(superseded());
         }
     }
 
@@ -79,18 +90,31 @@ impl Sessions {
     }
 
     /// Who was heard of since the last call.
-    pub(crate) fn take_heard(&self) -> Vec<(AgentId, i64)> {
+    pub(crate) fn take_heard(&self) -> Vec<HeardSession> {
         locked(&self.live)
             .values()
             .filter(|live| live.heard.swap(false, Ordering::Relaxed))
-            .map(|live| (live.agent, live.epoch))
+            .map(|live| HeardSession {
+                agent: live.agent,
+                epoch: live.epoch,
+                attempts: locked(&live.attempts).iter().copied().collect(),
+            })
             .collect()
     }
 
-    /// Ends the sessions of agents that another controller, or a newer session, took over.
-    pub(crate) fn close_superseded(&self, agents: &[AgentId]) {
-        for agent in agents {
-            if let Some(live) = self.get(*agent) {
+    /// Puts back what [`Sessions::take_heard`] took and could not be written down.
+    pub(crate) fn put_back(&self, heard: &[HeardSession]) {
+        for session in heard {
+            if let Some(live) = self.get(session.agent) {
+                live.note_heard();
+            }
+        }
+    }
+
+    /// Ends sessions in whose place a newer one began, here or at another controller.
+    pub(crate) fn close_superseded(&self, sessions: &[(AgentId, i64)]) {
+        for (agent, epoch) in sessions {
+            if let Some(live) = self.get(*agent).filter(|live| live.epoch == *epoch) {
                 live.close(superseded());
             }
         }
@@ -107,6 +131,9 @@ impl Sessions {
 
     fn note_progress(&self, update: ProgressUpdate) {
         let mut map = locked(&self.progress);
+        if map.len() >= MAX_PROGRESS && !map.contains_key(&(StepId(update.step), update.attempt)) {
+            return;
+        }
         let entry = map.entry((StepId(update.step), update.attempt)).or_default();
         if entry.sequence < update.sequence {
             *entry = update;
@@ -119,8 +146,17 @@ impl Sessions {
     }
 
     /// Hands a step to an agent.
-    pub(crate) fn dispatch(&self, agent: AgentId, dispatch: Dispatch) -> Result<(), NotDelivered> {
-        self.send(agent, controller_message::Kind::Dispatch(dispatch))
+    pub(crate) fn dispatch(
+        &self,
+        agent: AgentId,
+        attempt: (StepId, i64),
+        dispatch: Dispatch,
+    ) -> Result<(), NotDelivered> {
+        let live = self.get(agent).ok_or(NotDelivered)?;
+        // Before it is sent: the answer may be faster than this thread.
+        live.hand_over(attempt);
+        live.send(controller_message::Kind::Dispatch(dispatch))
+            .inspect_err(|NotDelivered| live.take_back(attempt))
     }
 
     pub(crate) fn cancel(&self, agent: AgentId, attempt: StepAttempt) -> Result<(), NotDelivered> {
@@ -154,6 +190,15 @@ impl Live {
             let _ = self.outbound.try_send(Err(reason));
             self.closed.cancel();
         }
+    }
+
+    /// From now on the session's heartbeats keep this attempt alive.
+    fn hand_over(&self, attempt: (StepId, i64)) {
+        locked(&self.attempts).insert(attempt);
+    }
+
+    fn take_back(&self, attempt: (StepId, i64)) {
+        locked(&self.attempts).remove(&attempt);
     }
 
     fn note_heard(&self) {

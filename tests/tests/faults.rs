@@ -17,6 +17,8 @@ const MIB: u64 = 1 << 20;
 /// Three segments, the last one not full; no multiple of a block.
 const SIZE: u64 = 80 * MIB + 555;
 const SEGMENT: u64 = 32 * MIB;
+/// So that a transfer takes some seconds in which something can happen.
+const SLOWLY: &str = "agent::frame_acked=sleep(50)";
 const CRASH_PATIENCE: Duration = Duration::from_secs(60);
 
 /// One machine that is backed up again and again while something dies.
@@ -53,7 +55,7 @@ impl Rig {
     /// Waits for the end, and looks at everything that must hold then. Returns the job.
     fn end_round(&mut self, what: &str, job: &str, crashes: u64) -> Value {
         let mut ended = self.world.wait_for_job(job);
-        eprintln!("{what}: {} ({})", ended["state"], ended["error"]["code"]);
+        let first_end = format!("{} {}", ended["state"], ended["error"]["code"]);
         match ended["state"].as_str() {
             Some("succeeded" | "succeeded_with_warnings") => {}
             Some("failed") => {
@@ -66,6 +68,13 @@ impl Rig {
         // Every acknowledged byte is in a segment, once for each time that it was sent.
         let sent = self.world.vault().segment_bytes() - self.segment_bytes;
         let limit = SIZE * 102 / 100 + SEGMENT * crashes;
+        let last = ended["steps"][1]["sent_bytes"].as_u64().unwrap();
+        eprintln!(
+            "{what}: {first_end}; stored {} MiB of {} MiB, the last attempt sent {} MiB",
+            sent / MIB,
+            SIZE / MIB,
+            last / MIB
+        );
         assert!(
             sent <= limit,
             "{what}: {sent} bytes were stored of {SIZE}: acknowledged ones were sent again"
@@ -99,11 +108,19 @@ impl Rig {
     }
 }
 
+/// `NAME` dies at the first time, `NAME=N*off` after N times.
+fn armed(failpoint: &str) -> String {
+    match failpoint.split_once('=') {
+        Some(_) => format!("{failpoint}->1*return"),
+        None => format!("{failpoint}=1*return"),
+    }
+}
+
 fn controller_dies_at(failpoints: &[&str]) {
     let mut rig = Rig::new(Postgres::shared());
     for failpoint in failpoints {
         rig.world.controller.stop();
-        rig.world.controller.start_with(&format!("{failpoint}=1*return"));
+        rig.world.controller.start_with(&armed(failpoint));
         // It may die before it answers: the client asks again until it is back.
         let cli = rig.world.cli.clone();
         rig.change_disk();
@@ -120,7 +137,7 @@ fn agent_dies_at(failpoints: &[&str]) {
     let mut rig = Rig::new(Postgres::shared());
     for failpoint in failpoints {
         rig.agent.stop();
-        rig.agent.start_with(&format!("{failpoint}=1*return"));
+        rig.agent.start_with(&armed(failpoint));
         let job = rig.begin_round();
         rig.agent.wait_for_crash(failpoint, CRASH_PATIENCE);
         rig.agent.start();
@@ -142,8 +159,18 @@ fn the_gateway_dies_while_it_commits() {
 }
 
 #[test]
-fn the_controller_dies_between_steps() {
-    controller_dies_at(&["controller::dispatched", "controller::report_recorded"]);
+fn the_controller_dies_when_it_dispatched() {
+    controller_dies_at(&[
+        "controller::dispatched",
+        "controller::dispatched=1*off",
+        "controller::dispatched=2*off",
+    ]);
+}
+
+#[test]
+fn the_controller_dies_when_it_recorded_a_report() {
+    let recorded = "controller::report_recorded";
+    controller_dies_at(&[recorded, &format!("{recorded}=1*off"), &format!("{recorded}=2*off")]);
 }
 
 #[test]
@@ -169,10 +196,13 @@ fn anything_dies_at_any_moment() {
     };
     let (rounds, seed) = (number("HOLDFAST_FAULT_ROUNDS", 6), number("HOLDFAST_FAULT_SEED", 1));
     let mut rig = Rig::new(Postgres::own());
+    rig.agent.stop();
+    rig.agent.start_with(SLOWLY);
     let began = Instant::now();
     let job = rig.begin_round();
+    let _ = rig.world.wait_for_job(&job);
+    let usual = u64::try_from(began.elapsed().as_millis()).unwrap();
     rig.end_round("undisturbed", &job, 0);
-    let usual = u64::try_from(began.elapsed().as_millis()).unwrap() / 2;
     for round in 0..rounds {
         let mut random = StdRng::seed_from_u64(seed + round);
         let moment = Duration::from_millis(random.random_range(0..usual));
@@ -180,11 +210,12 @@ fn anything_dies_at_any_moment() {
         let victim = ["agent", "controller", "Postgres"][usize::try_from(round % 3).unwrap()];
         let job = rig.begin_round();
         std::thread::sleep(moment);
+        let sent = rig.world.job(&job)["steps"][1]["sent_bytes"].as_u64().unwrap() / MIB;
         match victim {
             "agent" => {
                 rig.agent.kill();
                 std::thread::sleep(away);
-                rig.agent.start();
+                rig.agent.start_with(SLOWLY);
             }
             "controller" => {
                 rig.world.controller.kill();
@@ -197,7 +228,8 @@ fn anything_dies_at_any_moment() {
                 rig.world.postgres.restart();
             }
         }
-        rig.end_round(&format!("seed {}: {victim} after {moment:?} for {away:?}", seed + round), &job, 1);
+        let what = format!("seed {}: {victim} after {moment:?} ({sent} MiB) for {away:?}", seed + round);
+        rig.end_round(&what, &job, 1);
     }
     rig.end();
 }

@@ -83,8 +83,8 @@ pub trait Authority: Send + Sync + 'static {
     /// Commits that began so long ago that their gateway may be dead.
     async fn unsettled_commits(&self) -> Result<Vec<UnsettledCommit>, Status>;
 
-    /// The vault says that this attempt has no point and never will.
-    async fn commit_aborted(&self, step: StepId, attempt: i64) -> Result<(), Status>;
+    /// The vault says that this commit of the attempt made no point and never will.
+    async fn commit_aborted(&self, step: StepId, attempt: i64, seq: u64) -> Result<(), Status>;
 
     /// Sequence numbers of the machine's points in the catalogue.
     async fn known_points(&self, machine: MachineId) -> Result<Vec<u64>, Status>;

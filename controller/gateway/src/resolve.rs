@@ -109,13 +109,13 @@ impl Gateway {
                 info!(%machine, seq, "a commit had succeeded");
             }
             Ok(Outcome::Aborted { .. }) => {
-                within(self.inner.authority.commit_aborted(step, attempt)).await?;
+                within(self.inner.authority.commit_aborted(step, attempt, seq)).await?;
                 info!(%machine, seq, "a commit had not happened");
             }
             Err(error) if error.is_damage() => {
                 // Whatever it was, it restores nothing: the job must not wait for it for ever.
                 warn!(%machine, seq, reason = chain(&error), "what a commit left is damaged: the attempt is lost");
-                within(self.inner.authority.commit_aborted(step, attempt)).await?;
+                within(self.inner.authority.commit_aborted(step, attempt, seq)).await?;
             }
             Err(error) => return Err(status_of(&error)),
         }

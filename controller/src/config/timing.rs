@@ -35,7 +35,8 @@ pub(crate) struct Timing {
     /// Between two comparisons of the catalogue with the vault.
     #[serde(deserialize_with = "duration::deserialize")]
     pub(crate) resolve: Duration,
-    /// Life of an agent's certificate.
+    /// Life of an agent's certificate: also how long a machine may be switched off and come back without enrolling again.
+    /// Revocation does not wait for it, every call asks the database.
     #[serde(deserialize_with = "duration::deserialize")]
     pub(crate) certificate_lifetime: Duration,
     /// Before a failed step is tried again.
@@ -55,7 +56,7 @@ impl Default for Timing {
             progress_flush: seconds(2),
             liveness_flush: seconds(10),
             resolve: seconds(30),
-            certificate_lifetime: seconds(24 * 3600),
+            certificate_lifetime: seconds(30 * 24 * 3600),
             retry_delay: seconds(10),
         }
     }

@@ -75,6 +75,9 @@ pub(super) fn read_attempt(attempt: &StepAttempt) -> Result<(StepId, i64), Statu
 pub(super) async fn reconcile(app: &App, live: &Live, hello: &CheckedHello) -> Result<Welcome, StoreError> {
     let lease = app.timing.agent_lost_after;
     let adopted = app.store.adopt(live.machine, app.controller_id, &hello.running, lease).await?;
+    for attempt in &adopted {
+        live.hand_over(*attempt);
+    }
     let wanted = app.store.wanted_snapshots(live.machine).await?;
     let attempts = hello
         .running

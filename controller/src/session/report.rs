@@ -26,7 +26,7 @@ pub(super) async fn handle(app: &Arc<App>, live: &Arc<Live>, report: StepReport)
     let (step, number) = hello::read_attempt(&attempt)?;
     let end = match report.outcome {
         Some(Outcome::Progress(progress)) => {
-            app.sessions.note_progress(progress_update(step, number, report.sequence, progress));
+            app.sessions.note_progress(progress_update(live, (step, number), report.sequence, progress));
             return Ok(());
         }
         Some(Outcome::SnapshotTaken(taken)) => AttemptEnd::SnapshotTaken(read_snapshot(taken)?),
@@ -49,6 +49,7 @@ pub(super) async fn handle(app: &Arc<App>, live: &Arc<Live>, report: StepReport)
         }
         Err(error) => return Err(status_of(&error)),
     };
+    live.take_back((step, number));
     debug!(%step, attempt = number, outcome = described, ?result, "report");
     crash_point("controller::report_recorded");
     app.sessions.wake.notify_one();
@@ -58,9 +59,15 @@ pub(super) async fn handle(app: &Arc<App>, live: &Arc<Live>, report: StepReport)
     Ok(())
 }
 
-fn progress_update(step: StepId, attempt: i64, sequence: i64, progress: Progress) -> ProgressUpdate {
+fn progress_update(
+    live: &Live,
+    (step, attempt): (StepId, i64),
+    sequence: i64,
+    progress: Progress,
+) -> ProgressUpdate {
     let bytes = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     ProgressUpdate {
+        machine: live.machine.0,
         step: step.0,
         attempt,
         sequence,
@@ -93,9 +100,11 @@ fn read_snapshot(taken: SnapshotTaken) -> Result<TakenSnapshot, Status> {
     })
 }
 
-/// What an agent says of a failure is shown to people: bounded, and nothing else is made of it.
+/// What an agent says of a failure is shown to people: bounded, without the NUL that Postgres refuses, and nothing else is
+/// made of it.
 fn read_error(detail: v1::ErrorDetail) -> JobError {
-    let bounded = |text: String, longest: usize| text.chars().take(longest).collect::<String>();
+    let bounded =
+        |text: String, longest: usize| text.chars().filter(|c| *c != '\0').take(longest).collect::<String>();
     let fault = match detail.fault() {
         v1::Fault::User => Fault::User,
         v1::Fault::System => Fault::System,

@@ -1,5 +1,5 @@
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -78,7 +78,6 @@ async fn open(
         .open_session(NewSession {
             agent,
             machine,
-            controller: app.controller_id,
             boot_id: hello.boot_id.clone(),
             version: hello.version.clone(),
             disks: hello.disks.clone(),
@@ -90,6 +89,7 @@ async fn open(
         machine,
         epoch,
         outbound: outbound.clone(),
+        attempts: Mutex::default(),
         heard: AtomicBool::new(true),
         last_pong: AtomicU64::new(0),
         ponged: Notify::new(),
@@ -98,7 +98,12 @@ async fn open(
     let welcome = hello::reconcile(app, &live, &hello).await.map_err(|error| status_of(&error))?;
     // Before it is registered, so that Welcome is the first message.
     live.send(controller_message::Kind::Welcome(welcome)).map_err(|_| stopping())?;
-    app.sessions.register(Arc::clone(&live));
+    app.sessions.register(&live);
+    // From here on `run` closes the session; an attempt that is claimed for it finds it.
+    if let Err(error) = app.store.activate_session(agent, epoch, app.controller_id).await {
+        app.sessions.unregister(&live);
+        return Err(status_of(&error));
+    }
     app.sessions.wake.notify_one();
     if !suspects.is_empty() {
         app.tracker.spawn(lose(Arc::clone(app), Arc::clone(&live), suspects));

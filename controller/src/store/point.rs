@@ -285,18 +285,26 @@ impl Store {
         &self,
         step: StepId,
         attempt: i64,
+        seq: i64,
         retry_delay: Duration,
     ) -> Result<(), StoreError> {
         self.transaction("settle an aborted commit", move |connection| {
             Box::pin(async move {
                 let Some((machine,)) = machine_of_step(connection, step).await? else { return Ok(()) };
                 lock_slot(connection, machine).await?;
-                sqlx::query("UPDATE steps SET committing_seq = NULL WHERE id = $1 AND attempt = $2")
-                    .bind(step.0)
-                    .bind(attempt)
-                    .execute(&mut *connection)
-                    .await
-                    .during("settle an aborted commit")?;
+                // The same attempt may have begun another commit since.
+                let settled = sqlx::query(
+                    "UPDATE steps SET committing_seq = NULL WHERE id = $1 AND attempt = $2 AND committing_seq = $3",
+                )
+                .bind(step.0)
+                .bind(attempt)
+                .bind(seq)
+                .execute(&mut *connection)
+                .await
+                .during("settle an aborted commit")?;
+                if settled.rows_affected() == 0 {
+                    return Ok(());
+                }
                 let key = AttemptKey { step, attempt, machine: None };
                 end_attempt(connection, key, AttemptEnd::Lost, retry_delay).await?;
                 Ok(())

@@ -9,7 +9,8 @@ use holdfast_proto::ids::{JobId, StepId};
 use crate::domain::error::JobError;
 use crate::domain::job::JobState;
 
-use super::attempt::lock_slot;
+use super::attempt::{AttemptEnd, AttemptKey, end_attempt, lock_slot, machine_of_step};
+use super::claim::ClaimedStep;
 use super::job::end_queued;
 use super::{During, Store, StoreError};
 
@@ -29,6 +30,74 @@ impl Store {
         .await
         .during("find expired leases")?;
         Ok(rows.into_iter().map(|(step, attempt)| (StepId(step), attempt)).collect())
+    }
+
+    /// Ends an attempt whose lease is over, unless it was renewed or began its commit meanwhile. Answers whether it did.
+    pub(crate) async fn end_expired(
+        &self,
+        step: StepId,
+        attempt: i64,
+        retry_delay: Duration,
+    ) -> Result<bool, StoreError> {
+        self.transaction("end an expired attempt", move |connection| {
+            Box::pin(async move {
+                let Some((machine,)) = machine_of_step(connection, step).await? else { return Ok(false) };
+                lock_slot(connection, machine).await?;
+                let over: Option<(i32,)> = sqlx::query_as(
+                    "SELECT 1 FROM steps WHERE id = $1 AND attempt = $2 AND lease_until < now() AND committing_seq IS NULL
+                     AND state IN ('dispatched', 'running') FOR UPDATE",
+                )
+                .bind(step.0)
+                .bind(attempt)
+                .fetch_optional(&mut *connection)
+                .await
+                .during("check an expired lease")?;
+                if over.is_none() {
+                    return Ok(false);
+                }
+                let key = AttemptKey { step, attempt, machine: None };
+                end_attempt(connection, key, AttemptEnd::Lost, retry_delay).await?;
+                Ok(true)
+            })
+        })
+        .await
+    }
+
+    /// Takes a claim back that no agent ever heard of: its number may be given out again. The agent is not here, so nothing
+    /// is claimed for it until its next session or heartbeat.
+    pub(crate) async fn undo_claim(&self, claimed: &ClaimedStep, controller: Uuid) -> Result<(), StoreError> {
+        let (step, attempt, agent) = (claimed.step, claimed.attempt, claimed.agent);
+        self.transaction("undo a claim", move |connection| {
+            Box::pin(async move {
+                let Some((machine,)) = machine_of_step(connection, step).await? else { return Ok(()) };
+                lock_slot(connection, machine).await?;
+                sqlx::query("UPDATE agent_sessions SET controller_id = NULL WHERE agent_id = $1 AND controller_id = $2")
+                    .bind(agent.0)
+                    .bind(controller)
+                    .execute(&mut *connection)
+                    .await
+                    .during("mark an agent as away")?;
+                let undone = sqlx::query(
+                    "UPDATE steps SET state = 'pending', attempt = attempt - 1, ready_at = now(), lease_until = NULL
+                     WHERE id = $1 AND attempt = $2 AND state = 'dispatched'",
+                )
+                .bind(step.0)
+                .bind(attempt)
+                .execute(&mut *connection)
+                .await
+                .during("undo a claim")?;
+                if undone.rows_affected() == 1 {
+                    sqlx::query("DELETE FROM step_attempts WHERE step_id = $1 AND attempt = $2")
+                        .bind(step.0)
+                        .bind(attempt)
+                        .execute(connection)
+                        .await
+                        .during("forget an undone claim")?;
+                }
+                Ok(())
+            })
+        })
+        .await
     }
 
     /// Steps of running jobs that have waited for their agent for longer than `patience`.

@@ -13,15 +13,24 @@ use super::{During, Store, StoreError};
 pub(crate) struct NewSession {
     pub(crate) agent: AgentId,
     pub(crate) machine: MachineId,
-    pub(crate) controller: Uuid,
     pub(crate) boot_id: String,
     pub(crate) version: String,
     pub(crate) disks: Vec<DiskRow>,
 }
 
+/// A session that was heard of, with the attempts that were handed to it.
+#[derive(Clone, Debug)]
+pub(crate) struct HeardSession {
+    pub(crate) agent: AgentId,
+    pub(crate) epoch: i64,
+    pub(crate) attempts: Vec<(StepId, i64)>,
+}
+
 /// Progress of an attempt, to be written with others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ProgressUpdate {
+    /// Whose session said so.
+    pub(crate) machine: Uuid,
     pub(crate) step: Uuid,
     pub(crate) attempt: i64,
     pub(crate) sequence: i64,
@@ -42,16 +51,16 @@ impl Store {
         Ok(row.and_then(|(reason,)| reason))
     }
 
-    /// Takes the session over for this controller and answers its epoch.
+    /// Begins a session and answers its epoch. Nothing is claimed for it before [`Store::activate_session`].
+    /// Until then no controller holds the agent.
     pub(crate) async fn open_session(&self, new: NewSession) -> Result<i64, StoreError> {
         self.transaction("open a session", move |connection| {
             Box::pin(async move {
                 let (epoch,): (i64,) = sqlx::query_as(
-                    "UPDATE agent_sessions SET controller_id = $2, epoch = epoch + 1, boot_id = $3, last_seen_at = now()
+                    "UPDATE agent_sessions SET controller_id = NULL, epoch = epoch + 1, boot_id = $2, last_seen_at = now()
                      WHERE agent_id = $1 RETURNING epoch",
                 )
                 .bind(new.agent.0)
-                .bind(new.controller)
                 .bind(&new.boot_id)
                 .fetch_one(&mut *connection)
                 .await
@@ -67,6 +76,23 @@ impl Store {
             })
         })
         .await
+    }
+
+    /// Lets steps be claimed for a session that can take them.
+    pub(crate) async fn activate_session(
+        &self,
+        agent: AgentId,
+        epoch: i64,
+        controller: Uuid,
+    ) -> Result<(), StoreError> {
+        sqlx::query("UPDATE agent_sessions SET controller_id = $3, last_seen_at = now() WHERE agent_id = $1 AND epoch = $2")
+            .bind(agent.0)
+            .bind(epoch)
+            .bind(controller)
+            .execute(&self.pool)
+            .await
+            .during("activate a session")?;
+        Ok(())
     }
 
     /// Marks the agent offline, unless a newer session exists.
@@ -127,38 +153,30 @@ impl Store {
         Ok(rows.into_iter().map(|(id,)| SnapshotId(id)).collect())
     }
 
-    /// Writes down who was heard of and renews the leases of what they run. Answers the agents whose session is this
-    /// controller's no more.
+    /// Writes down who was heard of and renews the leases of the attempts that were handed to them. Answers the sessions
+    /// that are over, because a newer one began somewhere.
     pub(crate) async fn record_liveness(
         &self,
         controller: Uuid,
-        sessions: &[(AgentId, i64)],
+        heard: &[HeardSession],
         lease: Duration,
-    ) -> Result<Vec<AgentId>, StoreError> {
-        let (agents, epochs): (Vec<Uuid>, Vec<i64>) =
-            sessions.iter().map(|(agent, epoch)| (agent.0, *epoch)).unzip();
-        let rows: Vec<(Uuid,)> = sqlx::query_as(
-            "WITH heard AS (SELECT * FROM unnest($2::uuid[], $3::bigint[]) AS h (agent, epoch)),
-             seen AS (
-                 UPDATE agent_sessions s SET last_seen_at = now(), controller_id = $1
-                 FROM heard h WHERE s.agent_id = h.agent AND s.epoch = h.epoch
-                 RETURNING s.agent_id, s.machine_id),
-             renewed AS (
-                 UPDATE steps SET lease_until = now() + $4::interval
-                 FROM jobs j, seen
-                 WHERE j.id = steps.job_id AND j.machine_id = seen.machine_id AND j.state = 'running'
-                   AND steps.state IN ('dispatched', 'running') AND steps.controller_id = $1
-                   AND steps.committing_seq IS NULL)
-             SELECT agent FROM heard WHERE agent NOT IN (SELECT agent_id FROM seen)",
-        )
-        .bind(controller)
-        .bind(agents)
-        .bind(epochs)
-        .bind(lease)
-        .fetch_all(&self.pool)
-        .await
-        .during("record liveness")?;
-        Ok(rows.into_iter().map(|(agent,)| AgentId(agent)).collect())
+    ) -> Result<Vec<(AgentId, i64)>, StoreError> {
+        let (steps, attempts): (Vec<Uuid>, Vec<i64>) = heard
+            .iter()
+            .flat_map(|session| &session.attempts)
+            .map(|(step, attempt)| (step.0, *attempt))
+            .unzip();
+        let rows: Vec<(Uuid, i64)> = sqlx::query_as(include_str!("sql/record_liveness.sql"))
+            .bind(controller)
+            .bind(heard.iter().map(|session| session.agent.0).collect::<Vec<Uuid>>())
+            .bind(heard.iter().map(|session| session.epoch).collect::<Vec<i64>>())
+            .bind(steps)
+            .bind(attempts)
+            .bind(lease)
+            .fetch_all(&self.pool)
+            .await
+            .during("record liveness")?;
+        Ok(rows.into_iter().map(|(agent, epoch)| (AgentId(agent), epoch)).collect())
     }
 
     /// Writes progress of many attempts; the first of an attempt makes its step `running`. Late and stale ones change
@@ -166,12 +184,16 @@ impl Store {
     pub(crate) async fn record_progress(&self, updates: &[ProgressUpdate]) -> Result<(), StoreError> {
         let column = |read: fn(&ProgressUpdate) -> i64| updates.iter().map(read).collect::<Vec<i64>>();
         sqlx::query(
-            "UPDATE steps SET state = 'running', report_seq = p.sequence, total_bytes = p.total, read_bytes = p.read,
+            // Locked steps are skipped: their next progress is soon, and two statements that lock many rows each in an
+            // order of its own would deadlock.
+            "WITH free AS (SELECT id FROM steps WHERE id = ANY($1) FOR NO KEY UPDATE SKIP LOCKED)
+             UPDATE steps SET state = 'running', report_seq = p.sequence, total_bytes = p.total, read_bytes = p.read,
                     changed_bytes = p.changed, sent_bytes = p.sent
-             FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
-                  AS p (step, attempt, sequence, total, read, changed, sent)
-             WHERE steps.id = p.step AND steps.attempt = p.attempt AND steps.report_seq < p.sequence
-               AND steps.state IN ('dispatched', 'running')",
+             FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[],
+                         $8::uuid[])
+                  AS p (step, attempt, sequence, total, read, changed, sent, machine), free, jobs
+             WHERE steps.id = p.step AND free.id = p.step AND steps.attempt = p.attempt AND steps.report_seq < p.sequence
+               AND steps.state IN ('dispatched', 'running') AND jobs.id = steps.job_id AND jobs.machine_id = p.machine",
         )
         .bind(updates.iter().map(|update| update.step).collect::<Vec<Uuid>>())
         .bind(column(|update| update.attempt))
@@ -180,6 +202,7 @@ impl Store {
         .bind(column(|update| update.read_bytes))
         .bind(column(|update| update.changed_bytes))
         .bind(column(|update| update.sent_bytes))
+        .bind(updates.iter().map(|update| update.machine).collect::<Vec<Uuid>>())
         .execute(&self.pool)
         .await
         .during("record progress")?;

@@ -67,9 +67,10 @@ async fn machines(store: &Store, controller: Uuid, count: usize) -> Vec<(Machine
 
 async fn connect(store: &Store, controller: Uuid, machine: MachineId, agent: AgentId) -> i64 {
     let disks = vec![DiskRow { name: "data".to_owned(), size_bytes: 4096 }];
-    let new =
-        NewSession { agent, machine, controller, boot_id: "b".to_owned(), version: "0".to_owned(), disks };
-    store.open_session(new).await.unwrap()
+    let new = NewSession { agent, machine, boot_id: "b".to_owned(), version: "0".to_owned(), disks };
+    let epoch = store.open_session(new).await.unwrap();
+    store.activate_session(agent, epoch, controller).await.unwrap();
+    epoch
 }
 
 async fn queue(store: &Store, machine: MachineId) -> JobId {

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use holdfast_proto::v1::{
     Consistency, Dispatch, ReleaseSnapshot, StepAttempt, TakeSnapshot, TransferData, dispatch::Step,
@@ -9,7 +9,6 @@ use holdfast_proto::v1::{
 use crate::app::{App, crash_point};
 use crate::domain::job::StepKind;
 use crate::store::StoreError;
-use crate::store::attempt::{AttemptEnd, AttemptKey};
 use crate::store::claim::ClaimedStep;
 
 const BATCH: i64 = 100;
@@ -20,7 +19,11 @@ pub(super) async fn pass(app: Arc<App>) -> Result<(), StoreError> {
         let claimed = app.store.claim_steps(app.controller_id, BATCH, app.timing.agent_lost_after).await?;
         let full = i64::try_from(claimed.len()).is_ok_and(|count| count == BATCH);
         for step in claimed {
-            hand_out(&app, step).await?;
+            let id = step.step;
+            if let Err(error) = hand_out(&app, step).await {
+                // Its lease ends it; the others of the batch must not wait for that.
+                warn!(step = %id, error = &error as &dyn std::error::Error, "a claim is not taken back");
+            }
         }
         if !full {
             break;
@@ -36,21 +39,22 @@ pub(super) async fn pass(app: Arc<App>) -> Result<(), StoreError> {
 
 async fn hand_out(app: &App, claimed: ClaimedStep) -> Result<(), StoreError> {
     let snapshot_id = claimed.snapshot_id.map(|id| id.to_string()).unwrap_or_default();
+    let key = (claimed.step, claimed.attempt);
     let step = match claimed.kind {
         StepKind::TakeSnapshot => Step::TakeSnapshot(TakeSnapshot {
-            disk_names: claimed.disk_names,
+            disk_names: claimed.disk_names.clone(),
             minimum: Consistency::FileSystem.into(),
         }),
         StepKind::TransferData => Step::TransferData(TransferData { snapshot_id, gateways: Vec::new() }),
         StepKind::ReleaseSnapshot => Step::ReleaseSnapshot(ReleaseSnapshot { snapshot_id }),
     };
     let attempt = StepAttempt { step_id: claimed.step.to_string(), attempt: claimed.attempt };
-    let sent = app.sessions.dispatch(claimed.agent, Dispatch { attempt: Some(attempt), step: Some(step) });
+    let sent =
+        app.sessions.dispatch(claimed.agent, key, Dispatch { attempt: Some(attempt), step: Some(step) });
     crash_point("controller::dispatched");
     if sent.is_err() {
         debug!(step = %claimed.step, agent = %claimed.agent, "the session ended before the dispatch");
-        let key = AttemptKey { step: claimed.step, attempt: claimed.attempt, machine: None };
-        app.store.end_attempt(key, AttemptEnd::Lost, app.timing.retry_delay).await?;
+        app.store.undo_claim(&claimed, app.controller_id).await?;
     } else {
         info!(step = %claimed.step, kind = claimed.kind.as_str(), attempt = claimed.attempt, agent = %claimed.agent, "dispatched");
     }

@@ -3,6 +3,8 @@ use std::sync::Arc;
 use crate::app::App;
 use crate::store::StoreError;
 
+use super::reap;
+
 /// Writes the progress of all attempts in one statement.
 pub(super) async fn progress(app: Arc<App>) -> Result<(), StoreError> {
     let updates = app.sessions.take_progress();
@@ -15,8 +17,15 @@ pub(super) async fn liveness(app: Arc<App>) -> Result<(), StoreError> {
     if heard.is_empty() {
         return Ok(());
     }
-    let superseded =
-        app.store.record_liveness(app.controller_id, &heard, app.timing.agent_lost_after).await?;
-    app.sessions.close_superseded(&superseded);
-    Ok(())
+    match app.store.record_liveness(app.controller_id, &heard, app.timing.agent_lost_after).await {
+        Ok(superseded) => {
+            app.sessions.close_superseded(&superseded);
+            Ok(())
+        }
+        Err(error) => {
+            app.sessions.put_back(&heard);
+            reap::restart_grace();
+            Err(error)
+        }
+    }
 }

@@ -1,12 +1,10 @@
-use std::sync::Arc;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::app::App;
 use crate::store::StoreError;
-use crate::store::attempt::{AttemptEnd, AttemptKey};
 
 /// Ends what nobody reports on any more.
 pub(super) async fn pass(app: Arc<App>) -> Result<(), StoreError> {
@@ -15,10 +13,10 @@ pub(super) async fn pass(app: Arc<App>) -> Result<(), StoreError> {
     }
     app.store.drop_silent_sessions(app.timing.agent_lost_after * 2).await?;
     for (step, attempt) in app.store.expired_leases().await? {
-        let key = AttemptKey { step, attempt, machine: None };
-        app.store.end_attempt(key, AttemptEnd::Lost, app.timing.retry_delay).await?;
-        info!(%step, attempt, "attempt lost: its lease is over");
-        app.sessions.wake.notify_one();
+        if app.store.end_expired(step, attempt, app.timing.retry_delay).await? {
+            info!(%step, attempt, "attempt lost: its lease is over");
+            app.sessions.wake.notify_one();
+        }
     }
     for step in app.store.abandoned_steps(app.timing.give_up_after).await? {
         app.store.give_up_step(step, app.timing.retry_delay).await?;
@@ -32,8 +30,16 @@ pub(super) async fn forget(app: Arc<App>) -> Result<(), StoreError> {
     app.store.forget_requests().await
 }
 
-/// A controller that has just started does not know yet who is alive.
+/// Since when this controller can know who is alive.
+static KNOWS_SINCE: Mutex<Option<Instant>> = Mutex::new(None);
+
+/// A controller that has just started, or could not write down who lives, does not know who is dead.
 fn grace_is_over(app: &App) -> bool {
-    static STARTED: OnceLock<Instant> = OnceLock::new();
-    STARTED.get_or_init(Instant::now).elapsed() >= app.timing.agent_lost_after
+    let mut since = KNOWS_SINCE.lock().unwrap_or_else(PoisonError::into_inner);
+    since.get_or_insert_with(Instant::now).elapsed() >= app.timing.agent_lost_after
+}
+
+/// The database was away: leases ran out that were not renewed for want of it.
+pub(super) fn restart_grace() {
+    *KNOWS_SINCE.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
 }

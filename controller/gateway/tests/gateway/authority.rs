@@ -193,7 +193,7 @@ impl Authority for ScriptedAuthority {
         Ok(self.script().unsettled.clone())
     }
 
-    async fn commit_aborted(&self, step: StepId, attempt: i64) -> Result<(), Status> {
+    async fn commit_aborted(&self, step: StepId, attempt: i64, _seq: u64) -> Result<(), Status> {
         let mut script = self.script();
         script.aborted.push((step, attempt));
         script.unsettled.retain(|commit| (commit.step, commit.attempt) != (step, attempt));

@@ -62,6 +62,12 @@ impl Agent {
         fs::write(&self.config, text).unwrap();
     }
 
+    /// With the highest one a transfer takes seconds in which something can happen. For the next start.
+    pub fn set_compression_level(&self, level: i32) {
+        let text = fs::read_to_string(&self.config).unwrap();
+        fs::write(&self.config, format!("compression_level = {level}\n{text}")).unwrap();
+    }
+
     /// A second agent with a copy of this one's state, as after cloning a machine.
     #[must_use]
     pub fn copy(&self, folder: &Path, logs: &Path, controller: &str, disks: &[(&str, &Path)]) -> Self {

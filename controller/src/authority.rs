@@ -107,10 +107,10 @@ impl Authority for StoreAuthority {
     }
 
     async fn commit_aborted(&self, step: StepId, attempt: i64, seq: u64) -> Result<(), Status> {
-        let delay = self.0.timing.retry_delay;
+        let lease = self.0.timing.agent_lost_after;
         self.0
             .store
-            .commit_aborted(step, attempt, signed(seq)?, delay)
+            .commit_aborted(step, attempt, signed(seq)?, lease)
             .await
             .map_err(|error| status_of(&error))?;
         self.0.sessions.wake.notify_one();

@@ -21,6 +21,9 @@ use super::reader::blocks_of;
 use super::remote_map::{self, QUEUED_RUNS};
 use super::scan::{Scan, Scanned};
 
+/// How long a feed that ended a scan has to say why.
+const LAST_WORD: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// A batch and the disk that it is of.
 pub(super) type DiskBatch = (usize, Batch);
 
@@ -68,12 +71,25 @@ impl DiskScan {
             };
             scan.run()
         });
-        loop {
+        let scanned = loop {
             tokio::select! {
                 scanned = &mut scanning => break joined(scanned)?,
                 Some(fed) = feeds.join_next() => joined(fed)??,
             }
+        };
+        if matches!(scanned, Err(TransferError::Stopped)) {
+            // A feed that failed lets go of the scan before it says why.
+            let why = async {
+                while let Some(fed) = feeds.join_next().await {
+                    joined(fed)??;
+                }
+                Ok::<(), TransferError>(())
+            };
+            if let Ok(fed) = tokio::time::timeout(LAST_WORD, why).await {
+                fed?;
+            }
         }
+        scanned
     }
 
     /// The local map if it is the base's, otherwise the gateway's; and what was received for this point already.

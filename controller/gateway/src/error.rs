@@ -13,13 +13,21 @@ pub(crate) fn status_of(vault_error: &VaultError) -> Status {
     let message = chain(vault_error);
     match vault_error {
         VaultError::Aborted { .. } => {
-            agent_error("transfer_superseded", message).into_status(Code::FailedPrecondition)
+            // An attempt that is not current is fenced by its number; a current one may try again.
+            agent_error("transfer_superseded", message).retryable().into_status(Code::FailedPrecondition)
         }
         VaultError::NoSuchDisk { .. } => user_error("disk_not_found", message)
             .action("`holdfast point show POINT` lists its disks")
             .into_status(Code::NotFound),
         VaultError::NotCovered { .. } => {
             agent_error("transfer_incomplete", message).into_status(Code::InvalidArgument)
+        }
+        VaultError::Gone => {
+            error!(message, "the vault is gone");
+            system_error("vault_gone", message)
+                .retryable()
+                .action("mount the vault's file system again, or start the controller with the right --vault")
+                .into_status(Code::Unavailable)
         }
         other if other.is_no_space() => {
             error!(message, "the vault is full");

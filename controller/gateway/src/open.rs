@@ -62,6 +62,11 @@ impl Gateway {
             CommitState::Prepared(_) => return Ok(None),
             CommitState::Receiving => {}
         }
+        let outcome = self.inner.vault.outcome(session.machine.0, session.backup.seq()).await;
+        if outcome.map_err(|error| status_of(&error))?.is_some() {
+            // Another gateway began for this machine meanwhile: what is sent here could never be committed.
+            return Ok(None);
+        }
         if let Err(error) = session.backup.flush().await {
             warn!(machine = %session.machine, error = chain(&error),
                 "the transfer cannot go on where it was; it begins afresh");

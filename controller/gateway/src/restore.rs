@@ -25,6 +25,9 @@ use crate::{Gateway, OperatorIdentity, Role, wire};
 const OUTBOUND: usize = 8;
 /// A frame ends at so many bytes of cells.
 const FRAME_BYTES: usize = 1 << 20;
+/// What a cell and a piece take besides the data, at most: many tiny cells must not make a frame too large to send.
+const CELL_FRAMING: usize = 64;
+const PIECE_FRAMING: usize = 40;
 /// Extents of zeros in one frame.
 const FRAME_ZEROS: usize = 32 << 10;
 /// How long an operator may leave a frame unread.
@@ -57,7 +60,7 @@ impl RestoreService for RestoreApi {
         RESTORES.add(1);
         let reader = match inner.vault.open_disk(&point, &disk).await {
             Ok(reader) => reader,
-            Err(error) => return Err(self.failed(&point, &error).await),
+            Err(error) => return Err(self.failed(Some(PointId(point.id)), error).await),
         };
         let (sender, receiver) = mpsc::channel(OUTBOUND);
         let api = self.clone();
@@ -81,12 +84,7 @@ impl RestoreApi {
             Ok(_) => VaultError::Missing { object: format!("point {spec} of machine {}", location.machine) },
             Err(error) => error,
         };
-        if error.is_damage()
-            && let Ok(point) = spec.parse()
-        {
-            self.mark_damaged(point, &error).await;
-        }
-        Err(status_of(&error))
+        Err(self.failed(spec.parse().ok(), error).await)
     }
 
     async fn stream(
@@ -104,7 +102,7 @@ impl RestoreApi {
         while let Some(window) = windows.next().await {
             let window = match window {
                 Ok(window) => window,
-                Err(error) => return Err(self.failed(point, &error).await),
+                Err(error) => return Err(self.failed(Some(PointId(point.id)), error).await),
             };
             for cells in split(window) {
                 block_count += blocks(&cells);
@@ -119,11 +117,18 @@ impl RestoreApi {
     }
 
     /// A restore that meets damage marks its point.
-    async fn failed(&self, point: &Point, error: &VaultError) -> Status {
-        if error.is_damage() {
-            self.mark_damaged(PointId(point.id), error).await;
+    async fn failed(&self, point: Option<PointId>, error: VaultError) -> Status {
+        if !error.is_damage() {
+            return status_of(&error);
         }
-        status_of(error)
+        // Where there is no vault everything is missing, and nothing is damaged.
+        if let Err(gone) = self.0.inner.vault.check_present().await {
+            return status_of(&gone);
+        }
+        if let Some(point) = point {
+            self.mark_damaged(point, &error).await;
+        }
+        status_of(&error)
     }
 
     async fn mark_damaged(&self, point: PointId, error: &VaultError) {
@@ -153,7 +158,7 @@ fn split(window: Window) -> Vec<DiskCells> {
     let mut open = DiskCells::default();
     let mut bytes = 0;
     for cell in window.cells {
-        bytes += cell.data.len();
+        bytes += cell.data.len() + CELL_FRAMING + cell.pieces.len() * PIECE_FRAMING;
         open.cells.push(restored(cell));
         if bytes >= FRAME_BYTES {
             frames.push(std::mem::take(&mut open));

@@ -280,37 +280,27 @@ impl Store {
             .collect())
     }
 
-    /// The vault holds an abort where the point of this attempt would have been: the attempt is lost.
+    /// The vault holds an abort where this commit's point would have been. The attempt may be at work on its next commit: it
+    /// has a lease again like any other, and if nobody renews it, it ends by that.
     pub(crate) async fn commit_aborted(
         &self,
         step: StepId,
         attempt: i64,
         seq: i64,
-        retry_delay: Duration,
+        lease: Duration,
     ) -> Result<(), StoreError> {
-        self.transaction("settle an aborted commit", move |connection| {
-            Box::pin(async move {
-                let Some((machine,)) = machine_of_step(connection, step).await? else { return Ok(()) };
-                lock_slot(connection, machine).await?;
-                // The same attempt may have begun another commit since.
-                let settled = sqlx::query(
-                    "UPDATE steps SET committing_seq = NULL WHERE id = $1 AND attempt = $2 AND committing_seq = $3",
-                )
-                .bind(step.0)
-                .bind(attempt)
-                .bind(seq)
-                .execute(&mut *connection)
-                .await
-                .during("settle an aborted commit")?;
-                if settled.rows_affected() == 0 {
-                    return Ok(());
-                }
-                let key = AttemptKey { step, attempt, machine: None };
-                end_attempt(connection, key, AttemptEnd::Lost, retry_delay).await?;
-                Ok(())
-            })
-        })
+        sqlx::query(
+            "UPDATE steps SET committing_seq = NULL, lease_until = now() + $4::interval
+             WHERE id = $1 AND attempt = $2 AND committing_seq = $3 AND state IN ('dispatched', 'running')",
+        )
+        .bind(step.0)
+        .bind(attempt)
+        .bind(seq)
+        .bind(lease)
+        .execute(&self.pool)
         .await
+        .during("settle an aborted commit")?;
+        Ok(())
     }
 
     pub(crate) async fn known_seqs(&self, machine: MachineId) -> Result<Vec<i64>, StoreError> {

@@ -73,6 +73,7 @@ impl Vault {
     /// `None` if another begin came in between.
     async fn try_begin(&self, request: &BeginBackup) -> Result<Option<Begun>, VaultError> {
         let machine = request.machine;
+        self.check_present().await?;
         for open in self.unconcluded(machine).await? {
             self.conclude(machine, open.seq, "another attempt began").await?;
         }

@@ -14,6 +14,8 @@ pub enum VaultError {
     AlreadyExists,
     #[error("there is no vault here: vault.json is missing")]
     NotAVault,
+    #[error("the vault is not where it was: its file system is not mounted, or another one is")]
+    Gone,
     #[error("there are other files where the vault is to be made")]
     NotEmpty,
     #[error("vault.json cannot be read: {detail}")]
@@ -97,6 +99,7 @@ impl VaultError {
         matches!(
             self,
             Self::Storage { .. }
+                | Self::Gone
                 | Self::NoSpace { .. }
                 | Self::Contended { .. }
                 | Self::Broken

@@ -151,7 +151,10 @@ impl Vault {
     pub async fn outcome(&self, machine: Uuid, seq: u64) -> Result<Option<Outcome>, VaultError> {
         let object = name::point(machine, seq);
         let bytes = match object::read(self.store(), &object).await {
-            Err(VaultError::Missing { .. }) => return Ok(None),
+            Err(VaultError::Missing { .. }) => {
+                self.check_present().await?;
+                return Ok(None);
+            }
             other => other?,
         };
         let damaged = |source| VaultError::damaged(&object, source);
@@ -186,7 +189,10 @@ impl Vault {
         let object = name::point(machine, seq);
         let sealed =
             seal_record(&self.inner.ring, kind, &object, rand::random(), body).map_err(VaultError::Seal)?;
+        self.check_present().await?;
         let created = object::create(self.store(), &object, sealed.into()).await?;
+        // Once more: what was created where the vault is not must not count.
+        self.check_present().await?;
         match self.outcome(machine, seq).await? {
             Some(outcome) => Ok(outcome),
             None if created == Created::Before => Err(VaultError::Missing { object }),

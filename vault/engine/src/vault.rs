@@ -148,6 +148,21 @@ impl Vault {
         Ok(machines)
     }
 
+    /// Checks that this vault is still the one that was opened: a folder whose file system was unmounted is an empty
+    /// folder, in which everything is missing and anything can be created.
+    ///
+    /// # Errors
+    /// [`VaultError::Gone`] if it is not there.
+    pub async fn check_present(&self) -> Result<(), VaultError> {
+        let header = match object::read(self.store(), name::HEADER).await {
+            Err(VaultError::Missing { .. }) => return Err(VaultError::Gone),
+            other => other?,
+        };
+        let header: Header = serde_json::from_slice(&header)
+            .map_err(|error| VaultError::BadHeader { detail: error.to_string() })?;
+        if header.vault_id == self.id() { Ok(()) } else { Err(VaultError::Gone) }
+    }
+
     pub(crate) fn store(&self) -> &dyn ObjectStore {
         self.inner.store.as_ref()
     }

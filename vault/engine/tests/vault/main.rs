@@ -4,6 +4,7 @@
 mod corruption;
 mod disk_full;
 mod faults;
+mod gone;
 mod heal;
 mod hostile;
 mod lives;

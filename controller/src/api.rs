@@ -6,5 +6,6 @@ pub(crate) mod error;
 pub(crate) mod job;
 pub(crate) mod machine;
 pub(crate) mod point;
+pub(crate) mod policy;
 pub(crate) mod status;
 mod wire;

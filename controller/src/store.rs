@@ -13,8 +13,10 @@ pub(crate) mod job;
 pub(crate) mod machine;
 pub(crate) mod page;
 pub(crate) mod point;
+pub(crate) mod policy;
 pub(crate) mod reap;
 pub(crate) mod request;
+pub(crate) mod schedule;
 pub(crate) mod session;
 pub(crate) mod status;
 #[cfg(test)]

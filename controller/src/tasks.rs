@@ -4,6 +4,7 @@
 mod dispatch;
 mod flush;
 mod reap;
+mod schedule;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use crate::store::StoreError;
 pub(crate) fn spawn(app: &Arc<App>) {
     let timing = &app.timing;
     periodic(app, "dispatch", timing.dispatch, dispatch::pass);
+    periodic(app, "schedule", timing.schedule, schedule::pass);
     periodic(app, "progress", timing.progress_flush, flush::progress);
     periodic(app, "liveness", timing.liveness_flush, flush::liveness);
     periodic(app, "reap", timing.dispatch.max(timing.agent_lost_after / 6), reap::pass);

@@ -17,6 +17,7 @@ pub(crate) fn status_of(error: &StoreError) -> Status {
                 "machine" => "`holdfast machine list` shows the machines",
                 "job" => "`holdfast job list` shows the jobs",
                 "point" => "`holdfast point list` shows the points",
+                "policy" => "`holdfast policy list` shows the policies",
                 _ => "",
             }),
         ),
@@ -37,6 +38,13 @@ pub(crate) fn status_of(error: &StoreError) -> Status {
         StoreError::NoSuchDisk { .. } => (
             Code::NotFound,
             user_error("disk_not_found", message).action("`holdfast machine show MACHINE` lists its disks"),
+        ),
+        StoreError::TooManyLabels => (Code::InvalidArgument, user_error("invalid_label", message)),
+        StoreError::PolicyChanged { .. } => (
+            Code::Aborted,
+            user_error("policy_changed", message).action(
+                "read it again with `holdfast policy show NAME -o yaml`, and apply your change to that",
+            ),
         ),
         StoreError::ForeignStep => (Code::PermissionDenied, agent_error("foreign_step", message)),
         StoreError::StaleAttempt { .. } => (Code::FailedPrecondition, agent_error("stale_attempt", message)),

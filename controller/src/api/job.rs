@@ -16,15 +16,16 @@ use holdfast_proto::v1::{
 };
 
 use crate::app::App;
-use crate::domain::job::{JobState, StepKind, StepState};
+use crate::domain::job::{Consistency, JobState, StepKind, StepState};
 use crate::domain::name::is_disk_name;
-use crate::store::job::{JobFilter, JobRow, NewBackup, StepRow};
+use crate::domain::policy::{Bound, bind};
+use crate::store::job::{AppliedPolicy, JobFilter, JobRow, NewBackup, StepRow};
 
 use super::error::{invalid, quarantined, status_of};
 use super::{caller, wire};
 
-/// A backup that was asked for and could not start within this time expires.
-const START_WITHIN: Duration = Duration::from_secs(24 * 3600);
+/// A backup that was asked for, of a machine without a policy, and could not start within this time expires.
+const COMPLETE_WITHIN: Duration = Duration::from_secs(24 * 3600);
 /// How often a watched job is read.
 const WATCH_PERIOD: Duration = Duration::from_millis(500);
 
@@ -46,16 +47,33 @@ impl JobService for JobApi {
         if request.disk_names.len() > 1024 || !request.disk_names.iter().all(|name| is_disk_name(name)) {
             return Err(invalid("invalid_disk_name", "a disk's name is 1 to 64 of [A-Za-z0-9._-]"));
         }
-        let machine = self.0.store.find_machine(&request.machine).await.map_err(|error| status_of(&error))?;
+        let machine =
+            self.0.store.find_machine(&request.machine).await.map_err(|error| status_of(&error))?.facts;
         if let Some(reason) = machine.quarantine {
             return Err(quarantined(&reason));
         }
+        let (policies, _) = self.0.store.policies().await.map_err(|error| status_of(&error))?;
+        let policy = match bind(&machine.name, &machine.labels, &policies) {
+            Bound::One(policy) => Some(policy),
+            Bound::None | Bound::Tie(_) => None,
+        };
+        let disks = if request.disk_names.is_empty() {
+            policy.map(|policy| policy.spec.disks.clone()).unwrap_or_default()
+        } else {
+            request.disk_names
+        };
         let new = NewBackup {
             machine: MachineId(machine.id),
-            disk_names: request.disk_names,
+            disk_names: disks,
             requested_by: operator,
             request: key,
-            expires_in: START_WITHIN,
+            complete_within: policy.map_or(COMPLETE_WITHIN, |policy| policy.spec.complete_within),
+            minimum: policy.map_or(Consistency::FileSystem, |policy| policy.spec.minimum),
+            policy: policy.map(|policy| AppliedPolicy {
+                id: policy.id,
+                name: policy.name.clone(),
+                revision: policy.revision,
+            }),
         };
         let job = self.0.store.create_backup(new).await.map_err(|error| status_of(&error))?;
         self.0.sessions.wake.notify_one();
@@ -79,7 +97,7 @@ impl JobService for JobApi {
         };
         let machine = match request.machine.as_str() {
             "" => None,
-            name => Some(self.0.store.find_machine(name).await.map_err(|error| status_of(&error))?.id),
+            name => Some(self.0.store.find_machine(name).await.map_err(|error| status_of(&error))?.facts.id),
         };
         let before = wire::page_after(&request.page_token, |key| key.parse().ok())?;
         let page = self
@@ -164,6 +182,10 @@ fn to_wire(row: JobRow) -> Job {
         started_at: row.started_at.map(wire::timestamp),
         ended_at: row.ended_at.map(wire::timestamp),
         cancel_requested: row.cancel_requested,
+        policy: row.policy_name.unwrap_or_default(),
+        policy_revision: row.policy_revision.unwrap_or(0),
+        slot: row.slot.map(wire::timestamp),
+        deadline: Some(wire::timestamp(row.deadline)),
     }
 }
 

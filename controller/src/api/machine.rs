@@ -1,19 +1,23 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use tonic::{Request, Response, Status};
 
+use holdfast_proto::ids::MachineId;
 use holdfast_proto::v1::machine_service_server::MachineService;
 use holdfast_proto::v1::{
-    CreateEnrolmentTokenRequest, CreateEnrolmentTokenResponse, Disk, GetMachineRequest, ListMachinesRequest,
-    ListMachinesResponse, Machine, MachineState,
+    Condition, CreateEnrolmentTokenRequest, CreateEnrolmentTokenResponse, Disk, GetMachineRequest,
+    LabelMachineRequest, ListMachinesRequest, ListMachinesResponse, Machine, MachineState,
 };
 
 use crate::app::App;
+use crate::domain::condition::{Protection, protection};
 use crate::domain::name::is_label;
+use crate::domain::policy::Policy;
 use crate::identity::sha256;
-use crate::store::machine::MachineRow;
+use crate::store::machine::{LabelChange, MAX_LABELS, MachineRow};
 use crate::store::token::NewToken;
 
 use super::error::{invalid, status_of};
@@ -40,15 +44,30 @@ impl MachineService for MachineApi {
             .list_machines(after.as_deref(), wire::page_size(request.page_size)?)
             .await
             .map_err(|error| status_of(&error))?;
-        let machines = page.rows.into_iter().map(to_wire).collect();
+        let (policies, now) = self.0.store.policies().await.map_err(|error| status_of(&error))?;
+        let machines = page.rows.into_iter().map(|row| to_wire(row, &policies, now)).collect();
         Ok(Response::new(ListMachinesResponse { machines, next_page_token: page.next }))
     }
 
     async fn get_machine(&self, request: Request<GetMachineRequest>) -> Result<Response<Machine>, Status> {
         caller::reader(&request)?;
-        let row =
-            self.0.store.find_machine(&request.get_ref().machine).await.map_err(|error| status_of(&error))?;
-        Ok(Response::new(to_wire(row)))
+        self.read(&request.get_ref().machine).await.map(Response::new)
+    }
+
+    async fn label_machine(
+        &self,
+        request: Request<LabelMachineRequest>,
+    ) -> Result<Response<Machine>, Status> {
+        let operator = caller::admin(&request)?.name.clone();
+        let LabelMachineRequest { machine, set, remove } = request.into_inner();
+        let set = check_labels(set)?;
+        let row = self.0.store.find_machine(&machine).await.map_err(|error| status_of(&error))?;
+        self.0
+            .store
+            .label_machine(MachineId(row.facts.id), LabelChange { set, remove }, &operator)
+            .await
+            .map_err(|error| status_of(&error))?;
+        self.read(&row.facts.id.to_string()).await.map(Response::new)
     }
 
     async fn create_enrolment_token(
@@ -63,13 +82,7 @@ impl MachineService for MachineApi {
             _ => return Err(invalid("invalid_max_uses", "max_uses must be 1 to 100000")),
         };
         let ttl = read_ttl(request.ttl)?;
-        let labels: BTreeMap<String, String> = request.labels.into_iter().collect();
-        if labels.len() > 64 || !labels.iter().all(|(key, value)| is_label(key, value)) {
-            return Err(invalid(
-                "invalid_label",
-                "at most 64 labels; keys and values are at most 63 of [A-Za-z0-9._/-], and a key is not empty",
-            ));
-        }
+        let labels = check_labels(request.labels)?;
         let token = format!("hft_{}", hex::encode(rand::random::<[u8; 32]>()));
         let new = NewToken { sha256: sha256(token.as_bytes()), max_uses, ttl, labels, created_by: operator };
         let expires_at = self.0.store.create_token(new).await.map_err(|error| status_of(&error))?;
@@ -81,6 +94,24 @@ impl MachineService for MachineApi {
     }
 }
 
+impl MachineApi {
+    async fn read(&self, name_or_id: &str) -> Result<Machine, Status> {
+        let row = self.0.store.find_machine(name_or_id).await.map_err(|error| status_of(&error))?;
+        let (policies, now) = self.0.store.policies().await.map_err(|error| status_of(&error))?;
+        Ok(to_wire(row, &policies, now))
+    }
+}
+
+fn check_labels(labels: HashMap<String, String>) -> Result<BTreeMap<String, String>, Status> {
+    if labels.len() > MAX_LABELS || !labels.iter().all(|(key, value)| is_label(key, value)) {
+        return Err(invalid(
+            "invalid_label",
+            "at most 64 labels; keys and values are at most 63 of [A-Za-z0-9._/-], and a key is not empty",
+        ));
+    }
+    Ok(labels.into_iter().collect())
+}
+
 fn read_ttl(ttl: Option<prost_types::Duration>) -> Result<Duration, Status> {
     let Some(ttl) = ttl else { return Ok(DEFAULT_TTL) };
     Duration::try_from(ttl)
@@ -89,17 +120,21 @@ fn read_ttl(ttl: Option<prost_types::Duration>) -> Result<Duration, Status> {
         .ok_or_else(|| invalid("invalid_ttl", "ttl must be 1 second to 30 days"))
 }
 
-fn to_wire(row: MachineRow) -> Machine {
-    let state = match (&row.quarantine, row.online) {
+fn to_wire(row: MachineRow, policies: &[Policy], now: DateTime<Utc>) -> Machine {
+    let Protection { policy, conditions } = protection(&row.facts.view(), policies, now);
+    let next_slot =
+        policy.and_then(|policy| policy.spec.schedule.next_after(now.max(policy.evaluated_until)));
+    let policy = policy.map(|policy| policy.name.clone()).unwrap_or_default();
+    let state = match (&row.facts.quarantine, row.facts.online) {
         (Some(_), _) => MachineState::Quarantined,
         (None, true) => MachineState::Online,
         (None, false) => MachineState::Offline,
     };
     Machine {
-        id: row.id.to_string(),
-        name: row.name,
+        id: row.facts.id.to_string(),
+        name: row.facts.name,
         state: state.into(),
-        labels: row.labels.0.into_iter().collect(),
+        labels: row.facts.labels.0.into_iter().collect(),
         disks: row
             .disks
             .0
@@ -109,7 +144,17 @@ fn to_wire(row: MachineRow) -> Machine {
         os: row.os,
         agent_version: row.agent_version,
         enrolled_at: Some(wire::timestamp(row.enrolled_at)),
-        last_seen_at: row.last_seen_at.map(wire::timestamp),
-        condition: row.quarantine.unwrap_or_default(),
+        last_seen_at: row.facts.last_seen_at.map(wire::timestamp),
+        policy,
+        next_slot: next_slot.map(wire::timestamp),
+        last_point_at: row.facts.last_point_at.map(wire::timestamp),
+        conditions: conditions
+            .into_iter()
+            .map(|condition| Condition {
+                code: condition.code.to_owned(),
+                message: condition.message,
+                action: condition.action,
+            })
+            .collect(),
     }
 }

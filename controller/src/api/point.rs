@@ -30,7 +30,7 @@ impl PointService for PointApi {
         let store = &self.0.store;
         let machine = match request.machine.as_str() {
             "" => None,
-            name => Some(store.find_machine(name).await.map_err(|error| status_of(&error))?.id),
+            name => Some(store.find_machine(name).await.map_err(|error| status_of(&error))?.facts.id),
         };
         let before = wire::page_after(&request.page_token, |key| parse_time_key(&key))?;
         let page = store
@@ -53,7 +53,7 @@ pub(crate) async fn find(app: &App, spec: &str) -> Result<PointRow, StoreError> 
     let unknown = || StoreError::NotFound { noun: "point", name: spec.to_owned() };
     let id = match spec.strip_suffix("@latest") {
         Some(machine) => {
-            let machine = app.store.find_machine(machine).await?;
+            let machine = app.store.find_machine(machine).await?.facts;
             app.store.latest_point(machine.id).await?.ok_or_else(unknown)?
         }
         None => spec.parse::<PointId>().map_err(|_| unknown())?,

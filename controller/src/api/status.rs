@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use tonic::{Request, Response, Status as RpcStatus};
@@ -6,6 +7,7 @@ use holdfast_proto::v1::status_service_server::StatusService;
 use holdfast_proto::v1::{GetStatusRequest, Status};
 
 use crate::app::App;
+use crate::domain::condition::protection;
 
 use super::caller;
 use super::error::status_of;
@@ -18,6 +20,12 @@ impl StatusService for StatusApi {
     async fn get_status(&self, request: Request<GetStatusRequest>) -> Result<Response<Status>, RpcStatus> {
         caller::reader(&request)?;
         let row = self.0.store.status().await.map_err(|error| status_of(&error))?;
+        let (policies, now) = self.0.store.policies().await.map_err(|error| status_of(&error))?;
+        let fleet = self.0.store.fleet().await.map_err(|error| status_of(&error))?;
+        let mut conditions: HashMap<String, i64> = HashMap::new();
+        for condition in fleet.iter().flat_map(|row| protection(&row.view(), &policies, now).conditions) {
+            *conditions.entry(condition.code.to_owned()).or_default() += 1;
+        }
         Ok(Response::new(Status {
             controller_version: env!("CARGO_PKG_VERSION").to_owned(),
             vault_id: self.0.vault_id.to_string(),
@@ -29,6 +37,8 @@ impl StatusService for StatusApi {
             jobs_failed_recently: row.jobs_failed_recently,
             points: row.points,
             stored_bytes: u64::try_from(row.stored_bytes).unwrap_or(0),
+            policies: i64::try_from(policies.len()).unwrap_or(i64::MAX),
+            conditions,
         }))
     }
 }

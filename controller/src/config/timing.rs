@@ -26,6 +26,9 @@ pub(crate) struct Timing {
     /// Between two looks for steps that are ready.
     #[serde(deserialize_with = "duration::deserialize")]
     pub(crate) dispatch: Duration,
+    /// Between two looks at the policies' schedules.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub(crate) schedule: Duration,
     /// Between two writes of progress.
     #[serde(deserialize_with = "duration::deserialize")]
     pub(crate) progress_flush: Duration,
@@ -53,6 +56,7 @@ impl Default for Timing {
             give_up_after: seconds(24 * 3600),
             clone_ping: seconds(5),
             dispatch: seconds(1),
+            schedule: seconds(1),
             progress_flush: seconds(2),
             liveness_flush: seconds(10),
             resolve: seconds(30),
@@ -70,6 +74,7 @@ impl Timing {
             ("give_up_after", self.give_up_after),
             ("clone_ping", self.clone_ping),
             ("dispatch", self.dispatch),
+            ("schedule", self.schedule),
             ("progress_flush", self.progress_flush),
             ("liveness_flush", self.liveness_flush),
             ("resolve", self.resolve),

@@ -41,6 +41,16 @@ impl JobError {
         }
     }
 
+    pub(crate) fn overlap() -> Self {
+        Self {
+            code: "overlap".to_owned(),
+            fault: Fault::System,
+            retryable: false,
+            message: "an earlier backup of the same policy was still waiting or running".to_owned(),
+            action: "if this happens again and again, give the policy a longer period".to_owned(),
+        }
+    }
+
     pub(crate) fn expired() -> Self {
         Self {
             code: "expired".to_owned(),

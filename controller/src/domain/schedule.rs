@@ -23,7 +23,7 @@ use chrono::{DateTime, Datelike, Months, Utc};
 
 pub(crate) use cron::CronExpression;
 pub(crate) use error::ScheduleError;
-pub(crate) use period::Period;
+pub(crate) use period::{Period, seconds_of};
 
 /// A slot further away than this is never.
 const HORIZON: Months = Months::new(8 * 12);

@@ -12,6 +12,7 @@ use holdfast_proto::v1::agent_service_server::AgentServiceServer;
 use holdfast_proto::v1::job_service_server::{self, JobServiceServer};
 use holdfast_proto::v1::machine_service_server::{self, MachineServiceServer};
 use holdfast_proto::v1::point_service_server::{self, PointServiceServer};
+use holdfast_proto::v1::policy_service_server::{self, PolicyServiceServer};
 use holdfast_proto::v1::restore_service_server;
 use holdfast_proto::v1::status_service_server::{self, StatusServiceServer};
 use holdfast_proto::{FILE_DESCRIPTOR_SET, MAX_MESSAGE_BYTES};
@@ -21,6 +22,7 @@ use crate::api::agent::AgentApi;
 use crate::api::job::JobApi;
 use crate::api::machine::MachineApi;
 use crate::api::point::PointApi;
+use crate::api::policy::PolicyApi;
 use crate::api::status::StatusApi;
 use crate::app::App;
 use crate::identity::{AgentGate, GateLayer, OperatorGate};
@@ -116,6 +118,9 @@ pub(super) fn operators(
             PointServiceServer::new(PointApi(Arc::clone(app))).max_decoding_message_size(MAX_MESSAGE_BYTES),
         )
         .add_service(
+            PolicyServiceServer::new(PolicyApi(Arc::clone(app))).max_decoding_message_size(MAX_MESSAGE_BYTES),
+        )
+        .add_service(
             StatusServiceServer::new(StatusApi(Arc::clone(app))).max_decoding_message_size(MAX_MESSAGE_BYTES),
         )
         .add_service(gateway.restore_service().max_decoding_message_size(MAX_MESSAGE_BYTES));
@@ -164,11 +169,12 @@ fn server() -> Server {
 }
 
 /// What operators see; the agents' services are not among it, although the descriptors know them.
-fn operator_services() -> [&'static str; 6] {
+fn operator_services() -> [&'static str; 7] {
     [
         machine_service_server::SERVICE_NAME,
         job_service_server::SERVICE_NAME,
         point_service_server::SERVICE_NAME,
+        policy_service_server::SERVICE_NAME,
         status_service_server::SERVICE_NAME,
         restore_service_server::SERVICE_NAME,
         health_server::SERVICE_NAME,

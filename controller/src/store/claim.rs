@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use holdfast_proto::ids::{AgentId, StepId};
 
-use crate::domain::job::StepKind;
+use crate::domain::job::{Consistency, StepKind};
 
 use super::{During, Store, StoreError};
 
@@ -17,6 +17,8 @@ pub(crate) struct ClaimedStep {
     pub(crate) agent: AgentId,
     pub(crate) disk_names: Vec<String>,
     pub(crate) snapshot_id: Option<Uuid>,
+    /// The least that is acceptable.
+    pub(crate) minimum: Consistency,
 }
 
 #[derive(sqlx::FromRow)]
@@ -27,6 +29,7 @@ struct ClaimedRow {
     agent_id: Uuid,
     disk_names: Vec<String>,
     snapshot_id: Option<Uuid>,
+    minimum_consistency: String,
 }
 
 impl Store {
@@ -49,6 +52,9 @@ impl Store {
             .map(|row| {
                 let kind = StepKind::parse(&row.kind)
                     .ok_or_else(|| StoreError::Corrupt { what: format!("step kind {:?}", row.kind) })?;
+                let minimum = Consistency::parse(&row.minimum_consistency).ok_or_else(|| {
+                    StoreError::Corrupt { what: format!("consistency {:?}", row.minimum_consistency) }
+                })?;
                 Ok(ClaimedStep {
                     step: StepId(row.step_id),
                     kind,
@@ -56,6 +62,7 @@ impl Store {
                     agent: AgentId(row.agent_id),
                     disk_names: row.disk_names,
                     snapshot_id: row.snapshot_id,
+                    minimum,
                 })
             })
             .collect()

@@ -27,6 +27,10 @@ pub(crate) enum StoreError {
     KeyNameTaken { name: String },
     #[error("the machine has no disk {name:?}")]
     NoSuchDisk { name: String },
+    #[error("the machine would have more than {} labels", super::machine::MAX_LABELS)]
+    TooManyLabels,
+    #[error("the policy {name:?} was changed by somebody else")]
+    PolicyChanged { name: String },
     #[error("the step belongs to another machine")]
     ForeignStep,
     #[error("attempt {attempt} of the step is not current")]

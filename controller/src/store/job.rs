@@ -10,7 +10,7 @@ use holdfast_proto::ids::{AgentId, JobId, MachineId, StepId};
 
 use crate::domain::backup::cancel_pending;
 use crate::domain::error::JobError;
-use crate::domain::job::{JobState, StepKind};
+use crate::domain::job::{Consistency, JobState, StepKind};
 
 use super::attempt::{JobRowForUpdate, apply, lock_slot};
 use super::page::{Page, PageSize};
@@ -32,6 +32,10 @@ pub(crate) struct JobRow {
     pub(crate) started_at: Option<DateTime<Utc>>,
     pub(crate) ended_at: Option<DateTime<Utc>>,
     pub(crate) cancel_requested: bool,
+    pub(crate) policy_name: Option<String>,
+    pub(crate) policy_revision: Option<i64>,
+    pub(crate) slot: Option<DateTime<Utc>>,
+    pub(crate) deadline: DateTime<Utc>,
     pub(crate) steps: Json<Vec<StepRow>>,
 }
 
@@ -58,8 +62,19 @@ pub(crate) struct NewBackup {
     pub(crate) disk_names: Vec<String>,
     pub(crate) requested_by: String,
     pub(crate) request: Option<RequestKey>,
-    /// How long it may wait to be started.
-    pub(crate) expires_in: Duration,
+    /// Within so long it is to be complete; one that is not started by then expires.
+    pub(crate) complete_within: Duration,
+    /// The policy whose rules it follows.
+    pub(crate) policy: Option<AppliedPolicy>,
+    pub(crate) minimum: Consistency,
+}
+
+/// A policy as it was when a job was made.
+#[derive(Clone, Debug)]
+pub(crate) struct AppliedPolicy {
+    pub(crate) id: Uuid,
+    pub(crate) name: String,
+    pub(crate) revision: i64,
 }
 
 /// An attempt that has to be told to stop.
@@ -206,14 +221,19 @@ async fn insert_backup(connection: &mut PgConnection, new: NewBackup) -> Result<
         }
     }
     sqlx::query(
-        "INSERT INTO jobs (id, kind, state, machine_id, disk_names, requested_by, expires_at)
-         VALUES ($1, 'backup', 'queued', $2, $3, $4, now() + $5)",
+        "INSERT INTO jobs (id, kind, state, machine_id, disk_names, requested_by, expires_at, deadline,
+                           policy_id, policy_name, policy_revision, minimum_consistency)
+         VALUES ($1, 'backup', 'queued', $2, $3, $4, now() + $5, now() + $5, $6, $7, $8, $9)",
     )
     .bind(job.0)
     .bind(new.machine.0)
     .bind(&new.disk_names)
     .bind(&new.requested_by)
-    .bind(new.expires_in)
+    .bind(new.complete_within)
+    .bind(new.policy.as_ref().map(|policy| policy.id))
+    .bind(new.policy.as_ref().map(|policy| policy.name.clone()))
+    .bind(new.policy.as_ref().map(|policy| policy.revision))
+    .bind(new.minimum.as_str())
     .execute(&mut *connection)
     .await
     .during("queue a backup")?;

@@ -6,22 +6,57 @@ use uuid::Uuid;
 
 use holdfast_proto::ids::MachineId;
 
+use crate::domain::condition::MachineView;
+
 use super::page::{Page, PageSize};
 use super::{During, Store, StoreError};
 
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub(crate) struct MachineRow {
+    #[sqlx(flatten)]
+    pub(crate) facts: FleetRow,
+    pub(crate) os: String,
+    pub(crate) enrolled_at: DateTime<Utc>,
+    pub(crate) agent_version: String,
+    pub(crate) disks: Json<Vec<DiskRow>>,
+}
+
+/// What decides on a machine's protection, for the whole fleet at once.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub(crate) struct FleetRow {
     pub(crate) id: Uuid,
     pub(crate) name: String,
     pub(crate) labels: Json<BTreeMap<String, String>>,
-    pub(crate) os: String,
+    pub(crate) labelled_at: DateTime<Utc>,
     pub(crate) quarantine: Option<String>,
-    pub(crate) enrolled_at: DateTime<Utc>,
-    pub(crate) agent_version: String,
     pub(crate) online: bool,
     pub(crate) last_seen_at: Option<DateTime<Utc>>,
-    pub(crate) disks: Json<Vec<DiskRow>>,
+    pub(crate) last_point_at: Option<DateTime<Utc>>,
 }
+
+impl FleetRow {
+    pub(crate) fn view(&self) -> MachineView<'_> {
+        MachineView {
+            name: &self.name,
+            labels: &self.labels,
+            labelled_at: self.labelled_at,
+            quarantine: self.quarantine.as_deref(),
+            online: self.online,
+            last_seen_at: self.last_seen_at,
+            last_point_at: self.last_point_at,
+        }
+    }
+}
+
+/// Labels to set, and keys to remove.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LabelChange {
+    pub(crate) set: BTreeMap<String, String>,
+    pub(crate) remove: Vec<String>,
+}
+
+/// Most labels of a machine.
+pub(crate) const MAX_LABELS: usize = 64;
 
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct DiskRow {
@@ -53,7 +88,54 @@ impl Store {
             .fetch_all(&self.pool)
             .await
             .during("list machines")?;
-        Ok(size.page(rows, |row: &MachineRow| row.name.clone()))
+        Ok(size.page(rows, |row: &MachineRow| row.facts.name.clone()))
+    }
+
+    /// Every machine, by name.
+    pub(crate) async fn fleet(&self) -> Result<Vec<FleetRow>, StoreError> {
+        sqlx::query_as(include_str!("sql/fleet.sql")).fetch_all(&self.pool).await.during("read the fleet")
+    }
+
+    /// Changes labels; what is so already changes nothing.
+    pub(crate) async fn label_machine(
+        &self,
+        machine: MachineId,
+        change: LabelChange,
+        operator: &str,
+    ) -> Result<(), StoreError> {
+        let operator = operator.to_owned();
+        self.transaction("label a machine", move |connection| {
+            Box::pin(async move {
+                let row: Option<(Json<BTreeMap<String, String>>,)> =
+                    sqlx::query_as("SELECT labels FROM machines WHERE id = $1 FOR UPDATE")
+                        .bind(machine.0)
+                        .fetch_optional(&mut *connection)
+                        .await
+                        .during("read a machine's labels")?;
+                let Some((Json(before),)) = row else {
+                    return Err(StoreError::NotFound { noun: "machine", name: machine.to_string() });
+                };
+                let mut labels = before.clone();
+                labels.retain(|key, _| !change.remove.contains(key));
+                labels.extend(change.set);
+                if labels.len() > MAX_LABELS {
+                    return Err(StoreError::TooManyLabels);
+                }
+                if labels == before {
+                    return Ok(());
+                }
+                sqlx::query("UPDATE machines SET labels = $2, labelled_at = now() WHERE id = $1")
+                    .bind(machine.0)
+                    .bind(Json(&labels))
+                    .execute(&mut *connection)
+                    .await
+                    .during("label a machine")?;
+                let detail = serde_json::json!({ "before": before, "after": labels });
+                super::audit::record(connection, &operator, "machine.label", &machine.to_string(), detail)
+                    .await
+            })
+        })
+        .await
     }
 
     /// Stops everything on a machine until an operator decides.

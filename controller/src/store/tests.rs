@@ -79,7 +79,9 @@ async fn queue(store: &Store, machine: MachineId) -> JobId {
         disk_names: Vec::new(),
         requested_by: "test".to_owned(),
         request: None,
-        expires_in: Duration::from_secs(3600),
+        complete_within: Duration::from_secs(3600),
+        policy: None,
+        minimum: crate::domain::job::Consistency::FileSystem,
     };
     store.create_backup(new).await.unwrap()
 }

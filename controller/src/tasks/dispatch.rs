@@ -7,7 +7,7 @@ use holdfast_proto::v1::{
 };
 
 use crate::app::{App, crash_point};
-use crate::domain::job::StepKind;
+use crate::domain::job::{Consistency as Minimum, StepKind};
 use crate::store::StoreError;
 use crate::store::claim::ClaimedStep;
 
@@ -43,7 +43,12 @@ async fn hand_out(app: &App, claimed: ClaimedStep) -> Result<(), StoreError> {
     let step = match claimed.kind {
         StepKind::TakeSnapshot => Step::TakeSnapshot(TakeSnapshot {
             disk_names: claimed.disk_names.clone(),
-            minimum: Consistency::FileSystem.into(),
+            minimum: match claimed.minimum {
+                Minimum::Application => Consistency::Application,
+                Minimum::FileSystem => Consistency::FileSystem,
+                Minimum::Crash => Consistency::Crash,
+            }
+            .into(),
         }),
         StepKind::TransferData => Step::TransferData(TransferData { snapshot_id, gateways: Vec::new() }),
         StepKind::ReleaseSnapshot => Step::ReleaseSnapshot(ReleaseSnapshot { snapshot_id }),

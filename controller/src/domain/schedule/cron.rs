@@ -25,10 +25,6 @@ impl CronExpression {
         Ok(Self { text: text.to_owned(), cron })
     }
 
-    pub(crate) fn as_str(&self) -> &str {
-        &self.text
-    }
-
     /// The first slot after the whole second `after`.
     pub(super) fn next_after(&self, zone: Tz, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let local = after.with_timezone(&zone);

@@ -25,10 +25,6 @@ impl Period {
         Ok(Self { text: text.to_owned(), seconds })
     }
 
-    pub(crate) fn as_str(&self) -> &str {
-        &self.text
-    }
-
     pub(super) fn next_after(&self, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
         self.slot(after.timestamp().div_euclid(self.seconds) + 1)
     }
@@ -46,6 +42,11 @@ impl std::fmt::Display for Period {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.text)
     }
+}
+
+/// Seconds of `1h30m` and the like, in whatever field; see [`Period`].
+pub(crate) fn seconds_of(text: &str) -> Option<i64> {
+    if text.len() > 64 { None } else { read(text) }
 }
 
 /// Seconds; more than fit are the most that fit. None unless it is numbers with a unit each, every unit at most once, the

@@ -54,5 +54,6 @@ history AS (
     INSERT INTO step_attempts (step_id, attempt, controller_id)
     SELECT id, attempt, $1 FROM claimed
 )
-SELECT claimed.id AS step_id, claimed.kind, claimed.attempt, claimed.agent_id, jobs.disk_names, jobs.snapshot_id
+SELECT claimed.id AS step_id, claimed.kind, claimed.attempt, claimed.agent_id, jobs.disk_names, jobs.snapshot_id,
+       jobs.minimum_consistency
 FROM claimed JOIN jobs ON jobs.id = claimed.job_id

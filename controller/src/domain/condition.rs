@@ -1,0 +1,116 @@
+//! What an operator should know about a machine. Pure.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+
+use super::policy::{Bound, Policy, bind};
+
+/// A protected machine may be away for so long before that is worth a word.
+const OFFLINE_AFTER: TimeDelta = TimeDelta::minutes(15);
+
+/// All that the conditions depend on.
+#[derive(Clone, Debug)]
+pub(crate) struct MachineView<'m> {
+    pub(crate) name: &'m str,
+    pub(crate) labels: &'m BTreeMap<String, String>,
+    /// Since when its name and labels are as they are.
+    pub(crate) labelled_at: DateTime<Utc>,
+    pub(crate) quarantine: Option<&'m str>,
+    pub(crate) online: bool,
+    pub(crate) last_seen_at: Option<DateTime<Utc>>,
+    pub(crate) last_point_at: Option<DateTime<Utc>>,
+}
+
+/// The protection of one machine.
+#[derive(Clone, Debug)]
+pub(crate) struct Protection<'p> {
+    pub(crate) policy: Option<&'p Policy>,
+    pub(crate) conditions: Vec<Condition>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Condition {
+    pub(crate) code: &'static str,
+    pub(crate) message: String,
+    pub(crate) action: String,
+}
+
+/// Which policy protects a machine, and what needs a look.
+pub(crate) fn protection<'p>(
+    machine: &MachineView<'_>,
+    policies: &'p [Policy],
+    now: DateTime<Utc>,
+) -> Protection<'p> {
+    let mut conditions = Vec::new();
+    if let Some(reason) = machine.quarantine {
+        conditions.push(Condition {
+            code: "clone",
+            message: format!("nothing runs on it: {reason}"),
+            action: "stop the copy, remove its agent's state directory, and enrol it as a machine of its own"
+                .to_owned(),
+        });
+    }
+    let policy = match bind(machine.name, machine.labels, policies) {
+        Bound::One(policy) => Some(policy),
+        Bound::None => {
+            conditions.push(Condition {
+                code: "unprotected",
+                message: "no policy matches it".to_owned(),
+                action: "name it in a policy, or give it the labels of one with `holdfast machine label`"
+                    .to_owned(),
+            });
+            None
+        }
+        Bound::Tie(names) => {
+            conditions.push(Condition {
+                code: "policy_conflict",
+                message: format!("several policies match it equally, so none applies: {}", names.join(", ")),
+                action: "name it in one of them, or make their selectors differ".to_owned(),
+            });
+            None
+        }
+    };
+    if let Some(policy) = policy {
+        conditions.extend(objective_missed(machine, policy, now));
+        conditions.extend(offline(machine, now));
+    }
+    Protection { policy, conditions }
+}
+
+fn objective_missed(machine: &MachineView<'_>, policy: &Policy, now: DateTime<Utc>) -> Option<Condition> {
+    let slot = policy.newest_due_objective(machine.labelled_at, now)?;
+    if machine.last_point_at.is_some_and(|at| at >= slot) {
+        return None;
+    }
+    let newest = machine.last_point_at.map_or_else(
+        || "it has no point".to_owned(),
+        |at| format!("its newest point is of {}", at.to_rfc3339_opts(SecondsFormat::Secs, true)),
+    );
+    Some(Condition {
+        code: "objective_missed",
+        message: format!(
+            "the backup of {} is not complete: {newest}",
+            slot.to_rfc3339_opts(SecondsFormat::Secs, true)
+        ),
+        action: format!("see why: holdfast job list --machine {}", machine.name),
+    })
+}
+
+fn offline(machine: &MachineView<'_>, now: DateTime<Utc>) -> Option<Condition> {
+    let since = machine.last_seen_at.unwrap_or(machine.labelled_at);
+    if machine.online || now - since < OFFLINE_AFTER {
+        return None;
+    }
+    Some(Condition {
+        code: "agent_offline",
+        message: format!(
+            "its agent was last heard of at {}",
+            since.to_rfc3339_opts(SecondsFormat::Secs, true)
+        ),
+        action: "check that the machine runs and that its agent can reach the controller".to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,103 @@
+use uuid::Uuid;
+
+use super::*;
+use crate::domain::policy::{PolicyDocument, ScheduleDocument};
+
+fn at(text: &str) -> DateTime<Utc> {
+    format!("2026-03-{text}:00Z").parse().unwrap()
+}
+
+fn policy(name: &str, machines: &[&str]) -> Policy {
+    let document = PolicyDocument {
+        machines: machines.iter().map(|name| (*name).to_owned()).collect(),
+        schedule: ScheduleDocument { cron: "0 2 * * *".to_owned(), ..ScheduleDocument::default() },
+        complete_within: "4h".to_owned(),
+        ..PolicyDocument::default()
+    }
+    .with_defaults();
+    Policy {
+        id: Uuid::nil(),
+        name: name.to_owned(),
+        revision: 1,
+        created_at: at("01T00:00"),
+        updated_at: at("01T00:00"),
+        evaluated_until: at("01T00:00"),
+        spec: document.check(name).unwrap(),
+        document,
+    }
+}
+
+/// Codes of a machine that is online, labelled at and with a newest point at these times.
+fn codes(
+    policies: &[Policy],
+    labelled_at: &str,
+    last_point_at: Option<&str>,
+    now: &str,
+) -> Vec<&'static str> {
+    let labels = BTreeMap::new();
+    let machine = MachineView {
+        name: "web1",
+        labels: &labels,
+        labelled_at: at(labelled_at),
+        quarantine: None,
+        online: true,
+        last_seen_at: Some(at(now)),
+        last_point_at: last_point_at.map(at),
+    };
+    protection(&machine, policies, at(now)).conditions.iter().map(|condition| condition.code).collect()
+}
+
+#[test]
+fn unprotected_and_conflict() {
+    assert_eq!(codes(&[], "01T00:00", None, "05T00:00"), ["unprotected"]);
+    assert_eq!(codes(&[policy("a", &["other"])], "01T00:00", None, "05T00:00"), ["unprotected"]);
+    let tie = [policy("b", &["web1"]), policy("a", &["web1"])];
+    assert_eq!(codes(&tie, "01T00:00", None, "05T00:00"), ["policy_conflict"]);
+}
+
+#[test]
+fn an_objective_is_missed_once_its_time_is_over_and_not_before() {
+    let policies = [policy("daily", &["web1"])];
+    let codes = |point, now| codes(&policies, "01T00:00", point, now);
+    assert_eq!(codes(Some("04T02:10"), "05T05:59"), [""; 0], "today's backup has until six");
+    assert_eq!(codes(Some("04T02:10"), "05T06:00"), ["objective_missed"]);
+    assert_eq!(codes(Some("05T02:10"), "05T06:00"), [""; 0]);
+    assert_eq!(codes(None, "01T05:00"), [""; 0], "the first slot is not over yet");
+    assert_eq!(codes(None, "01T07:00"), ["objective_missed"]);
+}
+
+#[test]
+fn what_was_wanted_before_the_machine_had_its_labels_is_not_missed() {
+    let policies = [policy("daily", &["web1"])];
+    assert_eq!(codes(&policies, "05T03:00", None, "05T09:00"), [""; 0]);
+    assert_eq!(codes(&policies, "05T03:00", None, "06T06:00"), ["objective_missed"]);
+}
+
+#[test]
+fn a_protected_machine_that_is_away_and_a_clone() {
+    let policies = [policy("daily", &["web1"])];
+    let labels = BTreeMap::new();
+    let mut machine = MachineView {
+        name: "web1",
+        labels: &labels,
+        labelled_at: at("05T00:00"),
+        quarantine: None,
+        online: false,
+        last_seen_at: Some(at("05T00:00")),
+        last_point_at: None,
+    };
+    let codes = |machine: &MachineView<'_>, policies: &[Policy], now| {
+        let protection = protection(machine, policies, at(now));
+        protection.conditions.iter().map(|condition| condition.code).collect::<Vec<_>>()
+    };
+    assert_eq!(codes(&machine, &policies, "05T00:14"), [""; 0]);
+    assert_eq!(codes(&machine, &policies, "05T00:15"), ["agent_offline"]);
+    assert_eq!(
+        codes(&machine, &[], "05T00:15"),
+        ["unprotected"],
+        "nobody waits for a machine without a policy"
+    );
+    machine.quarantine = Some("two machines");
+    machine.online = true;
+    assert_eq!(codes(&machine, &policies, "05T00:15"), ["clone"]);
+}

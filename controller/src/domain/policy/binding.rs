@@ -1,0 +1,92 @@
+use std::collections::BTreeMap;
+
+use super::{Policy, Target};
+
+/// Which policy a machine is under.
+#[derive(Clone, Debug)]
+pub(crate) enum Bound<'p> {
+    None,
+    One(&'p Policy),
+    /// Several that match equally well: none applies. Their names, ascending.
+    Tie(Vec<&'p str>),
+}
+
+/// By name beats by labels.
+pub(crate) fn bind<'p>(name: &str, labels: &BTreeMap<String, String>, policies: &'p [Policy]) -> Bound<'p> {
+    let by_name = |policy: &&Policy| match &policy.spec.target {
+        Target::Names(names) => names.contains(name),
+        Target::Labels(_) => false,
+    };
+    let by_labels = |policy: &&Policy| match &policy.spec.target {
+        Target::Names(_) => false,
+        Target::Labels(wanted) => wanted.iter().all(|(key, value)| labels.get(key) == Some(value)),
+    };
+    let mut matching: Vec<&Policy> = policies.iter().filter(by_name).collect();
+    if matching.is_empty() {
+        matching = policies.iter().filter(by_labels).collect();
+    }
+    match matching.as_slice() {
+        [] => Bound::None,
+        [one] => Bound::One(one),
+        _ => {
+            let mut names: Vec<&str> = matching.iter().map(|policy| policy.name.as_str()).collect();
+            names.sort_unstable();
+            Bound::Tie(names)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::{DateTime, Utc};
+    use uuid::Uuid;
+
+    use super::super::{PolicyDocument, ScheduleDocument};
+    use super::*;
+
+    fn policy(name: &str, machines: &[&str], selector: &[(&str, &str)]) -> Policy {
+        let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        let document = PolicyDocument {
+            machines: machines.iter().map(|name| (*name).to_owned()).collect(),
+            selector: selector.iter().map(owned).collect(),
+            schedule: ScheduleDocument { every: "1h".to_owned(), ..ScheduleDocument::default() },
+            ..PolicyDocument::default()
+        }
+        .with_defaults();
+        Policy {
+            id: Uuid::new_v4(),
+            name: name.to_owned(),
+            revision: 1,
+            created_at: DateTime::<Utc>::UNIX_EPOCH,
+            updated_at: DateTime::<Utc>::UNIX_EPOCH,
+            evaluated_until: DateTime::<Utc>::UNIX_EPOCH,
+            spec: document.check(name).unwrap(),
+            document,
+        }
+    }
+
+    fn bound(machine: &str, labels: &[(&str, &str)], policies: &[Policy]) -> String {
+        let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        match bind(machine, &labels, policies) {
+            Bound::None => "none".to_owned(),
+            Bound::One(policy) => policy.name.clone(),
+            Bound::Tie(names) => names.join("+"),
+        }
+    }
+
+    #[test]
+    fn by_name_beats_by_labels_and_a_tie_is_none() {
+        let policies = [
+            policy("prod", &[], &[("env", "prod")]),
+            policy("db", &[], &[("env", "prod"), ("role", "db")]),
+            policy("web1", &["web1", "web9"], &[]),
+            policy("web9", &["web9"], &[]),
+        ];
+        assert_eq!(bound("web2", &[], &policies), "none");
+        assert_eq!(bound("web2", &[("env", "prod")], &policies), "prod");
+        assert_eq!(bound("web2", &[("env", "prod"), ("role", "db")], &policies), "db+prod");
+        assert_eq!(bound("web2", &[("role", "db")], &policies), "none");
+        assert_eq!(bound("web1", &[("env", "prod")], &policies), "web1");
+        assert_eq!(bound("web9", &[("env", "prod")], &policies), "web1+web9");
+    }
+}

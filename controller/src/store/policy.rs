@@ -1,0 +1,185 @@
+use chrono::{DateTime, Utc};
+use serde_json::json;
+use sqlx::postgres::PgConnection;
+use sqlx::types::Json;
+use uuid::Uuid;
+
+use crate::domain::policy::{Policy, PolicyDocument};
+
+use super::page::{Page, PageSize};
+use super::{During, Store, StoreError, audit};
+
+#[derive(sqlx::FromRow)]
+struct PolicyRow {
+    id: Uuid,
+    name: String,
+    spec: Json<PolicyDocument>,
+    revision: i64,
+    created_at: DateTime<Utc>,
+    updated_at: DateTime<Utc>,
+    evaluated_until: DateTime<Utc>,
+}
+
+/// A policy to create or to change. Its document was checked.
+#[derive(Clone, Debug)]
+pub(crate) struct NewPolicy {
+    pub(crate) name: String,
+    pub(crate) document: PolicyDocument,
+    /// The etag that the current one must have.
+    pub(crate) etag: Option<String>,
+    pub(crate) operator: String,
+}
+
+/// What applying a policy did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Applied {
+    Created,
+    Updated,
+    Unchanged,
+}
+
+impl Store {
+    /// Creates or changes a policy.
+    pub(crate) async fn apply_policy(&self, new: NewPolicy) -> Result<Applied, StoreError> {
+        self.transaction("apply a policy", move |connection| Box::pin(apply(connection, new))).await
+    }
+
+    pub(crate) async fn find_policy(&self, name: &str) -> Result<Policy, StoreError> {
+        let row: Option<PolicyRow> = sqlx::query_as("SELECT * FROM policies WHERE name = $1")
+            .bind(name)
+            .fetch_optional(&self.pool)
+            .await
+            .during("find a policy")?;
+        row.ok_or_else(|| not_found(name))?.checked()
+    }
+
+    /// Lists policies by name, after the name `after`.
+    pub(crate) async fn list_policies(
+        &self,
+        after: Option<&str>,
+        size: PageSize,
+    ) -> Result<Page<Policy>, StoreError> {
+        let rows: Vec<PolicyRow> =
+            sqlx::query_as("SELECT * FROM policies WHERE name > $1 ORDER BY name LIMIT $2")
+                .bind(after.unwrap_or(""))
+                .bind(size.limit())
+                .fetch_all(&self.pool)
+                .await
+                .during("list policies")?;
+        let policies = rows.into_iter().map(PolicyRow::checked).collect::<Result<_, _>>()?;
+        Ok(size.page(policies, |policy: &Policy| policy.name.clone()))
+    }
+
+    /// All policies, and the database's time.
+    pub(crate) async fn policies(&self) -> Result<(Vec<Policy>, DateTime<Utc>), StoreError> {
+        let rows: Vec<PolicyRow> = sqlx::query_as("SELECT * FROM policies ORDER BY name")
+            .fetch_all(&self.pool)
+            .await
+            .during("read the policies")?;
+        let (now,): (DateTime<Utc>,) =
+            sqlx::query_as("SELECT clock_timestamp()").fetch_one(&self.pool).await.during("read the time")?;
+        Ok((rows.into_iter().map(PolicyRow::checked).collect::<Result<_, _>>()?, now))
+    }
+
+    pub(crate) async fn delete_policy(
+        &self,
+        name: &str,
+        etag: Option<String>,
+        operator: &str,
+    ) -> Result<(), StoreError> {
+        let (name, operator) = (name.to_owned(), operator.to_owned());
+        self.transaction("delete a policy", move |connection| {
+            Box::pin(async move {
+                let current = lock(connection, &name).await?.ok_or_else(|| not_found(&name))?;
+                check_etag(Some(&current), &name, etag.as_deref())?;
+                sqlx::query("DELETE FROM policies WHERE id = $1")
+                    .bind(current.id)
+                    .execute(&mut *connection)
+                    .await
+                    .during("delete a policy")?;
+                let detail = json!({ "name": name, "spec": current.document });
+                audit::record(connection, &operator, "policy.delete", &current.id.to_string(), detail).await
+            })
+        })
+        .await
+    }
+}
+
+async fn apply(connection: &mut PgConnection, new: NewPolicy) -> Result<Applied, StoreError> {
+    let current = lock(connection, &new.name).await?;
+    check_etag(current.as_ref(), &new.name, new.etag.as_deref())?;
+    let Some(current) = current else {
+        let id = Uuid::now_v7();
+        let made = sqlx::query(
+            "INSERT INTO policies (id, name, spec) VALUES ($1, $2, $3) ON CONFLICT (name) DO NOTHING",
+        )
+        .bind(id)
+        .bind(&new.name)
+        .bind(Json(&new.document))
+        .execute(&mut *connection)
+        .await
+        .during("create a policy")?;
+        if made.rows_affected() == 0 {
+            return Err(StoreError::PolicyChanged { name: new.name });
+        }
+        let detail = json!({ "name": new.name, "spec": new.document });
+        audit::record(connection, &new.operator, "policy.create", &id.to_string(), detail).await?;
+        return Ok(Applied::Created);
+    };
+    if current.document == new.document {
+        return Ok(Applied::Unchanged);
+    }
+    sqlx::query(
+        "UPDATE policies SET spec = $2, revision = revision + 1, updated_at = now(), evaluated_until = now()
+         WHERE id = $1",
+    )
+    .bind(current.id)
+    .bind(Json(&new.document))
+    .execute(&mut *connection)
+    .await
+    .during("change a policy")?;
+    let detail = json!({ "name": new.name, "before": current.document, "after": new.document });
+    audit::record(connection, &new.operator, "policy.update", &current.id.to_string(), detail).await?;
+    Ok(Applied::Updated)
+}
+
+/// The policy of this name, locked against other changes and against schedulers.
+async fn lock(connection: &mut PgConnection, name: &str) -> Result<Option<Policy>, StoreError> {
+    let row: Option<PolicyRow> = sqlx::query_as("SELECT * FROM policies WHERE name = $1 FOR UPDATE")
+        .bind(name)
+        .fetch_optional(connection)
+        .await
+        .during("lock a policy")?;
+    row.map(PolicyRow::checked).transpose()
+}
+
+fn check_etag(current: Option<&Policy>, name: &str, wanted: Option<&str>) -> Result<(), StoreError> {
+    match (wanted, current) {
+        (None, _) => Ok(()),
+        (Some(wanted), Some(current)) if current.etag() == wanted => Ok(()),
+        (Some(_), _) => Err(StoreError::PolicyChanged { name: name.to_owned() }),
+    }
+}
+
+fn not_found(name: &str) -> StoreError {
+    StoreError::NotFound { noun: "policy", name: name.to_owned() }
+}
+
+impl PolicyRow {
+    fn checked(self) -> Result<Policy, StoreError> {
+        let document = self.spec.0;
+        let spec = document
+            .check(&self.name)
+            .map_err(|error| StoreError::Corrupt { what: format!("policy {:?}: {error}", self.name) })?;
+        Ok(Policy {
+            id: self.id,
+            name: self.name,
+            revision: self.revision,
+            created_at: self.created_at,
+            updated_at: self.updated_at,
+            evaluated_until: self.evaluated_until,
+            document,
+            spec,
+        })
+    }
+}

@@ -1,0 +1,35 @@
+-- One backup per machine of $1 for slot $9 of a policy: queued, or expired at once if an earlier one of the policy is not
+-- over. What is there already stays. $2: ids of jobs; $3 to $5: ids of their steps.
+WITH wanted AS (
+    SELECT w.* FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::uuid[])
+        AS w (machine_id, job_id, take_id, transfer_id, release_id)
+    -- One that was removed meanwhile has no jobs.
+    JOIN machines m ON m.id = w.machine_id
+    FOR KEY SHARE OF m
+),
+judged AS (
+    SELECT wanted.*,
+           EXISTS (SELECT 1 FROM jobs j WHERE j.machine_id = wanted.machine_id AND j.policy_id = $6
+                     AND j.state IN ('queued', 'running')) AS overlaps
+    FROM wanted
+),
+made AS (
+    INSERT INTO jobs (id, kind, state, machine_id, disk_names, requested_by, expires_at, ended_at, error,
+                      policy_id, policy_name, policy_revision, slot, deadline, minimum_consistency)
+    SELECT job_id, 'backup', CASE WHEN overlaps THEN 'expired' ELSE 'queued' END, machine_id, $12, 'policy:' || $7,
+           now() + $10, CASE WHEN overlaps THEN now() END, CASE WHEN overlaps THEN $13::jsonb END,
+           $6, $7, $8, $9, now() + $10, $11
+    FROM judged
+    ON CONFLICT (policy_id, machine_id, slot) DO NOTHING
+    RETURNING id, state
+),
+steps AS (
+    INSERT INTO steps (id, job_id, kind, state, ready_at, ended_at)
+    SELECT step.id, made.id, step.kind, CASE WHEN made.state = 'expired' THEN 'skipped' ELSE 'pending' END,
+           CASE WHEN made.state = 'queued' AND step.kind = 'take_snapshot' THEN now() END,
+           CASE WHEN made.state = 'expired' THEN now() END
+    FROM made JOIN judged ON judged.job_id = made.id
+    CROSS JOIN LATERAL (VALUES (judged.take_id, 'take_snapshot'), (judged.transfer_id, 'transfer_data'),
+                               (judged.release_id, 'release_snapshot')) AS step (id, kind)
+)
+SELECT count(*) FILTER (WHERE state = 'queued'), count(*) FILTER (WHERE state = 'expired') FROM made

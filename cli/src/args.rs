@@ -55,6 +55,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: MachineCommand,
     },
+    /// Policies: when backups of which machines are wanted.
+    Policy {
+        #[command(subcommand)]
+        command: PolicyCommand,
+    },
     /// Backs a machine up now.
     Backup(BackupArgs),
     /// Jobs.
@@ -97,6 +102,58 @@ pub(crate) enum MachineCommand {
         /// Name or id.
         machine: String,
     },
+    /// Sets and removes labels.
+    Label {
+        /// Name or id.
+        machine: String,
+        /// KEY=VALUE sets a label, KEY- removes it.
+        #[arg(required = true, value_parser = parse_label_change)]
+        changes: Vec<LabelChange>,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum LabelChange {
+    Set(String, String),
+    Remove(String),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PolicyCommand {
+    /// Creates or changes the policies of a file.
+    Apply(ApplyArgs),
+    List,
+    /// With `-o yaml` in the form that `apply` takes.
+    Show {
+        name: String,
+    },
+    /// Shows the next slots, and the machines that the policy protects.
+    Preview {
+        name: String,
+        /// How many slots.
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(i32).range(1..=100))]
+        count: i32,
+    },
+    /// Points and running jobs stay.
+    Delete {
+        name: String,
+        /// Only if this is still its etag.
+        #[arg(long)]
+        etag: Option<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ApplyArgs {
+    /// YAML, one or several documents; `-` is standard input.
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Checks everything and changes nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Only if this is still its etag: nobody else changed it.
+    #[arg(long)]
+    pub(crate) etag: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -212,6 +269,15 @@ fn parse_label(text: &str) -> Result<(String, String), String> {
     }
 }
 
+fn parse_label_change(text: &str) -> Result<LabelChange, String> {
+    match text.strip_suffix('-').filter(|key| !key.is_empty() && !key.contains('=')) {
+        Some(key) => Ok(LabelChange::Remove(key.to_owned())),
+        None => parse_label(text)
+            .map(|(key, value)| LabelChange::Set(key, value))
+            .map_err(|_| "write KEY=VALUE to set a label, KEY- to remove it".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -222,6 +288,18 @@ mod tests {
         assert_eq!(parse_duration("7d"), Ok(Duration::from_secs(7 * 86400)));
         for bad in ["", "1", "h", "1w", "-1h", "99999999999999999999h", "9999999999999999999d"] {
             assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn label_changes() {
+        let set = |key: &str, value: &str| Ok(LabelChange::Set(key.to_owned(), value.to_owned()));
+        assert_eq!(parse_label_change("env=prod"), set("env", "prod"));
+        assert_eq!(parse_label_change("env="), set("env", ""));
+        assert_eq!(parse_label_change("env=a-"), set("env", "a-"));
+        assert_eq!(parse_label_change("env-"), Ok(LabelChange::Remove("env".to_owned())));
+        for bad in ["", "-", "=x", "env"] {
+            assert!(parse_label_change(bad).is_err(), "{bad}");
         }
     }
 

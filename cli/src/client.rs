@@ -11,6 +11,7 @@ use holdfast_proto::MAX_MESSAGE_BYTES;
 use holdfast_proto::v1::job_service_client::JobServiceClient;
 use holdfast_proto::v1::machine_service_client::MachineServiceClient;
 use holdfast_proto::v1::point_service_client::PointServiceClient;
+use holdfast_proto::v1::policy_service_client::PolicyServiceClient;
 use holdfast_proto::v1::restore_service_client::RestoreServiceClient;
 use holdfast_proto::v1::status_service_client::StatusServiceClient;
 
@@ -76,6 +77,11 @@ impl Client {
 
     pub(crate) fn points(&self) -> PointServiceClient<Authenticated> {
         PointServiceClient::with_interceptor(self.channel.clone(), self.key.clone())
+    }
+
+    pub(crate) fn policies(&self) -> PolicyServiceClient<Authenticated> {
+        PolicyServiceClient::with_interceptor(self.channel.clone(), self.key.clone())
+            .max_encoding_message_size(MAX_MESSAGE_BYTES)
     }
 
     pub(crate) fn status(&self) -> StatusServiceClient<Authenticated> {

@@ -18,6 +18,8 @@ pub(crate) enum CliError {
     ReadFile { path: PathBuf, source: io::Error },
     #[error("{} is not a configuration file: {detail}", path.display())]
     BadConfig { path: PathBuf, detail: String },
+    #[error("{} is not a policy: {detail}", path.display())]
+    BadPolicy { path: PathBuf, detail: String },
     #[error("{what} cannot be used: {detail}")]
     BadSetting { what: &'static str, detail: String },
     #[error("cannot reach the controller at {address}: {detail}")]
@@ -74,7 +76,10 @@ impl CliError {
             eprintln!("  next: {action}");
         }
         match self {
-            Self::Missing { .. } | Self::BadConfig { .. } | Self::BadSetting { .. } => ExitCode::from(2),
+            Self::Missing { .. }
+            | Self::BadConfig { .. }
+            | Self::BadSetting { .. }
+            | Self::BadPolicy { .. } => ExitCode::from(2),
             _ => ExitCode::from(1),
         }
     }
@@ -85,6 +90,7 @@ impl CliError {
             Self::Missing { .. } => "not_configured",
             Self::ReadFile { .. } => "file_not_readable",
             Self::BadConfig { .. } | Self::BadSetting { .. } => "bad_configuration",
+            Self::BadPolicy { .. } => "bad_policy",
             Self::Unreachable { .. } | Self::Lost { .. } => "unreachable",
             Self::Refused(detail, _) => &detail.code,
             Self::TargetExists { .. } => "target_exists",
@@ -117,6 +123,7 @@ impl CliError {
             Self::TargetNotAFile { .. } => "give --to the name of a file".to_owned(),
             Self::TargetBusy { .. } => "wait for the other restore, or choose another file".to_owned(),
             Self::Target { .. } => "check the folder, its permissions and its free space".to_owned(),
+            Self::BadPolicy { .. } => "see docs/policies.md; `holdfast policy show NAME -o yaml` prints one".to_owned(),
             Self::ReadFile { .. } => "check the path and its permissions".to_owned(),
             Self::BadStream { .. } => "try again; if it stays so, restore with holdfast-vault".to_owned(),
             Self::JobEnded { detail, .. } => detail.as_ref().map(|detail| detail.action.clone()).unwrap_or_default(),

@@ -31,13 +31,14 @@ pub(crate) async fn list(client: Client, output: Output, args: JobListArgs) -> R
     }
     output.print(&jobs, || {
         table(
-            ["ID", "KIND", "MACHINE", "STATE", "CREATED", "POINT", "ERROR"],
+            ["ID", "KIND", "MACHINE", "STATE", "POLICY", "CREATED", "POINT", "ERROR"],
             jobs.iter().map(|job| {
                 [
                     job.id.clone(),
                     job.kind.to_owned(),
                     job.machine.clone(),
                     job.state.to_owned(),
+                    or_dash(job.policy.as_deref()),
                     or_dash(job.created_at.as_deref()),
                     or_dash(job.point.as_deref()),
                     or_dash(job.error.as_ref().map(|error| error.code.as_str())),

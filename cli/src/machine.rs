@@ -1,5 +1,6 @@
-use holdfast_proto::v1::{GetMachineRequest, ListMachinesRequest};
+use holdfast_proto::v1::{GetMachineRequest, LabelMachineRequest, ListMachinesRequest};
 
+use crate::args::LabelChange;
 use crate::client::{Client, again, timed};
 use crate::error::CliError;
 use crate::output::{Output, size, table};
@@ -25,14 +26,23 @@ pub(crate) async fn list(client: Client, output: Output) -> Result<(), CliError>
     }
     output.print(&machines, || {
         table(
-            ["NAME", "STATE", "DISKS", "SIZE", "LAST SEEN", "ID"],
+            ["NAME", "STATE", "POLICY", "DISKS", "SIZE", "LAST POINT", "CONDITIONS", "ID"],
             machines.iter().map(|machine| {
                 [
                     machine.name.clone(),
                     machine.state.to_owned(),
+                    or_dash(machine.policy.as_deref()),
                     machine.disks.len().to_string(),
                     size(machine.disks.iter().map(|disk| disk.size_bytes).sum()),
-                    or_dash(machine.last_seen_at.as_deref()),
+                    or_dash(machine.last_point_at.as_deref()),
+                    or_dash(Some(
+                        &machine
+                            .conditions
+                            .iter()
+                            .map(|condition| condition.code.as_str())
+                            .collect::<Vec<_>>()
+                            .join(" "),
+                    )),
                     machine.id.clone(),
                 ]
             }),
@@ -44,6 +54,28 @@ pub(crate) async fn show(client: Client, output: Output, machine: String) -> Res
     let answer = again(|| {
         let (mut client, machine) = (client.machines(), machine.clone());
         async move { client.get_machine(timed(GetMachineRequest { machine })).await }
+    })
+    .await?;
+    let machine = Machine::from(answer);
+    output.print(&machine, || describe(&machine))
+}
+
+pub(crate) async fn label(
+    client: Client,
+    output: Output,
+    machine: String,
+    changes: Vec<LabelChange>,
+) -> Result<(), CliError> {
+    let mut request = LabelMachineRequest { machine, ..LabelMachineRequest::default() };
+    for change in changes {
+        match change {
+            LabelChange::Set(key, value) => drop(request.set.insert(key, value)),
+            LabelChange::Remove(key) => request.remove.push(key),
+        }
+    }
+    let answer = again(|| {
+        let (mut client, request) = (client.machines(), request.clone());
+        async move { client.label_machine(timed(request)).await }
     })
     .await?;
     let machine = Machine::from(answer);
@@ -63,8 +95,17 @@ fn describe(machine: &Machine) -> String {
         or_dash(machine.enrolled_at.as_deref()),
         or_dash(machine.last_seen_at.as_deref()),
     );
-    if let Some(condition) = &machine.condition {
-        text.push_str(&format!("condition  {condition}\n"));
+    text.push_str(&format!(
+        "policy     {}\nnext slot  {}\nlast point {}\n",
+        or_dash(machine.policy.as_deref()),
+        or_dash(machine.next_slot.as_deref()),
+        or_dash(machine.last_point_at.as_deref()),
+    ));
+    for condition in &machine.conditions {
+        text.push_str(&format!(
+            "\n! {} ({})\n  next: {}\n",
+            condition.message, condition.code, condition.action
+        ));
     }
     text.push('\n');
     text.push_str(&table(

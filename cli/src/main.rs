@@ -9,6 +9,7 @@ mod job;
 mod machine;
 mod output;
 mod point;
+mod policy;
 mod restore;
 mod settings;
 mod status;
@@ -19,7 +20,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
 
-use args::{Cli, Command, JobCommand, MachineCommand, PointCommand, TokenCommand};
+use args::{Cli, Command, JobCommand, MachineCommand, PointCommand, PolicyCommand, TokenCommand};
 use client::Client;
 use error::CliError;
 use output::Output;
@@ -57,6 +58,16 @@ async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Machine { command: MachineCommand::Show { machine } } => {
             machine::show(client, output, machine).await
         }
+        Command::Machine { command: MachineCommand::Label { machine, changes } } => {
+            machine::label(client, output, machine, changes).await
+        }
+        Command::Policy { command } => match command {
+            PolicyCommand::Apply(args) => policy::apply(client, output, args).await,
+            PolicyCommand::List => policy::list(client, output).await,
+            PolicyCommand::Show { name } => policy::show(client, output, name).await,
+            PolicyCommand::Preview { name, count } => policy::preview(client, output, name, count).await,
+            PolicyCommand::Delete { name, etag } => policy::delete(client, output, name, etag).await,
+        },
         Command::Backup(args) => backup::start(client, output, args).await,
         Command::Job { command } => match command {
             JobCommand::List(args) => job::list(client, output, args).await,

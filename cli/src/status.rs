@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use holdfast_proto::v1::GetStatusRequest;
@@ -5,6 +7,7 @@ use holdfast_proto::v1::GetStatusRequest;
 use crate::client::{Client, again, timed};
 use crate::error::CliError;
 use crate::output::{Output, size};
+use crate::view::or_dash;
 
 #[derive(Debug, Serialize)]
 struct Status {
@@ -12,6 +15,9 @@ struct Status {
     vault: String,
     machines: Machines,
     jobs: Jobs,
+    policies: i64,
+    /// Machines by what needs a look.
+    conditions: BTreeMap<String, i64>,
     points: i64,
     stored_bytes: u64,
 }
@@ -49,14 +55,19 @@ pub(crate) async fn show(client: Client, output: Output) -> Result<(), CliError>
             running: answer.jobs_running,
             failed_in_24h: answer.jobs_failed_recently,
         },
+        policies: answer.policies,
+        conditions: answer.conditions.into_iter().collect(),
         points: answer.points,
         stored_bytes: answer.stored_bytes,
     };
     output.print(&status, || {
         let (machines, jobs) = (&status.machines, &status.jobs);
+        let conditions: Vec<String> =
+            status.conditions.iter().map(|(code, count)| format!("{count} {code}")).collect();
         format!(
             "controller  {}\nvault       {}\nmachines    {} online, {} offline, {} quarantined\n\
-             jobs        {} queued, {} running, {} failed in 24 h\npoints      {} ({})",
+             jobs        {} queued, {} running, {} failed in 24 h\n\
+             policies    {}\nconditions  {}\npoints      {} ({})",
             status.version,
             status.vault,
             machines.online,
@@ -65,6 +76,8 @@ pub(crate) async fn show(client: Client, output: Output) -> Result<(), CliError>
             jobs.queued,
             jobs.running,
             jobs.failed_in_24h,
+            status.policies,
+            or_dash(Some(&conditions.join(", "))),
             status.points,
             size(status.stored_bytes),
         )

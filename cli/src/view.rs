@@ -25,13 +25,23 @@ pub(crate) struct Machine {
     pub(crate) id: String,
     pub(crate) name: String,
     pub(crate) state: &'static str,
-    pub(crate) condition: Option<String>,
     pub(crate) labels: std::collections::BTreeMap<String, String>,
     pub(crate) disks: Vec<Disk>,
     pub(crate) os: String,
     pub(crate) agent_version: String,
     pub(crate) enrolled_at: Option<String>,
     pub(crate) last_seen_at: Option<String>,
+    pub(crate) policy: Option<String>,
+    pub(crate) next_slot: Option<String>,
+    pub(crate) last_point_at: Option<String>,
+    pub(crate) conditions: Vec<Condition>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Condition {
+    pub(crate) code: String,
+    pub(crate) message: String,
+    pub(crate) action: String,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -63,6 +73,10 @@ pub(crate) struct Job {
     pub(crate) created_at: Option<String>,
     pub(crate) started_at: Option<String>,
     pub(crate) ended_at: Option<String>,
+    pub(crate) policy: Option<String>,
+    pub(crate) policy_revision: Option<i64>,
+    pub(crate) slot: Option<String>,
+    pub(crate) deadline: Option<String>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -115,7 +129,6 @@ impl From<v1::Machine> for Machine {
             state,
             id: machine.id,
             name: machine.name,
-            condition: (!machine.condition.is_empty()).then_some(machine.condition),
             labels: machine.labels.into_iter().collect(),
             disks: machine
                 .disks
@@ -126,6 +139,18 @@ impl From<v1::Machine> for Machine {
             agent_version: machine.agent_version,
             enrolled_at: time(machine.enrolled_at),
             last_seen_at: time(machine.last_seen_at),
+            policy: (!machine.policy.is_empty()).then_some(machine.policy),
+            next_slot: time(machine.next_slot),
+            last_point_at: time(machine.last_point_at),
+            conditions: machine
+                .conditions
+                .into_iter()
+                .map(|condition| Condition {
+                    code: condition.code,
+                    message: condition.message,
+                    action: condition.action,
+                })
+                .collect(),
         }
     }
 }
@@ -183,6 +208,10 @@ impl From<v1::Job> for Job {
             created_at: time(job.created_at),
             started_at: time(job.started_at),
             ended_at: time(job.ended_at),
+            policy_revision: (job.policy_revision > 0).then_some(job.policy_revision),
+            policy: (!job.policy.is_empty()).then_some(job.policy),
+            slot: time(job.slot),
+            deadline: time(job.deadline),
         }
     }
 }

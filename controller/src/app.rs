@@ -4,7 +4,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use crate::config::Timing;
+use crate::config::{Limits, Timing};
 use crate::pki::Ca;
 use crate::session::Sessions;
 use crate::store::Store;
@@ -16,6 +16,7 @@ pub(crate) struct App {
     pub(crate) ca: Ca,
     pub(crate) sessions: Sessions,
     pub(crate) timing: Timing,
+    pub(crate) limits: Limits,
     pub(crate) vault_id: Uuid,
     /// Random per process: which controller holds a session or a lease.
     pub(crate) controller_id: Uuid,
@@ -24,12 +25,13 @@ pub(crate) struct App {
 }
 
 impl App {
-    pub(crate) fn new(store: Store, ca: Ca, timing: Timing, vault_id: Uuid) -> Arc<Self> {
+    pub(crate) fn new(store: Store, ca: Ca, timing: Timing, limits: Limits, vault_id: Uuid) -> Arc<Self> {
         Arc::new(Self {
             store,
             ca,
             sessions: Sessions::default(),
             timing,
+            limits,
             vault_id,
             controller_id: Uuid::new_v4(),
             shutdown: CancellationToken::new(),

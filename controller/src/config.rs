@@ -3,6 +3,7 @@
 mod command;
 mod duration;
 mod file;
+mod limits;
 mod timing;
 
 use std::io;
@@ -13,6 +14,7 @@ pub(crate) use command::{
     ApiKeyCommand, Cli, Command, CreateApiKey, InitCommand, LogFormat, RoleName, ServeCommand,
 };
 pub(crate) use file::CONFIG_FILE;
+pub(crate) use limits::Limits;
 pub(crate) use timing::Timing;
 
 use file::File;
@@ -31,6 +33,8 @@ pub(crate) enum ConfigError {
     Missing { name: &'static str, how: &'static str },
     #[error("{name} in [timing] must be {rule}")]
     Timing { name: &'static str, rule: &'static str },
+    #[error("transfers in [limits] must be 1 to 4096")]
+    Transfers,
     #[error("the listeners for operators and agents cannot share the address {address}")]
     SameAddress { address: SocketAddr },
 }
@@ -40,7 +44,7 @@ impl ConfigError {
         match self {
             Self::Missing { how, .. } => Some((*how).to_owned()),
             Self::SameAddress { .. } => Some("give --operators and --agents different ports".to_owned()),
-            Self::Read { .. } | Self::Parse { .. } | Self::Timing { .. } => None,
+            Self::Read { .. } | Self::Parse { .. } | Self::Timing { .. } | Self::Transfers => None,
         }
     }
 }
@@ -64,6 +68,7 @@ pub(crate) struct ServeConfig {
     /// DNS names and addresses by which agents and operators reach this controller.
     pub(crate) hosts: Vec<String>,
     pub(crate) timing: Timing,
+    pub(crate) limits: Limits,
 }
 
 /// Where the controller keeps its files.
@@ -117,6 +122,7 @@ impl ServeConfig {
             return Err(ConfigError::SameAddress { address: agents });
         }
         file.timing.check()?;
+        file.limits.check()?;
         Ok(Self {
             folders,
             database_url: database_url(command.database_url.or(file.database_url))?,
@@ -125,6 +131,7 @@ impl ServeConfig {
             metrics: command.metrics.or(file.metrics),
             hosts: or_else(command.host, file.host),
             timing: file.timing,
+            limits: file.limits,
         })
     }
 }

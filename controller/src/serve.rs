@@ -122,7 +122,7 @@ pub(crate) async fn run(config: ServeConfig) -> Result<(), ServeError> {
     };
 
     let resolve_period = config.timing.resolve;
-    let app = App::new(store, ca, config.timing.clone(), vault.id());
+    let app = App::new(store, ca, config.timing.clone(), config.limits, vault.id());
     let authority = Arc::new(StoreAuthority(Arc::clone(&app)));
     let gateway_config = GatewayConfig { resolve_period, ..GatewayConfig::default() };
     let gateway = Gateway::new(vault, authority, gateway_config);

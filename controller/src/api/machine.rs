@@ -3,8 +3,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
+use holdfast_proto::error::{ErrorDetailExt as _, user_error};
 use holdfast_proto::ids::MachineId;
 use holdfast_proto::v1::machine_service_server::MachineService;
 use holdfast_proto::v1::{
@@ -104,10 +105,12 @@ impl MachineApi {
 
 fn check_labels(labels: HashMap<String, String>) -> Result<BTreeMap<String, String>, Status> {
     if labels.len() > MAX_LABELS || !labels.iter().all(|(key, value)| is_label(key, value)) {
-        return Err(invalid(
+        return Err(user_error(
             "invalid_label",
-            "at most 64 labels; keys and values are at most 63 of [A-Za-z0-9._/-], and a key is not empty",
-        ));
+            "a label has characters or a length that labels do not have",
+        )
+        .action("use at most 63 of [A-Za-z0-9._/-] for keys and values, and at most 64 labels")
+        .into_status(Code::InvalidArgument));
     }
     Ok(labels.into_iter().collect())
 }

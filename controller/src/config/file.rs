@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{ConfigError, Timing};
+use super::{ConfigError, Limits, Timing};
 
 /// The file in the data directory that is read when no other one is named.
 pub(crate) const CONFIG_FILE: &str = "controller.toml";
@@ -22,6 +22,7 @@ pub(super) struct File {
     pub(super) host: Vec<String>,
     pub(super) vault: Option<PathBuf>,
     pub(super) timing: Timing,
+    pub(super) limits: Limits,
 }
 
 impl File {

@@ -56,9 +56,15 @@ impl Policy {
         format!("{}-{}", self.id.simple(), self.revision)
     }
 
-    /// The slot that is due now: of those that were missed, the newest one. `now` may have gone back.
+    /// The slot that is due now: of those that were missed, the newest one.
     pub(crate) fn due(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        self.spec.schedule.newest_between(self.evaluated_until.min(now), now)
+        self.spec.schedule.newest_between(self.evaluated_until, now)
+    }
+
+    /// The clock went back behind the newest slot: it must be evaluated from `now` on, or nothing would run until the clock is
+    /// there again. What runs twice for that makes no second job.
+    pub(crate) fn is_ahead_of(&self, now: DateTime<Utc>) -> bool {
+        self.evaluated_until > now
     }
 
     /// The newest slot whose backup should be complete by now, if it was wanted at all: after `since`.

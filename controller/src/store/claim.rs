@@ -34,17 +34,20 @@ struct ClaimedRow {
 
 impl Store {
     /// Claims up to `limit` steps that are ready, for machines whose agents this controller holds; at most one per
-    /// machine.
+    /// machine, and no more transfers than leave `max_transfers` of them running here. For one caller per controller: two at
+    /// once would each see the same room.
     pub(crate) async fn claim_steps(
         &self,
         controller: Uuid,
         limit: i64,
         lease: Duration,
+        max_transfers: u32,
     ) -> Result<Vec<ClaimedStep>, StoreError> {
         let rows: Vec<ClaimedRow> = sqlx::query_as(include_str!("sql/claim_steps.sql"))
             .bind(controller)
             .bind(limit)
             .bind(lease)
+            .bind(i64::from(max_transfers))
             .fetch_all(&self.pool)
             .await
             .during("claim steps")?;

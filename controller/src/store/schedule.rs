@@ -61,6 +61,19 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Evaluates a policy from now on, by a clock that went back.
+    pub(crate) async fn restart_schedule(&self, policy: &Policy) -> Result<(), StoreError> {
+        sqlx::query("UPDATE policies SET evaluated_until = now() WHERE id = $1 AND evaluated_until = $2")
+            .bind(policy.id)
+            .bind(policy.evaluated_until)
+            .execute(&self.pool)
+            .await
+            .during("restart a schedule")?;
+        Ok(())
+    }
+}
+
 async fn insert(
     connection: &mut PgConnection,
     policy: &Policy,

@@ -2,6 +2,7 @@
 //! databases may be made.
 
 mod claims;
+mod schedules;
 mod transactions;
 
 use std::time::Duration;

@@ -16,7 +16,10 @@ const BATCH: i64 = 100;
 /// Claims what is ready for the agents that are connected here, hands it out, and tells cancelled attempts to stop.
 pub(super) async fn pass(app: Arc<App>) -> Result<(), StoreError> {
     while app.sessions.len() > 0 {
-        let claimed = app.store.claim_steps(app.controller_id, BATCH, app.timing.agent_lost_after).await?;
+        let claimed = app
+            .store
+            .claim_steps(app.controller_id, BATCH, app.timing.agent_lost_after, app.limits.transfers)
+            .await?;
         let full = i64::try_from(claimed.len()).is_ok_and(|count| count == BATCH);
         for step in claimed {
             let id = step.step;

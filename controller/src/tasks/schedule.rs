@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 use uuid::Uuid;
 
 use holdfast_proto::ids::MachineId;
@@ -13,6 +13,10 @@ use crate::store::StoreError;
 /// Queues the backups that schedules want now. By the database's clock, so that controllers agree.
 pub(super) async fn pass(app: Arc<App>) -> Result<(), StoreError> {
     let (policies, now) = app.store.policies().await?;
+    for policy in policies.iter().filter(|policy| policy.is_ahead_of(now)) {
+        warn!(policy = policy.name, until = %policy.evaluated_until, "the database's clock went back");
+        app.store.restart_schedule(policy).await?;
+    }
     let due: Vec<_> =
         policies.iter().filter_map(|policy| policy.due(now).map(|slot| (policy.clone(), slot))).collect();
     if due.is_empty() {

@@ -182,12 +182,13 @@ mod tests {
 
     #[test]
     fn each_mistake_names_its_field() {
-        let bad = |change: fn(&mut PolicyDocument)| {
+        type Change = fn(&mut PolicyDocument);
+        let bad = |change: Change| {
             let mut document = daily();
             change(&mut document);
             document.check("daily").unwrap_err().to_string()
         };
-        let cases: [(&str, fn(&mut PolicyDocument)); 9] = [
+        let cases: [(&str, Change); 9] = [
             ("selector, machines", |d| d.selector.clear()),
             ("selector, machines", |d| d.machines = vec!["web1".to_owned()]),
             ("selector: ", |d| d.selector = BTreeMap::from([("a b".to_owned(), String::new())])),

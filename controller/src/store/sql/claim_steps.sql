@@ -1,9 +1,23 @@
--- Claims up to $2 steps for agents whose sessions controller $1 holds, for a lease of $3.
+-- Claims up to $2 steps for agents whose sessions controller $1 holds, for a lease of $3. Snapshots are taken at once; of the
+-- transfers, at most $4 run through this controller's gateway, those with the nearest deadline first.
 --
 -- The machine's slot row is locked first and carries the busy marker, so that a row that changed meanwhile is read again
 -- with its newest value. Everything below re-checks its own state in its WHERE: a step that somebody else claimed,
 -- skipped or ended since the statement's snapshot updates no row.
-WITH slots AS MATERIALIZED (
+WITH admitted AS MATERIALIZED (
+    SELECT st.id
+    FROM steps st
+    JOIN jobs j ON j.id = st.job_id
+    JOIN machine_slots m ON m.active_job = j.id
+    JOIN agent_sessions s ON s.machine_id = m.machine_id
+    JOIN machines ma ON ma.id = m.machine_id
+    WHERE st.kind = 'transfer_data' AND st.state = 'pending' AND st.ready_at <= now()
+      AND s.controller_id = $1 AND ma.quarantine IS NULL
+    ORDER BY j.deadline, st.ready_at, st.id
+    LIMIT greatest(0, $4 - (SELECT count(*) FROM steps
+                            WHERE controller_id = $1 AND kind = 'transfer_data' AND state IN ('dispatched', 'running')))
+),
+slots AS MATERIALIZED (
     SELECT m.machine_id, m.active_job, s.agent_id
     FROM machine_slots m
     JOIN agent_sessions s ON s.machine_id = m.machine_id
@@ -13,7 +27,8 @@ WITH slots AS MATERIALIZED (
           THEN EXISTS (SELECT 1 FROM jobs j
                        WHERE j.machine_id = m.machine_id AND j.state = 'queued' AND j.run_at <= now())
           ELSE EXISTS (SELECT 1 FROM steps st
-                       WHERE st.job_id = m.active_job AND st.state = 'pending' AND st.ready_at <= now())
+                       WHERE st.job_id = m.active_job AND st.state = 'pending' AND st.ready_at <= now()
+                         AND (st.kind <> 'transfer_data' OR st.id IN (SELECT id FROM admitted)))
           END
     ORDER BY m.last_claim_at
     LIMIT $2
@@ -31,6 +46,7 @@ picked AS MATERIALIZED (
     CROSS JOIN LATERAL (
         SELECT id FROM steps
         WHERE steps.job_id = chosen.job_id AND steps.state = 'pending' AND steps.ready_at <= now()
+          AND (steps.kind <> 'transfer_data' OR steps.id IN (SELECT id FROM admitted))
         ORDER BY ready_at LIMIT 1
     ) st
 ),

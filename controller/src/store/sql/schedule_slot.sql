@@ -10,14 +10,14 @@ WITH wanted AS (
 judged AS (
     SELECT wanted.*,
            EXISTS (SELECT 1 FROM jobs j WHERE j.machine_id = wanted.machine_id AND j.policy_id = $6
-                     AND j.state IN ('queued', 'running')) AS overlaps
+                     AND j.state IN ('queued', 'running')) AS is_late
     FROM wanted
 ),
 made AS (
     INSERT INTO jobs (id, kind, state, machine_id, disk_names, requested_by, expires_at, ended_at, error,
                       policy_id, policy_name, policy_revision, slot, deadline, minimum_consistency)
-    SELECT job_id, 'backup', CASE WHEN overlaps THEN 'expired' ELSE 'queued' END, machine_id, $12, 'policy:' || $7,
-           now() + $10, CASE WHEN overlaps THEN now() END, CASE WHEN overlaps THEN $13::jsonb END,
+    SELECT job_id, 'backup', CASE WHEN is_late THEN 'expired' ELSE 'queued' END, machine_id, $12, 'policy:' || $7,
+           now() + $10, CASE WHEN is_late THEN now() END, CASE WHEN is_late THEN $13::jsonb END,
            $6, $7, $8, $9, now() + $10, $11
     FROM judged
     ON CONFLICT (policy_id, machine_id, slot) DO NOTHING

@@ -61,7 +61,7 @@ async fn many_controllers_claim_and_finish_ten_thousand_jobs() {
         tasks.push(tokio::spawn(async move {
             let mut claimed_here = Vec::new();
             while done.load(Ordering::Relaxed) < JOBS {
-                let claimed = store.claim_steps(controller, 20, LEASE).await.unwrap();
+                let claimed = store.claim_steps(controller, 20, LEASE, 1000).await.unwrap();
                 if claimed.is_empty() {
                     tokio::time::sleep(Duration::from_millis(3)).await;
                 }
@@ -165,7 +165,7 @@ fn point(machine: MachineId, step: &ClaimedStep) -> NewPoint {
 }
 
 async fn claim_one(store: &Store, controller: Uuid) -> Option<ClaimedStep> {
-    let mut claimed = store.claim_steps(controller, 10, LEASE).await.unwrap();
+    let mut claimed = store.claim_steps(controller, 10, LEASE, 1000).await.unwrap();
     assert!(claimed.len() <= 1, "{claimed:?}");
     claimed.pop()
 }
@@ -228,4 +228,46 @@ async fn a_report_about_another_machine_is_refused() {
     assert!(store.end_attempt(key, taken(), NOW).await.is_err());
     assert!(store.authorise_transfer(both[1].1, step.step, 1).await.is_err());
     assert_eq!(store.find_job(queue(&store, both[1].0).await).await.unwrap().state, "queued");
+}
+
+#[tokio::test]
+async fn transfers_go_by_the_nearest_deadline_and_never_more_than_are_allowed() {
+    let Some(store) = store().await else { return };
+    let controller = Uuid::new_v4();
+    let all = machines(&store, controller, 6).await;
+    let mut jobs = Vec::new();
+    for (machine, _) in &all {
+        jobs.push(queue(&store, *machine).await);
+    }
+    for (number, job) in (1_i32..).zip([jobs[3], jobs[1], jobs[5], jobs[0], jobs[4], jobs[2]]) {
+        sqlx::query("UPDATE jobs SET deadline = now() + $2 * interval '1 hour' WHERE id = $1")
+            .bind(job.0)
+            .bind(number)
+            .execute(&store.pool)
+            .await
+            .unwrap();
+    }
+    let snapshots = store.claim_steps(controller, 100, LEASE, 2).await.unwrap();
+    assert_eq!(snapshots.len(), 6, "snapshots do not wait for transfers");
+    for step in &snapshots {
+        assert!(!finish(&store, step).await);
+    }
+    let mut order = Vec::new();
+    let mut running = store.claim_steps(controller, 100, LEASE, 2).await.unwrap();
+    while !running.is_empty() {
+        let transfers = running.iter().filter(|step| step.kind == StepKind::TransferData).count();
+        assert!(transfers <= 2, "{running:?}");
+        assert!(store.claim_steps(controller, 100, LEASE, 2).await.unwrap().is_empty(), "no room");
+        for step in running {
+            if step.kind == StepKind::TransferData {
+                order.push(all.iter().position(|(_, agent)| *agent == step.agent).unwrap());
+            }
+            finish(&store, &step).await;
+        }
+        running = store.claim_steps(controller, 100, LEASE, 2).await.unwrap();
+    }
+    for pair in order.chunks_mut(2) {
+        pair.sort_unstable();
+    }
+    assert_eq!(order, [1, 3, 0, 5, 2, 4], "two at a time");
 }

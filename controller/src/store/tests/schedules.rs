@@ -1,0 +1,178 @@
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use uuid::Uuid;
+
+use crate::domain::policy::{Policy, PolicyDocument, ScheduleDocument};
+use crate::store::policy::{Applied, NewPolicy};
+use crate::store::schedule::Scheduled;
+use crate::store::{Store, StoreError};
+
+use super::{MachineId, machines, store};
+
+fn document(every: &str) -> PolicyDocument {
+    PolicyDocument {
+        selector: [("env".to_owned(), "test".to_owned())].into(),
+        schedule: ScheduleDocument { every: every.to_owned(), ..ScheduleDocument::default() },
+        ..PolicyDocument::default()
+    }
+    .with_defaults()
+}
+
+async fn apply(store: &Store, name: &str, every: &str, etag: Option<String>) -> Result<Applied, StoreError> {
+    let operator = "test".to_owned();
+    store.apply_policy(NewPolicy { name: name.to_owned(), document: document(every), etag, operator }).await
+}
+
+/// As if the policy had been evaluated last so long ago.
+async fn evaluated(store: &Store, name: &str, ago: TimeDelta) -> Policy {
+    sqlx::query("UPDATE policies SET evaluated_until = now() - $2 WHERE name = $1")
+        .bind(name)
+        .bind(ago)
+        .execute(&store.pool)
+        .await
+        .unwrap();
+    store.find_policy(name).await.unwrap()
+}
+
+async fn states(store: &Store) -> Vec<(String, i64)> {
+    sqlx::query_as("SELECT state, count(*) FROM jobs GROUP BY state ORDER BY state")
+        .fetch_all(&store.pool)
+        .await
+        .unwrap()
+}
+
+/// One look at the schedules, as the task does it.
+async fn look(store: &Store, machines: &[MachineId]) -> Option<(DateTime<Utc>, Scheduled)> {
+    let (policies, now) = store.policies().await.unwrap();
+    let policy = policies.into_iter().next().unwrap();
+    let slot = policy.due(now)?;
+    store.schedule(policy, slot, machines.to_vec()).await.unwrap().map(|scheduled| (slot, scheduled))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn however_many_controllers_look_a_slot_makes_one_job_per_machine() {
+    let Some(store) = store().await else { return };
+    let ids: Vec<MachineId> =
+        machines(&store, Uuid::new_v4(), 200).await.into_iter().map(|(machine, _)| machine).collect();
+    apply(&store, "hourly", "1h", None).await.unwrap();
+    // Three days of downtime: only the newest of 72 slots runs.
+    evaluated(&store, "hourly", TimeDelta::days(3)).await;
+    let lookers: Vec<_> = (0..8)
+        .map(|_| {
+            let (store, ids) = (store.clone(), ids.clone());
+            tokio::spawn(async move { look(&store, &ids).await })
+        })
+        .collect();
+    let mut winners = Vec::new();
+    for looker in lookers {
+        winners.extend(looker.await.unwrap());
+    }
+    assert_eq!(winners.len(), 1, "{winners:?}");
+    assert_eq!(winners[0].1, Scheduled { queued: 200, overlapped: 0 });
+    assert_eq!(states(&store).await, [("queued".to_owned(), 200)]);
+    assert!(look(&store, &ids).await.is_none(), "the slot is over");
+
+    // The next slot finds the jobs of this one still waiting.
+    sqlx::query("UPDATE jobs SET slot = slot - interval '1 hour'").execute(&store.pool).await.unwrap();
+    evaluated(&store, "hourly", TimeDelta::hours(1)).await;
+    let (_, scheduled) = look(&store, &ids).await.unwrap();
+    assert_eq!(scheduled, Scheduled { queued: 0, overlapped: 200 });
+    assert_eq!(states(&store).await, [("expired".to_owned(), 200), ("queued".to_owned(), 200)]);
+    let odd: (i64,) = sqlx::query_as(
+        "SELECT count(*) FROM jobs j JOIN steps s ON s.job_id = j.id
+         WHERE j.state = 'expired' AND (s.state <> 'skipped' OR j.error->>'code' <> 'overlap' OR j.ended_at IS NULL)",
+    )
+    .fetch_one(&store.pool)
+    .await
+    .unwrap();
+    assert_eq!(odd, (0,));
+}
+
+#[tokio::test]
+async fn a_clock_that_goes_back_doubles_nothing_and_one_that_was_far_ahead_blocks_nothing() {
+    let Some(store) = store().await else { return };
+    let ids: Vec<MachineId> =
+        machines(&store, Uuid::new_v4(), 1).await.into_iter().map(|(machine, _)| machine).collect();
+    apply(&store, "hourly", "1h", None).await.unwrap();
+    evaluated(&store, "hourly", TimeDelta::hours(1)).await;
+    let (slot, _) = look(&store, &ids).await.unwrap();
+    // The clock went back behind the slot, and comes to it once more.
+    let policy = evaluated(&store, "hourly", TimeDelta::hours(1)).await;
+    assert_eq!(
+        store.schedule(policy, slot, ids.clone()).await.unwrap(),
+        Some(Scheduled { queued: 0, overlapped: 0 })
+    );
+    assert_eq!(states(&store).await, [("queued".to_owned(), 1)]);
+    // A year ahead, and back.
+    let policy = evaluated(&store, "hourly", TimeDelta::days(-365)).await;
+    let (_, now) = store.policies().await.unwrap();
+    assert!(policy.is_ahead_of(now) && policy.due(now + TimeDelta::hours(1)).is_none());
+    store.restart_schedule(&policy).await.unwrap();
+    let policy = store.find_policy("hourly").await.unwrap();
+    assert!(policy.due(now + TimeDelta::hours(1)).is_some(), "it goes on");
+}
+
+#[tokio::test]
+async fn a_new_or_changed_policy_waits_for_its_next_slot() {
+    let Some(store) = store().await else { return };
+    assert_eq!(apply(&store, "p", "1h", None).await.unwrap(), Applied::Created);
+    let (policies, now) = store.policies().await.unwrap();
+    assert!(policies[0].due(now).is_none());
+    evaluated(&store, "p", TimeDelta::days(9)).await;
+    assert_eq!(apply(&store, "p", "1h", None).await.unwrap(), Applied::Unchanged);
+    let (policies, now) = store.policies().await.unwrap();
+    assert!(policies[0].due(now).is_some(), "what is the same already changes nothing");
+    assert_eq!(apply(&store, "p", "30m", None).await.unwrap(), Applied::Updated);
+    let (policies, now) = store.policies().await.unwrap();
+    assert!(policies[0].due(now).is_none());
+    assert_eq!(policies[0].revision, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_two_who_change_a_policy_they_both_read_one_is_told() {
+    let Some(store) = store().await else { return };
+    apply(&store, "p", "1h", None).await.unwrap();
+    let etag = store.find_policy("p").await.unwrap().etag();
+    let both = ["2h", "3h"].map(|every| {
+        let (store, etag) = (store.clone(), etag.clone());
+        tokio::spawn(async move { apply(&store, "p", every, Some(etag)).await })
+    });
+    let mut outcomes = Vec::new();
+    for one in both {
+        outcomes.push(one.await.unwrap());
+    }
+    assert_eq!(outcomes.iter().filter(|outcome| matches!(outcome, Ok(Applied::Updated))).count(), 1);
+    assert!(outcomes.iter().any(|outcome| matches!(outcome, Err(StoreError::PolicyChanged { .. }))));
+    let stale = store.delete_policy("p", Some(etag), "test").await;
+    assert!(matches!(stale, Err(StoreError::PolicyChanged { .. })));
+    store.delete_policy("p", None, "test").await.unwrap();
+    assert!(matches!(store.find_policy("p").await, Err(StoreError::NotFound { .. })));
+    assert!(matches!(
+        apply(&store, "p", "1h", Some("x".to_owned())).await,
+        Err(StoreError::PolicyChanged { .. })
+    ));
+}
+
+#[tokio::test]
+async fn ten_thousand_machines_are_due_at_once() {
+    let Some(store) = store().await else { return };
+    sqlx::query(
+        "WITH m AS (INSERT INTO machines (id, name, labels)
+                    SELECT gen_random_uuid(), 'm' || g, '{\"env\": \"test\"}' FROM generate_series(1, 10000) g RETURNING id)
+         INSERT INTO machine_slots (machine_id) SELECT id FROM m",
+    )
+    .execute(&store.pool)
+    .await
+    .unwrap();
+    apply(&store, "hourly", "1h", None).await.unwrap();
+    evaluated(&store, "hourly", TimeDelta::hours(1)).await;
+    let start = Instant::now();
+    let ids: Vec<MachineId> =
+        store.fleet().await.unwrap().into_iter().map(|machine| MachineId(machine.id)).collect();
+    let (_, scheduled) = look(&store, &ids).await.unwrap();
+    eprintln!("10,000 machines: {:?}", start.elapsed());
+    assert_eq!(scheduled, Scheduled { queued: 10_000, overlapped: 0 });
+    // No figure of speed is asserted; but it must not take longer than the schedule's finest period, by far.
+    assert!(start.elapsed() < Duration::from_secs(60));
+}

@@ -84,7 +84,13 @@ const WEEKDAYS: [&str; 7] = ["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"];
 
 impl Field {
     fn is_well_formed(&self, value: &str) -> bool {
-        value.to_ascii_uppercase().split(',').all(|item| {
+        let value = value.to_ascii_uppercase();
+        // croner hears only the LW of these two.
+        let has = |day: &str| value.split(',').any(|item| item == day);
+        if has("L") && has("LW") {
+            return false;
+        }
+        value.split(',').all(|item| {
             let (values, step) =
                 item.split_once('/').map_or((item, None), |(values, step)| (values, Some(step)));
             values.split(['-', '#']).all(|atom| atom == "*" || is_number(atom) || (self.is_special)(atom))

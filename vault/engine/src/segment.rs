@@ -208,3 +208,45 @@ impl Segment {
             .map_err(|source| VaultError::damaged(&self.name, source))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use holdfast_vault_format::Extent;
+
+    use super::*;
+    use crate::writer::SegmentWriter;
+    use crate::{KeyFile, store};
+
+    /// Segments with the largest directories there are, the first of which is asked for again and again.
+    #[tokio::test]
+    async fn the_cache_is_bounded_by_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = KeyFile::generate(&dir.path().join("key")).unwrap();
+        let path = dir.path().join("vault");
+        std::fs::create_dir(&path).unwrap();
+        let vault = Vault::create(store::directory(&path).unwrap(), &key).await.unwrap();
+        let cache = || vault.inner.segments.0.lock().unwrap();
+        let id = |number| SegmentId { machine: Uuid::nil(), seq: 1, number, generation: 0 };
+        let mut read = 0;
+        for number in 0..24 {
+            let mut writer =
+                SegmentWriter::new(&vault.inner, id(number), Uuid::nil(), vec!["sda".to_owned()]).unwrap();
+            while !writer.is_full() {
+                writer.zero(0, vec![Extent { first_block: 0, block_count: 1 }]).unwrap();
+            }
+            let sealed = writer.finish().unwrap();
+            object::create(vault.store(), &id(number).name(), sealed.bytes.into()).await.unwrap();
+            read += vault.segment(id(number)).await.unwrap().memory();
+            vault.segment(id(0)).await.unwrap();
+            assert!(cache().bytes <= CACHE_BYTES);
+        }
+        assert!(read > CACHE_BYTES * 5 / 4, "too few segments to fill it");
+        let state = cache();
+        let memory: usize = state.segments.values().map(|(_, segment)| segment.memory()).sum();
+        assert_eq!(state.bytes, memory);
+        assert_eq!(state.order.len(), state.segments.len());
+        assert!(state.bytes > CACHE_BYTES * 3 / 4, "it keeps less than it may");
+        assert!(state.segments.contains_key(&id(0)) && state.segments.contains_key(&id(23)));
+        assert!(!state.segments.contains_key(&id(1)));
+    }
+}

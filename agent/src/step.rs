@@ -157,6 +157,7 @@ impl Steps {
             consistency: Consistency::FileSystem.into(),
             disks: snapshot.disks.iter().map(crate::snapshot::SnapshotDisk::to_wire).collect(),
             taken_at: Some(timestamp(Utc::now())),
+            warnings: Vec::new(),
         };
         self.snapshots.hold(snapshot);
         failpoint("agent::snapshot_taken");

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use holdfast_vault_engine::{KeyFile, Vault, VaultError, store};
+use holdfast_vault_engine::{KeyFile, Storage, Vault, VaultError};
 
 use crate::config::{CONFIG_FILE, InitConfig};
 use crate::pki::{Ca, CaOrigin, PkiError, check_host};
@@ -72,7 +72,7 @@ pub(crate) async fn run(config: InitConfig) -> Result<(), InitError> {
 
     make_folder(vault_path, 0o700)?;
     let vault_error = |source| InitError::Vault { path: vault_path.clone(), source };
-    let objects = store::directory(vault_path).map_err(vault_error)?;
+    let objects = Storage::directory(vault_path).map_err(vault_error)?;
     let vault =
         if vault_is_new { Vault::create(objects, &key).await } else { Vault::open(objects, &key).await }
             .map_err(vault_error)?;

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use holdfast_gateway::{Gateway, GatewayConfig};
-use holdfast_vault_engine::{KeyFile, Vault, VaultError, store};
+use holdfast_vault_engine::{KeyFile, Storage, Vault, VaultError};
 
 use crate::app::App;
 use crate::authority::StoreAuthority;
@@ -178,7 +178,7 @@ async fn open_vault(folders: &Folders) -> Result<Vault, ServeError> {
     let path = folders.vault_key();
     let key = KeyFile::load(&path).map_err(|source| ServeError::Key { path, source })?;
     let vault_error = |source| ServeError::Vault { path: folders.vault.clone(), source };
-    let objects = store::directory(&folders.vault).map_err(vault_error)?;
+    let objects = Storage::directory(&folders.vault).map_err(vault_error)?;
     Vault::open(objects, &key).await.map_err(vault_error)
 }
 

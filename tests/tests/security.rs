@@ -52,7 +52,11 @@ fn assert_enrol_refused(answer: &Answer, word: &str) {
 fn a_token_is_good_for_as_many_agents_and_as_long_as_it_says() {
     let world = World::start();
     let enrolment = world.enrolment(&["--uses", "1", "--label", "env=prod"]);
-    let _ = world.new_agent("web1", &[]).enrol(&enrolment).succeeds();
+    let mut first = world.new_agent("web1", &[]);
+    let _ = first.enrol(&enrolment).succeeds();
+    first.start();
+    world.wait_for_machine("web1", "online");
+    first.stop();
     assert_eq!(world.machine("web1")["labels"], serde_json::json!({"env": "prod"}));
     let second = world.new_agent("web2", &[]);
     unchanged(&world, || assert_enrol_refused(&second.enrol(&enrolment), "holdfast token create"));
@@ -73,6 +77,18 @@ fn a_token_is_good_for_as_many_agents_and_as_long_as_it_says() {
         0
     );
     let _ = second.enrol(&fresh).succeeds();
+}
+
+#[test]
+fn an_agent_that_lost_its_identity_before_it_was_ever_seen_enrols_again() {
+    let world = World::start();
+    let mut agent = world.enrolled_agent("web1", &[]);
+    let lost = world.machine("web1")["id"].clone();
+    fs::remove_dir_all(&agent.state_dir).unwrap();
+    let _ = agent.enrol(&world.enrolment(&[])).succeeds();
+    assert_ne!(world.machine("web1")["id"], lost);
+    agent.start();
+    world.wait_for_machine("web1", "online");
 }
 
 #[test]

@@ -41,6 +41,8 @@ pub(crate) struct JobView {
     pub(crate) has_point: bool,
     /// Why the job will fail, if it is known already.
     pub(crate) error: Option<JobError>,
+    /// What its snapshot lacks.
+    pub(crate) warning: Option<JobError>,
 }
 
 /// The step that ended.
@@ -187,6 +189,7 @@ fn after_release(job: &JobView, step: EndedStep, outcome: StepOutcome) -> Next {
         StepOutcome::Failed(error) => (StepState::Failed, Some(error)),
         StepOutcome::Lost | StepOutcome::Cancelled => (StepState::Failed, Some(JobError::agent_lost())),
     };
+    let warning = warning.or_else(|| job.warning.clone().filter(|_| job.has_point));
     let (job_state, error) = match (&job.error, job.has_point) {
         (_, true) if warning.is_some() => (JobState::SucceededWithWarnings, warning),
         (_, true) => (JobState::Succeeded, None),

@@ -20,6 +20,9 @@ use crate::store::session::ProgressUpdate;
 
 use super::{Live, hello};
 
+/// More of a snapshot's warnings are dropped.
+const MAX_WARNINGS: usize = 64;
+
 /// Records a report and acknowledges it. An error ends the session: the agent keeps the report and sends it again.
 pub(super) async fn handle(app: &Arc<App>, live: &Arc<Live>, report: StepReport) -> Result<(), Status> {
     let attempt = report.attempt.ok_or_else(|| malformed("a report without its attempt"))?;
@@ -97,7 +100,18 @@ fn read_snapshot(taken: SnapshotTaken) -> Result<TakenSnapshot, Status> {
         consistency,
         taken_at: at.unwrap_or_else(Utc::now),
         disks,
+        warning: read_warnings(taken.warnings),
     })
+}
+
+/// All of them in one sentence each, under the code of the first.
+fn read_warnings(warnings: Vec<v1::ErrorDetail>) -> Option<JobError> {
+    let mut warnings = warnings.into_iter().take(MAX_WARNINGS).map(read_error);
+    let mut first = warnings.next()?;
+    for other in warnings {
+        first.message = format!("{}; {}", first.message, other.message);
+    }
+    Some(first)
 }
 
 /// What an agent says of a failure is shown to people: bounded, without the NUL that Postgres refuses, and nothing else is

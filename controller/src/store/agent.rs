@@ -20,11 +20,21 @@ pub(crate) struct NewAgent {
 }
 
 impl Store {
-    /// Uses the token, and makes machine and agent, or changes nothing.
+    /// Uses the token, and makes machine and agent, or changes nothing. A machine of that name is replaced only if its agent
+    /// never had a session.
     pub(crate) async fn enrol(&self, new: NewAgent) -> Result<(), StoreError> {
         self.transaction("enrol an agent", move |connection| {
             Box::pin(async move {
                 let labels = token::consume(connection, &new.token_sha256).await?;
+                // An agent that was killed before it kept its identity must not block its own name.
+                sqlx::query(
+                    "DELETE FROM machines m USING agent_sessions s
+                     WHERE m.name = $1 AND s.machine_id = m.id AND s.epoch = 0",
+                )
+                .bind(&new.machine_name)
+                .execute(&mut *connection)
+                .await
+                .during("make room for a machine")?;
                 let inserted =
                     sqlx::query("INSERT INTO machines (id, name, labels, os) VALUES ($1, $2, $3, $4)")
                         .bind(new.machine.0)

@@ -37,6 +37,8 @@ pub(crate) struct TakenSnapshot {
     pub(crate) consistency: Consistency,
     pub(crate) taken_at: DateTime<Utc>,
     pub(crate) disks: Vec<DiskRow>,
+    /// What it lacks.
+    pub(crate) warning: Option<JobError>,
 }
 
 /// An attempt, and who says so: a report of an agent counts only for its own machine.
@@ -67,6 +69,7 @@ pub(super) struct JobRowForUpdate {
     has_snapshot: bool,
     has_point: bool,
     error: Option<JobError>,
+    warning: Option<JobError>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -182,13 +185,15 @@ async fn keep(
     Ok(match (kind, end) {
         (StepKind::TakeSnapshot, AttemptEnd::SnapshotTaken(snapshot)) => {
             sqlx::query(
-                "UPDATE jobs SET snapshot_id = $2, snapshot_taken_at = $3, consistency = $4, snapshot_disks = $5 WHERE id = $1",
+                "UPDATE jobs SET snapshot_id = $2, snapshot_taken_at = $3, consistency = $4, snapshot_disks = $5, warning = $6
+                 WHERE id = $1",
             )
             .bind(step.job_id)
             .bind(snapshot.id)
             .bind(snapshot.taken_at)
             .bind(snapshot.consistency.as_str())
             .bind(Json(&snapshot.disks))
+            .bind(snapshot.warning.as_ref().map(Json))
             .execute(connection)
             .await
             .during("keep a snapshot")?;
@@ -408,26 +413,39 @@ impl StepForUpdate {
 
 impl JobRowForUpdate {
     pub(super) async fn load(connection: &mut PgConnection, job: JobId) -> Result<Self, StoreError> {
-        let (machine, state, cancel_requested, round, has_snapshot, has_point, error): (
-            Uuid,
-            String,
-            bool,
-            i32,
-            bool,
-            bool,
-            Option<Json<JobError>>,
-        ) = sqlx::query_as(
-            "SELECT machine_id, state, cancel_requested_at IS NOT NULL, round, snapshot_id IS NOT NULL,
-                    point_id IS NOT NULL, error FROM jobs WHERE id = $1",
+        #[derive(sqlx::FromRow)]
+        struct Row {
+            machine_id: Uuid,
+            state: String,
+            cancel_requested: bool,
+            round: i32,
+            has_snapshot: bool,
+            has_point: bool,
+            error: Option<Json<JobError>>,
+            warning: Option<Json<JobError>>,
+        }
+        let row: Row = sqlx::query_as(
+            "SELECT machine_id, state, cancel_requested_at IS NOT NULL AS cancel_requested, round,
+                    snapshot_id IS NOT NULL AS has_snapshot, point_id IS NOT NULL AS has_point, error, warning
+             FROM jobs WHERE id = $1",
         )
         .bind(job.0)
         .fetch_one(connection)
         .await
         .during("read a job")?;
-        let state = JobState::parse(&state)
-            .ok_or_else(|| StoreError::Corrupt { what: format!("job state {state:?}") })?;
-        let error = error.map(|error| error.0);
-        Ok(Self { id: job, machine, state, cancel_requested, round, has_snapshot, has_point, error })
+        let state = JobState::parse(&row.state)
+            .ok_or_else(|| StoreError::Corrupt { what: format!("job state {:?}", row.state) })?;
+        Ok(Self {
+            id: job,
+            machine: row.machine_id,
+            state,
+            cancel_requested: row.cancel_requested,
+            round: row.round,
+            has_snapshot: row.has_snapshot,
+            has_point: row.has_point,
+            error: row.error.map(|error| error.0),
+            warning: row.warning.map(|warning| warning.0),
+        })
     }
 
     pub(super) fn view(&self) -> JobView {
@@ -437,6 +455,7 @@ impl JobRowForUpdate {
             has_snapshot: self.has_snapshot,
             has_point: self.has_point,
             error: self.error.clone(),
+            warning: self.warning.clone(),
         }
     }
 }

@@ -478,7 +478,7 @@ fn check_cell(hasher: &BlockHasher, cell: NewCell) -> Result<CheckedCell, VaultE
 
 /// Stores a segment under its name, which belongs to this backup alone: if it is taken, it must be by the same bytes.
 async fn store_segment(vault: &Vault, object: &str, bytes: Bytes) -> Result<(), VaultError> {
-    match object::create(vault.store(), object, bytes.clone()).await? {
+    match object::create(vault.storage(), object, bytes.clone()).await? {
         Created::Now => vault.check_present().await,
         Created::Before if object::read(vault.store(), object).await? == bytes => Ok(()),
         Created::Before => Err(VaultError::mismatch(object, "another writer took the name")),

@@ -211,7 +211,7 @@ impl Vault {
         let sealed = seal_record(&self.inner.ring, Kind::Open, &object, rand::random(), &open.encode())
             .map_err(VaultError::Seal)?;
         let open_bytes = sealed.len() as u64;
-        let created = object::create(self.store(), &object, sealed.into()).await?;
+        let created = object::create(self.storage(), &object, sealed.into()).await?;
         Ok((created == Created::Now).then_some((seq, open_bytes)))
     }
 }

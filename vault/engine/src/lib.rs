@@ -18,7 +18,7 @@ mod object;
 mod point;
 mod received;
 mod segment;
-pub mod store;
+mod store;
 mod vault;
 mod writer;
 
@@ -34,6 +34,7 @@ pub use holdfast_vault_format::{
 pub use key_file::KeyFile;
 pub use map::{MapBlocks, MapLayer, MapRun};
 pub use point::{OpenBackup, Outcome, Point, PointDisk, PointStatus};
+pub use store::Storage;
 pub use vault::Vault;
 
 /// A place where the fault tests end the process; nothing in a build without the feature `failpoints`.

@@ -6,6 +6,7 @@ use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload};
 
 use crate::VaultError;
+use crate::store::Storage;
 
 /// Largest object that is read whole: a point with very deep stacks.
 const MAX_RECORD: u64 = 256 << 20;
@@ -18,14 +19,18 @@ pub(crate) enum Created {
     Before,
 }
 
-/// Creates an object; durable when this answers.
-pub(crate) async fn create(store: &dyn ObjectStore, name: &str, bytes: Bytes) -> Result<Created, VaultError> {
+/// Creates an object. When this answers, the name is durable, whoever took it.
+pub(crate) async fn create(storage: &Storage, name: &str, bytes: Bytes) -> Result<Created, VaultError> {
     let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-    match store.put_opts(&Path::from(name), PutPayload::from_bytes(bytes), options).await {
-        Ok(_) => Ok(Created::Now),
-        Err(object_store::Error::AlreadyExists { .. }) => Ok(Created::Before),
-        Err(source) => Err(VaultError::storage("create", name, source)),
-    }
+    let path = Path::from(name);
+    let created = match storage.objects().put_opts(&path, PutPayload::from_bytes(bytes), options).await {
+        Ok(_) => Created::Now,
+        Err(object_store::Error::AlreadyExists { .. }) => Created::Before,
+        Err(source) => return Err(VaultError::storage("create", name, source)),
+    };
+    // Also what was created now: its directory may be one that another writer made and has not synced yet.
+    storage.settle(name).await?;
+    Ok(created)
 }
 
 /// Reads an object whole.

@@ -127,7 +127,7 @@ impl Vault {
     pub async fn points(&self, machine: Uuid) -> Result<Vec<PointStatus>, VaultError> {
         let mut points = Vec::new();
         for seq in self.point_seqs(machine).await? {
-            match self.outcome(machine, seq).await {
+            match self.look(machine, seq).await {
                 Ok(Some(Outcome::Point(point))) => points.push(PointStatus::Ok(point)),
                 Ok(Some(Outcome::Aborted { .. }) | None) => {}
                 Err(error) if error.is_damage() => points.push(PointStatus::Damaged { seq, error }),
@@ -147,8 +147,18 @@ impl Vault {
             .collect())
     }
 
-    /// What became of a backup; `None` while it is open.
+    /// What became of a backup, for ever; `None` while it is open.
     pub async fn outcome(&self, machine: Uuid, seq: u64) -> Result<Option<Outcome>, VaultError> {
+        let outcome = self.look(machine, seq).await?;
+        if outcome.is_some() {
+            // Whoever decided may have been killed before the name was durable.
+            self.storage().settle(&name::point(machine, seq)).await?;
+        }
+        Ok(outcome)
+    }
+
+    /// What can be seen of a backup: to be read, not to be built on.
+    async fn look(&self, machine: Uuid, seq: u64) -> Result<Option<Outcome>, VaultError> {
         let object = name::point(machine, seq);
         let bytes = match object::read(self.store(), &object).await {
             Err(VaultError::Missing { .. }) => {
@@ -190,7 +200,7 @@ impl Vault {
         let sealed =
             seal_record(&self.inner.ring, kind, &object, rand::random(), body).map_err(VaultError::Seal)?;
         self.check_present().await?;
-        let created = object::create(self.store(), &object, sealed.into()).await?;
+        let created = object::create(self.storage(), &object, sealed.into()).await?;
         // Once more: what was created where the vault is not must not count.
         self.check_present().await?;
         match self.outcome(machine, seq).await? {

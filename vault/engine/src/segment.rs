@@ -215,7 +215,7 @@ mod tests {
 
     use super::*;
     use crate::writer::SegmentWriter;
-    use crate::{KeyFile, store};
+    use crate::{KeyFile, Storage};
 
     /// Segments with the largest directories there are, the first of which is asked for again and again.
     #[tokio::test]
@@ -224,7 +224,7 @@ mod tests {
         let key = KeyFile::generate(&dir.path().join("key")).unwrap();
         let path = dir.path().join("vault");
         std::fs::create_dir(&path).unwrap();
-        let vault = Vault::create(store::directory(&path).unwrap(), &key).await.unwrap();
+        let vault = Vault::create(Storage::directory(&path).unwrap(), &key).await.unwrap();
         let cache = || vault.inner.segments.0.lock().unwrap();
         let id = |number| SegmentId { machine: Uuid::nil(), seq: 1, number, generation: 0 };
         let mut read = 0;
@@ -235,7 +235,7 @@ mod tests {
                 writer.zero(0, vec![Extent { first_block: 0, block_count: 1 }]).unwrap();
             }
             let sealed = writer.finish().unwrap();
-            object::create(vault.store(), &id(number).name(), sealed.bytes.into()).await.unwrap();
+            object::create(vault.storage(), &id(number).name(), sealed.bytes.into()).await.unwrap();
             read += vault.segment(id(number)).await.unwrap().memory();
             vault.segment(id(0)).await.unwrap();
             assert!(cache().bytes <= CACHE_BYTES);

@@ -1,6 +1,6 @@
-//! Where a vault's objects are kept.
+//! Where a vault's objects are kept, and when their names are durable.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use object_store::ObjectStore;
@@ -8,12 +8,61 @@ use object_store::local::LocalFileSystem;
 
 use crate::VaultError;
 
-/// Objects as files below `path`, which must exist. A file is durable, its directory entry too, before a write is
-/// acknowledged.
-pub fn directory(path: &Path) -> Result<Arc<dyn ObjectStore>, VaultError> {
-    let store = LocalFileSystem::new_with_prefix(path).map_err(|source| VaultError::Directory {
-        path: path.display().to_string(),
-        source: std::io::Error::other(source),
-    })?;
-    Ok(Arc::new(store.with_fsync(true)))
+/// Where a vault's objects are. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Storage {
+    objects: Arc<dyn ObjectStore>,
+    /// Of a directory. There, unlike in an object store, a name can be seen before it is durable.
+    root: Option<PathBuf>,
+}
+
+impl Storage {
+    /// Objects as files below `path`, which must exist. A file is durable, its directory entry too, before a write is
+    /// acknowledged.
+    ///
+    /// # Errors
+    /// If the directory cannot be used.
+    pub fn directory(path: &Path) -> Result<Self, VaultError> {
+        let failed = |source| VaultError::Directory { path: path.display().to_string(), source };
+        let root = path.canonicalize().map_err(failed)?;
+        let store = LocalFileSystem::new_with_prefix(&root)
+            .map_err(|source| failed(std::io::Error::other(source)))?;
+        Ok(Self { objects: Arc::new(store.with_fsync(true)), root: Some(root) })
+    }
+
+    /// The same place, reached through another store.
+    #[must_use]
+    pub fn through(self, wrap: impl FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>) -> Self {
+        Self { objects: wrap(self.objects), root: self.root }
+    }
+
+    pub(crate) fn objects(&self) -> &dyn ObjectStore {
+        self.objects.as_ref()
+    }
+
+    /// Makes the name of an object durable that is there already: whoever created it may have been killed between linking
+    /// and syncing it, or may only now be syncing the directories that it made. Its bytes are durable: they are synced before
+    /// the name exists.
+    ///
+    /// Not a second try of a sync that failed: what Linux forgets after a failed `fsync` is file data, which has no name
+    /// then. A file system that cannot write its directories (ext4, XFS, btrfs) stops itself, and syncs go on failing.
+    ///
+    /// # Errors
+    /// If a directory cannot be synced: then nothing may be built on the name.
+    pub(crate) async fn settle(&self, name: &str) -> Result<(), VaultError> {
+        let Some(root) = self.root.clone() else { return Ok(()) };
+        let leaf = root.join(name);
+        let sync = move || {
+            leaf.ancestors()
+                .skip(1)
+                .take_while(|dir| dir.starts_with(&root))
+                .try_for_each(|dir| std::fs::File::open(dir)?.sync_all())
+        };
+        let synced =
+            tokio::task::spawn_blocking(sync).await.map_err(|source| VaultError::Worker { source })?;
+        synced.map_err(|source| {
+            let source = object_store::Error::Generic { store: "directory", source: source.into() };
+            VaultError::storage("make durable", name, source)
+        })
+    }
 }

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use futures::StreamExt as _;
+
 use object_store::ObjectStore;
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,7 @@ use holdfast_vault_format::record::Signer;
 
 use crate::key_file::KeyFile;
 use crate::object::{self, Created};
+use crate::store::Storage;
 use crate::{VaultError, name};
 
 const FORMAT: u32 = 1;
@@ -42,7 +44,7 @@ pub struct Vault {
 }
 
 pub(crate) struct Inner {
-    pub(crate) store: Arc<dyn ObjectStore>,
+    pub(crate) storage: Storage,
     pub(crate) ring: Keyring,
     pub(crate) signer: Signer,
     pub(crate) segments: crate::segment::Cache,
@@ -57,8 +59,8 @@ impl std::fmt::Debug for Vault {
 impl Vault {
     /// Makes a vault in an empty store. `vault.json` is written last: without it there is no vault, and what an interrupted
     /// try left under `keys/` does no harm.
-    pub async fn create(store: Arc<dyn ObjectStore>, key: &KeyFile) -> Result<Self, VaultError> {
-        refuse_foreign_files(store.as_ref()).await?;
+    pub async fn create(storage: Storage, key: &KeyFile) -> Result<Self, VaultError> {
+        refuse_foreign_files(storage.objects()).await?;
         let (vault_id, key_id) = (Uuid::new_v4(), Uuid::new_v4());
         let data_key = Zeroizing::new(rand::random::<[u8; 32]>());
         let seed = Zeroizing::new(rand::random::<[u8; 32]>());
@@ -69,7 +71,7 @@ impl Vault {
         wrapped.extend_from_slice(vault_id.as_bytes());
         let sealed = age::encrypt(&key.identity.to_public(), &wrapped)
             .map_err(|error| VaultError::BadHeader { detail: error.to_string() })?;
-        object::create(store.as_ref(), &name::key(key_id), sealed.into()).await?;
+        object::create(&storage, &name::key(key_id), sealed.into()).await?;
         let header = Header {
             format: FORMAT,
             vault_id,
@@ -81,15 +83,15 @@ impl Vault {
         };
         let json = serde_json::to_vec_pretty(&header)
             .map_err(|error| VaultError::BadHeader { detail: error.to_string() })?;
-        match object::create(store.as_ref(), name::HEADER, json.into()).await? {
-            Created::Now => Self::open(store, key).await,
+        match object::create(&storage, name::HEADER, json.into()).await? {
+            Created::Now => Self::open(storage, key).await,
             Created::Before => Err(VaultError::AlreadyExists),
         }
     }
 
     /// Unlocks a vault.
-    pub async fn open(store: Arc<dyn ObjectStore>, key: &KeyFile) -> Result<Self, VaultError> {
-        let header = match object::read(store.as_ref(), name::HEADER).await {
+    pub async fn open(storage: Storage, key: &KeyFile) -> Result<Self, VaultError> {
+        let header = match object::read(storage.objects(), name::HEADER).await {
             Err(VaultError::Missing { .. }) => return Err(VaultError::NotAVault),
             other => other?,
         };
@@ -102,7 +104,7 @@ impl Vault {
         if !supported {
             return Err(bad("it is of a newer format: use a newer version of Holdfast".to_owned()));
         }
-        let sealed = object::read(store.as_ref(), &name::key(header.key_id)).await?;
+        let sealed = object::read(storage.objects(), &name::key(header.key_id)).await?;
         let wrapped = Zeroizing::new(age::decrypt(&key.identity, &sealed).map_err(|error| match error {
             age::DecryptError::NoMatchingKeys => VaultError::WrongKey,
             error => VaultError::BadKeys { object: name::key(header.key_id), source: error },
@@ -120,7 +122,7 @@ impl Vault {
         }
         let ring = Keyring { vault: header.vault_id, key: DataKey::new(header.key_id, *data_key) };
         Ok(Self {
-            inner: Arc::new(Inner { store, ring, signer, segments: crate::segment::Cache::default() }),
+            inner: Arc::new(Inner { storage, ring, signer, segments: crate::segment::Cache::default() }),
         })
     }
 
@@ -134,8 +136,7 @@ impl Vault {
         let mut machines = Vec::new();
         for prefix in ["open", "points"] {
             let found = self
-                .inner
-                .store
+                .store()
                 .list_with_delimiter(Some(&Path::from(prefix)))
                 .await
                 .map_err(|source| VaultError::storage("list", prefix, source))?;
@@ -164,7 +165,11 @@ impl Vault {
     }
 
     pub(crate) fn store(&self) -> &dyn ObjectStore {
-        self.inner.store.as_ref()
+        self.inner.storage.objects()
+    }
+
+    pub(crate) fn storage(&self) -> &Storage {
+        &self.inner.storage
     }
 }
 

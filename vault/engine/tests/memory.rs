@@ -7,7 +7,7 @@ use chrono::Utc;
 use futures::TryStreamExt as _;
 use holdfast_vault_engine::{
     BLOCK_SIZE, Backup, BeginBackup, Begun, BlockHasher, Consistency, DiskSpec, Extent, KeyFile,
-    MAX_CELL_BYTES, MapBlocks, MapLayer, NewCell, Vault, decode_cell, encode_cell, store,
+    MAX_CELL_BYTES, MapBlocks, MapLayer, NewCell, Storage, Vault, decode_cell, encode_cell,
 };
 use uuid::Uuid;
 
@@ -95,7 +95,7 @@ async fn blocks_are_not_held() {
     let path = dir.path().join("vault");
     std::fs::create_dir(&path).unwrap();
     let key = KeyFile::generate(&dir.path().join("vault.key")).unwrap();
-    let vault = Vault::create(store::directory(&path).unwrap(), &key).await.unwrap();
+    let vault = Vault::create(Storage::directory(&path).unwrap(), &key).await.unwrap();
     let machine = Uuid::new_v4();
 
     let before = status("VmRSS:");

@@ -10,7 +10,7 @@ mod restore;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use holdfast_vault_engine::{KeyFile, Vault, store};
+use holdfast_vault_engine::{KeyFile, Storage, Vault};
 
 use crate::args::{Args, Command};
 use crate::error::ToolError;
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
 
 async fn run(args: Args) -> Result<(), ToolError> {
     let key = KeyFile::load(&args.key).map_err(ToolError::Open)?;
-    let store = store::directory(&args.vault).map_err(ToolError::Open)?;
+    let store = Storage::directory(&args.vault).map_err(ToolError::Open)?;
     let vault = Vault::open(store, &key).await.map_err(ToolError::Open)?;
     match args.command {
         Command::List { output } => list::list(&vault, output).await,

@@ -15,6 +15,7 @@ pub(crate) struct PointEntry {
     pub(crate) seq: u64,
     pub(crate) created_at: Option<String>,
     pub(crate) taken_at: Option<String>,
+    pub(crate) snapshot_id: Option<Uuid>,
     pub(crate) consistency: Option<&'static str>,
     /// `listed` or `damaged`.
     pub(crate) state: &'static str,
@@ -41,6 +42,7 @@ impl PointEntry {
             seq: point.seq,
             created_at: Some(point.created_at.to_rfc3339_opts(SecondsFormat::Millis, true)),
             taken_at: Some(point.taken_at.to_rfc3339_opts(SecondsFormat::Millis, true)),
+            snapshot_id: Some(point.snapshot_id),
             consistency: Some(match point.consistency {
                 Consistency::Application => "application",
                 Consistency::FileSystem => "file_system",
@@ -60,6 +62,7 @@ impl PointEntry {
             seq,
             created_at: None,
             taken_at: None,
+            snapshot_id: None,
             consistency: None,
             state: "damaged",
             error: Some(error),

@@ -7,8 +7,8 @@ use std::process::{Command, Output};
 
 use chrono::Utc;
 use holdfast_vault_engine::{
-    BLOCK_SIZE, BeginBackup, Begun, Codec, Consistency, DiskSpec, Extent, KeyFile, NewCell, Point, Vault,
-    store,
+    BLOCK_SIZE, BeginBackup, Begun, Codec, Consistency, DiskSpec, Extent, KeyFile, NewCell, Point, Storage,
+    Vault,
 };
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -42,7 +42,7 @@ impl Fixture {
 
     async fn back_up(&self) -> Vec<Point> {
         let key = KeyFile::generate(&self.path("vault.key")).unwrap();
-        let vault = Vault::create(store::directory(&self.path("vault")).unwrap(), &key).await.unwrap();
+        let vault = Vault::create(Storage::directory(&self.path("vault")).unwrap(), &key).await.unwrap();
         let mut points = Vec::new();
         for _ in 0..2 {
             let disks = [("data", self.data.as_slice()), ("boot", &[7][..])];

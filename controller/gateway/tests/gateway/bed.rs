@@ -14,7 +14,7 @@ use tonic::{Request, Status};
 use holdfast_gateway::{AgentIdentity, Gateway, GatewayConfig, OperatorIdentity, Role};
 use holdfast_proto::MAX_MESSAGE_BYTES;
 use holdfast_proto::ids::{AgentId, MachineId, SnapshotId, StepId};
-use holdfast_vault_engine::{DiskSpec, KeyFile, PointStatus, Vault, store};
+use holdfast_vault_engine::{DiskSpec, KeyFile, PointStatus, Storage, Vault};
 
 use crate::agent::Agent;
 use crate::authority::{ScriptedAuthority, Step};
@@ -44,7 +44,8 @@ impl Bed {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("vault")).unwrap();
         let key = KeyFile::generate(&dir.path().join("vault.key")).unwrap();
-        let vault = Vault::create(store::directory(&dir.path().join("vault")).unwrap(), &key).await.unwrap();
+        let vault =
+            Vault::create(Storage::directory(&dir.path().join("vault")).unwrap(), &key).await.unwrap();
         let authority = Arc::new(ScriptedAuthority::default());
         let gateway = Gateway::new(vault.clone(), Arc::clone(&authority) as _, config);
         let (address, server) = serve(&gateway).await;
@@ -59,7 +60,7 @@ impl Bed {
     pub(crate) async fn restart(&mut self) {
         self.server.abort();
         let key = KeyFile::load(&self.dir.path().join("vault.key")).unwrap();
-        self.vault = Vault::open(store::directory(&self.root()).unwrap(), &key).await.unwrap();
+        self.vault = Vault::open(Storage::directory(&self.root()).unwrap(), &key).await.unwrap();
         self.gateway = Gateway::new(self.vault.clone(), Arc::clone(&self.authority) as _, self.config);
         (self.address, self.server) = serve(&self.gateway).await;
     }

@@ -2,7 +2,14 @@ use super::*;
 use crate::domain::error::Fault;
 
 fn job() -> JobView {
-    JobView { cancel_requested: false, round: 1, has_snapshot: true, has_point: false, error: None }
+    JobView {
+        cancel_requested: false,
+        round: 1,
+        has_snapshot: true,
+        has_point: false,
+        error: None,
+        warning: None,
+    }
 }
 
 fn step(kind: StepKind) -> EndedStep {
@@ -54,6 +61,16 @@ fn all_well() {
     let (state, error, ran) = play(job(), vec![Done, Done, Done]);
     assert_eq!((state, error), (JobState::Succeeded, None));
     assert_eq!(ran, [TakeSnapshot, TransferData, ReleaseSnapshot]);
+}
+
+#[test]
+fn a_snapshot_that_lacks_something_is_a_warning_only_if_there_is_a_point() {
+    let view = JobView { warning: Some(failure("hook_failed", false)), ..job() };
+    let (state, error, _) = play(view.clone(), vec![Done, Done, Done]);
+    assert_eq!((state, error), (JobState::SucceededWithWarnings, Some(failure("hook_failed", false))));
+    let broken = failure("disk_unreadable", false);
+    let (state, error, _) = play(view, vec![Done, Failed(broken.clone()), Done]);
+    assert_eq!((state, error), (JobState::Failed, Some(broken)));
 }
 
 #[test]

@@ -139,6 +139,7 @@ fn taken() -> AttemptEnd {
         consistency: Consistency::FileSystem,
         taken_at: Utc::now(),
         disks: vec![DiskRow { name: "data".to_owned(), size_bytes: 4096 }],
+        warning: None,
     })
 }
 

@@ -27,6 +27,10 @@ pub(super) async fn adopt(
             newest.insert(number, generation);
         }
     }
+    if let Some((number, generation)) = newest.first_key_value() {
+        // Their writer may have been killed before their names were durable; all of them are in one directory.
+        vault.storage().settle(&name::segment(request.machine, seq, *number, *generation)).await?;
+    }
     for (number, generation) in newest {
         let id = SegmentId { machine: request.machine, seq, number, generation };
         match adopt_segment(vault, request, id, state).await {

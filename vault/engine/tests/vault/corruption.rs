@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::error::Error;
 use std::path::PathBuf;
 
-use holdfast_vault_engine::{Point, PointStatus, Vault, VaultError, store};
+use holdfast_vault_engine::{Point, PointStatus, Storage, Vault, VaultError};
 use uuid::Uuid;
 
 use super::support::anatomy::{Anatomist, Region};
@@ -324,7 +324,7 @@ async fn objects_of_a_twin_vault() {
     let machine = subject.machines[0];
     // The same machine, sequence numbers and disks, another vault.
     let twin_dir = tempfile::tempdir().unwrap();
-    let twin = Vault::create(store::directory(twin_dir.path()).unwrap(), &subject.test.key).await.unwrap();
+    let twin = Vault::create(Storage::directory(twin_dir.path()).unwrap(), &subject.test.key).await.unwrap();
     let image = Image::mixed(101, 300_000);
     for _ in 0..2 {
         back_up(&twin, machine, &[("one", &image), ("two", &image)]).await.unwrap();

@@ -1,6 +1,6 @@
 //! Storage that fails at any write: a clean refusal, nothing listed that does not restore, and the next backup works.
 
-use holdfast_vault_engine::{Outcome, PointStatus, VaultError, store};
+use holdfast_vault_engine::{Outcome, PointStatus, VaultError};
 use uuid::Uuid;
 
 use super::support::faulty::{Fault, Faulty};
@@ -21,7 +21,7 @@ async fn no_space_at_every_write() {
     let mut refused = 0;
     for good in 0..10 {
         image.change(51 + good as u64, 20);
-        let full = Faulty::new(store::directory(&test.path).unwrap(), Fault::NoSpace, "", good, usize::MAX);
+        let full = Faulty::new(&test.path, Fault::NoSpace, "", good, usize::MAX);
         let vault = test.open_through(full.clone()).await;
         match back_up(&vault, machine, &[("sda", &image)]).await {
             Ok(point) => {
@@ -54,7 +54,7 @@ async fn a_lost_answer_of_the_commit() {
     let test = TestVault::new().await;
     let machine = Uuid::new_v4();
     let image = Image::mixed(60, MIB);
-    let lossy = Faulty::new(store::directory(&test.path).unwrap(), Fault::AnswerLost, "points/", 0, 1);
+    let lossy = Faulty::new(&test.path, Fault::AnswerLost, "points/", 0, 1);
     let vault = test.open_through(lossy).await;
     let backup = begin(&vault, request(machine, &[("sda", &image)])).await.unwrap();
     send_changes(&backup, "sda", &image).await.unwrap();
@@ -77,7 +77,7 @@ async fn a_lost_answer_of_a_segment() {
     let test = TestVault::new().await;
     let machine = Uuid::new_v4();
     let image = Image::mixed(61, MIB);
-    let lossy = Faulty::new(store::directory(&test.path).unwrap(), Fault::AnswerLost, "seg/", 0, 1);
+    let lossy = Faulty::new(&test.path, Fault::AnswerLost, "seg/", 0, 1);
     let vault = test.open_through(lossy).await;
     let backup = begin(&vault, request(machine, &[("sda", &image)])).await.unwrap();
     match finish(&backup, &[("sda", &image)]).await {
@@ -96,7 +96,7 @@ async fn after_a_failed_segment_nothing_is_acknowledged() {
     let test = TestVault::new().await;
     let machine = Uuid::new_v4();
     let image = Image::noise(62, MIB);
-    let full = Faulty::new(store::directory(&test.path).unwrap(), Fault::NoSpace, "seg/", 0, 1);
+    let full = Faulty::new(&test.path, Fault::NoSpace, "seg/", 0, 1);
     let vault = test.open_through(full).await;
     let backup = begin(&vault, request(machine, &[("sda", &image)])).await.unwrap();
     let receipts = super::support::agent::push_blocks(&backup, "sda", &image, &[0, 1, 2]).await.unwrap();

@@ -9,6 +9,7 @@ mod heal;
 mod hostile;
 mod lives;
 mod merge;
+mod power_cut;
 mod resume;
 mod round_trip;
 mod support;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use holdfast_vault_engine::{BLOCK_SIZE, Point, VaultError, store};
+use holdfast_vault_engine::{BLOCK_SIZE, Point, VaultError};
 use proptest::prelude::*;
 use uuid::Uuid;
 
@@ -203,7 +203,7 @@ async fn faults_in_a_merging_commit() {
         for byte in image.0[good * 7 * MIB..][..34 * MIB].iter_mut() {
             *byte ^= 0x55;
         }
-        let faulty = Faulty::new(store::directory(&test.path).unwrap(), fault, "seg/", good, usize::MAX);
+        let faulty = Faulty::new(&test.path, fault, "seg/", good, usize::MAX);
         let vault = test.open_through(faulty.clone()).await;
         match back_up(&vault, MACHINE, &[("sda", &image)]).await {
             // The delta was in the second segment: there is no third.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_vault_engine::{Begun, BlockHasher, MapLayer, Outcome, VaultError, store};
+use holdfast_vault_engine::{Begun, BlockHasher, MapLayer, Outcome, VaultError};
 use uuid::Uuid;
 
 use super::support::agent::{changed_blocks, push_blocks, read_map};
@@ -161,13 +161,7 @@ async fn concurrent_begins_leave_one_that_can_commit() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_flush_answers_early() {
     let test = TestVault::new().await;
-    let slow = Faulty::new(
-        store::directory(&test.path).unwrap(),
-        Fault::Slow(Duration::from_millis(600)),
-        "seg/",
-        0,
-        usize::MAX,
-    );
+    let slow = Faulty::new(&test.path, Fault::Slow(Duration::from_millis(600)), "seg/", 0, usize::MAX);
     let vault = test.open_through(slow).await;
     let machine = Uuid::new_v4();
     let image = Image::noise(27, MIB);
@@ -224,13 +218,7 @@ async fn a_push_given_up_loses_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_begin_that_was_overtaken_starts_over() {
     let test = TestVault::new().await;
-    let slow = Faulty::new(
-        store::directory(&test.path).unwrap(),
-        Fault::Slow(Duration::from_millis(400)),
-        "open/",
-        0,
-        1,
-    );
+    let slow = Faulty::new(&test.path, Fault::Slow(Duration::from_millis(400)), "open/", 0, 1);
     let slow = test.open_through(slow).await;
     let machine = Uuid::new_v4();
     let image = Image::mixed(29, MIB / 4);
@@ -254,13 +242,7 @@ async fn a_begin_that_was_overtaken_starts_over() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_map_that_is_read_while_more_comes() {
     let test = TestVault::new().await;
-    let slow = Faulty::new(
-        store::directory(&test.path).unwrap(),
-        Fault::Slow(Duration::from_millis(300)),
-        "seg/",
-        0,
-        usize::MAX,
-    );
+    let slow = Faulty::new(&test.path, Fault::Slow(Duration::from_millis(300)), "seg/", 0, usize::MAX);
     let vault = test.open_through(slow).await;
     let machine = Uuid::new_v4();
     let image = Arc::new(Image::noise(31, 72 * MIB));

@@ -1,6 +1,6 @@
 //! What was backed up comes back, byte for byte, from every point.
 
-use holdfast_vault_engine::{BLOCK_SIZE, KeyFile, MapLayer, Vault, VaultError, store};
+use holdfast_vault_engine::{BLOCK_SIZE, KeyFile, MapLayer, Storage, Vault, VaultError};
 use uuid::Uuid;
 
 use super::support::agent::{changed_blocks, read_map};
@@ -207,10 +207,10 @@ async fn a_disk_that_joins_and_one_that_leaves() {
 async fn vaults_and_keys() {
     let test = TestVault::new().await;
     assert_eq!(test.reopen().await.unwrap().id(), test.vault.id());
-    let again = Vault::create(store::directory(&test.path).unwrap(), &test.key).await;
+    let again = Vault::create(Storage::directory(&test.path).unwrap(), &test.key).await;
     assert!(matches!(again, Err(VaultError::AlreadyExists)));
     let other = KeyFile::generate(&test.key_path.with_file_name("other.key")).unwrap();
-    let wrong = Vault::open(store::directory(&test.path).unwrap(), &other).await;
+    let wrong = Vault::open(Storage::directory(&test.path).unwrap(), &other).await;
     assert!(matches!(wrong, Err(VaultError::WrongKey)), "{wrong:?}");
     assert!(KeyFile::generate(&test.key_path).is_err(), "a key file is never replaced");
     let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&test.key_path).unwrap());
@@ -219,6 +219,6 @@ async fn vaults_and_keys() {
     std::fs::write(&test.key_path, "not a key").unwrap();
     assert!(matches!(KeyFile::load(&test.key_path), Err(VaultError::BadKeyFile { .. })));
     let nowhere = tempfile::tempdir().unwrap();
-    let missing = Vault::open(store::directory(nowhere.path()).unwrap(), &test.key).await;
+    let missing = Vault::open(Storage::directory(nowhere.path()).unwrap(), &test.key).await;
     assert!(matches!(missing, Err(VaultError::NotAVault)));
 }

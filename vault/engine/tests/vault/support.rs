@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use holdfast_vault_engine::{
-    Backup, BeginBackup, Begun, Consistency, DiskSpec, KeyFile, Point, PointStatus, Vault, VaultError, store,
+    Backup, BeginBackup, Begun, Consistency, DiskSpec, KeyFile, Point, PointStatus, Storage, Vault,
+    VaultError,
 };
 use object_store::ObjectStore;
 use tempfile::TempDir;
@@ -42,18 +43,19 @@ impl TestVault {
     pub(crate) async fn at(dir: TempDir, path: PathBuf) -> Self {
         let key_path = dir.path().join("vault.key");
         let key = KeyFile::generate(&key_path).unwrap();
-        let vault = Vault::create(store::directory(&path).unwrap(), &key).await.unwrap();
+        let vault = Vault::create(Storage::directory(&path).unwrap(), &key).await.unwrap();
         Self { vault, key, key_path, path, _dir: dir }
     }
 
     /// Opens it anew: nothing cached, as after a restart.
     pub(crate) async fn reopen(&self) -> Result<Vault, VaultError> {
-        Vault::open(store::directory(&self.path)?, &self.key).await
+        Vault::open(Storage::directory(&self.path)?, &self.key).await
     }
 
     /// Opens it through another store.
     pub(crate) async fn open_through(&self, store: Arc<dyn ObjectStore>) -> Vault {
-        Vault::open(store, &self.key).await.unwrap()
+        let storage = Storage::directory(&self.path).unwrap().through(|_| store);
+        Vault::open(storage, &self.key).await.unwrap()
     }
 
     /// Every object's name, sorted.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures::stream::BoxStream;
+use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
@@ -39,14 +40,15 @@ pub(crate) struct Faulty {
 }
 
 impl Faulty {
-    /// Of the writes to names that start with `prefix`, the first `good` succeed, the next `bad` fail.
+    /// In front of a directory: of the writes to names that start with `prefix`, the first `good` succeed, the next `bad` fail.
     pub(crate) fn new(
-        inner: Arc<dyn ObjectStore>,
+        directory: &std::path::Path,
         fault: Fault,
         prefix: &'static str,
         good: usize,
         bad: usize,
     ) -> Arc<Self> {
+        let inner = Arc::new(LocalFileSystem::new_with_prefix(directory).unwrap().with_fsync(true));
         Arc::new(Self { inner, fault, good: AtomicUsize::new(good), bad: AtomicUsize::new(bad), prefix })
     }
 

@@ -1,0 +1,171 @@
+//! What is acknowledged survives a power cut, also when the writer before was killed between a name and its sync. The
+//! file systems are real ones on loop devices; the power cut is a copy of what has reached the device.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use holdfast_vault_engine::{Outcome, Storage, Vault};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use super::support::agent::push_blocks;
+use super::support::{Image, TestVault, back_up, begin, finish, good_points, request, restore_disk};
+
+const MIB: usize = 1 << 20;
+
+/// A file system on a loop device that writes nothing back by itself for five minutes.
+struct Disk {
+    mount_point: PathBuf,
+    backing: PathBuf,
+}
+
+impl Disk {
+    fn make(dir: &Path, format: &[&str]) -> Option<Self> {
+        let backing = dir.join("disk");
+        std::fs::File::create(&backing).unwrap().set_len(256 << 20).unwrap();
+        let made = Command::new(format[0]).args(&format[1..]).arg(&backing).output();
+        if !made.is_ok_and(|made| made.status.success()) {
+            eprintln!("SKIPPED: {} is missing", format[0]);
+            return None;
+        }
+        let disk = Self { mount_point: dir.join("mount"), backing };
+        disk.mount().then_some(disk)
+    }
+
+    fn mount(&self) -> bool {
+        std::fs::create_dir_all(&self.mount_point).unwrap();
+        let mounted = Command::new("mount")
+            .args(["-o", "loop,commit=300"])
+            .args([&self.backing, &self.mount_point])
+            .output()
+            .unwrap();
+        if !mounted.status.success() {
+            eprintln!("SKIPPED: cannot mount: {}", String::from_utf8_lossy(&mounted.stderr).trim());
+        }
+        mounted.status.success()
+    }
+
+    /// The disk as it would be after a power cut now.
+    fn after_power_cut(&self, dir: &Path) -> Self {
+        std::fs::create_dir(dir).unwrap();
+        let cut = Self { mount_point: dir.join("mount"), backing: dir.join("disk") };
+        std::fs::copy(&self.backing, &cut.backing).unwrap();
+        // Two file systems with one id cannot be mounted together; the old one has served its purpose.
+        self.unmount();
+        assert!(cut.mount());
+        cut
+    }
+
+    fn unmount(&self) {
+        let unmounted = Command::new("umount").arg("-d").arg(&self.mount_point).status();
+        if !unmounted.is_ok_and(|status| status.success()) {
+            let _ = Command::new("umount").args(["-l", "-d"]).arg(&self.mount_point).status();
+        }
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        if mounts.contains(&format!(" {} ", self.mount_point.display())) {
+            self.unmount();
+        }
+    }
+}
+
+struct Bed {
+    disk: Disk,
+    test: TestVault,
+    machine: Uuid,
+}
+
+impl Bed {
+    async fn new(format: &[&str]) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk::make(dir.path(), format)?;
+        let path = disk.mount_point.join("vault");
+        std::fs::create_dir(&path).unwrap();
+        let test = TestVault::at(dir, path).await;
+        // Made by hand, so synced by hand.
+        std::fs::File::open(&disk.mount_point).unwrap().sync_all().unwrap();
+        Some(Self { disk, test, machine: Uuid::new_v4() })
+    }
+
+    /// As a writer leaves the objects below `prefix` that is killed after it linked them: bytes durable, names not.
+    fn unsync(&self, prefix: &str) {
+        let objects: Vec<PathBuf> =
+            self.test.objects().iter().map(|name| self.test.path.join(name)).collect();
+        let staged = |object: &Path| PathBuf::from(format!("{}#1", object.display()));
+        let objects = objects.iter().filter(|object| object.starts_with(self.test.path.join(prefix)));
+        for object in objects.clone() {
+            std::fs::rename(object, staged(object)).unwrap();
+            std::fs::File::open(staged(object)).unwrap().sync_all().unwrap();
+            std::fs::File::open(object.parent().unwrap()).unwrap().sync_all().unwrap();
+        }
+        // Or the sync of the point would carry the names along.
+        assert!(Command::new("sync").arg("-f").arg(&self.test.path).status().unwrap().success());
+        for object in objects {
+            std::fs::hard_link(staged(object), object).unwrap();
+        }
+    }
+
+    /// The vault after a power cut at this moment.
+    async fn after_power_cut(&self, elsewhere: &TempDir) -> (Disk, Vault) {
+        let disk = self.disk.after_power_cut(&elsewhere.path().join("cut"));
+        let vault =
+            Vault::open(Storage::directory(&disk.mount_point.join("vault")).unwrap(), &self.test.key).await;
+        (disk, vault.unwrap())
+    }
+}
+
+/// File systems that differ in what else a sync carries along: all of the journal, or one directory alone.
+const FORMATS: [&[&str]; 2] = [&["mkfs.ext4", "-q", "-F"], &["mkfs.btrfs", "-q", "-f"]];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_outlives_a_power_cut() {
+    for format in FORMATS {
+        let Some(bed) = Bed::new(format).await else { continue };
+        let image = Image::noise(200, 2 * MIB);
+        let point = back_up(&bed.test.vault, bed.machine, &[("sda", &image)]).await.unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        let (_disk, vault) = bed.after_power_cut(&elsewhere).await;
+        assert_eq!(good_points(&vault, bed.machine).await, std::slice::from_ref(&point));
+        restore_disk(&vault, &point, "sda", &image).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn segments_taken_over_from_a_killed_writer_outlive_a_power_cut() {
+    for format in FORMATS {
+        let Some(bed) = Bed::new(format).await else { continue };
+        let image = Image::noise(201, 2 * MIB);
+        let killed = begin(&bed.test.vault, request(bed.machine, &[("sda", &image)])).await.unwrap();
+        push_blocks(&killed, "sda", &image, &(0..300).collect::<Vec<_>>()).await.unwrap();
+        killed.flush().await.unwrap();
+        bed.unsync("seg");
+
+        let vault = bed.test.reopen().await.unwrap();
+        let next = begin(&vault, request(bed.machine, &[("sda", &image)])).await.unwrap();
+        let point = finish(&next, &[("sda", &image)]).await.unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        let (_disk, vault) = bed.after_power_cut(&elsewhere).await;
+        assert_eq!(good_points(&vault, bed.machine).await, std::slice::from_ref(&point));
+        restore_disk(&vault, &point, "sda", &image).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_point_that_was_seen_outlives_a_power_cut() {
+    for format in FORMATS {
+        let Some(bed) = Bed::new(format).await else { continue };
+        let image = Image::noise(202, MIB);
+        let point = back_up(&bed.test.vault, bed.machine, &[("sda", &image)]).await.unwrap();
+        bed.unsync("points");
+        // What the reconciler asks before it lists a point whose gateway died.
+        let seen = bed.test.vault.outcome(bed.machine, point.seq).await.unwrap();
+        assert_eq!(seen, Some(Outcome::Point(point.clone())));
+        let elsewhere = tempfile::tempdir().unwrap();
+        let (_disk, vault) = bed.after_power_cut(&elsewhere).await;
+        assert_eq!(good_points(&vault, bed.machine).await, [point]);
+    }
+}

@@ -9,7 +9,7 @@ use tokio::sync::{Semaphore, watch};
 use tracing::warn;
 
 use holdfast_vault_format::block::blocks_of;
-use holdfast_vault_format::delta::Place;
+use holdfast_vault_format::delta::{Place, SegmentRef};
 use holdfast_vault_format::record::PointRef;
 use holdfast_vault_format::segment::{CellBlocks, MAX_ZERO_EXTENTS};
 use holdfast_vault_format::{
@@ -17,7 +17,7 @@ use holdfast_vault_format::{
 };
 
 use crate::begin::BeginBackup;
-use crate::layer::{Layer, Received};
+use crate::layer::Layer;
 use crate::map::{MapLayer, MapReader, MapRun};
 use crate::object::{self, Created};
 use crate::segment::SegmentId;
@@ -72,6 +72,7 @@ pub(crate) struct State {
 
 #[derive(Default)]
 pub(crate) struct DiskState {
+    /// Shared only once the backup is closed: nobody copies it.
     pub(crate) layer: Arc<Layer>,
     pub(crate) sent_bytes: u64,
     /// Sealed cells only.
@@ -220,7 +221,7 @@ impl Backup {
     }
 
     /// Streams a disk's block hashes, in block order. Call [`Backup::flush`] before: only what is durable may be
-    /// skipped by the agent.
+    /// skipped by the agent. What is pushed while it streams may show.
     pub async fn read_map(
         &self,
         disk: &str,
@@ -228,13 +229,11 @@ impl Backup {
     ) -> Result<impl Stream<Item = Result<MapRun, VaultError>> + Send + 'static + use<>, VaultError> {
         let index = self.disk_index(disk)?;
         let shared = &self.shared;
-        let overlay = Arc::clone(&self.state().disks[index].layer);
         let base = match layer {
             MapLayer::Overlay => None,
-            MapLayer::Merged => shared.opened.base.as_ref().map(|point| (point, self.base_blocks(disk))),
+            MapLayer::Merged => shared.opened.base.as_ref(),
         };
-        let reader =
-            MapReader::new(shared.vault.clone(), shared.request.machine, base, disk, overlay).await?;
+        let reader = MapReader::new(Arc::clone(shared), index, base).await?;
         Ok(reader.into_stream())
     }
 
@@ -250,8 +249,7 @@ impl Backup {
         for extents in cells.iter().map(|cell| cell.extents.as_slice()).chain([zeros.as_slice()]) {
             check_extents(extents, blocks)?;
         }
-        // Takes a place only to wait for one: with all of them taken, no more segments are filled.
-        drop(self.shared.uploads.acquire().await.map_err(|_| VaultError::Broken)?);
+        self.shared.room().await?;
         let shared = Arc::clone(&self.shared);
         let work = move || {
             let checked = cells
@@ -265,18 +263,13 @@ impl Backup {
 
     /// Stores what was received so far and waits until all of it is durable.
     pub async fn flush(&self) -> Result<(), VaultError> {
-        let in_flight = {
+        {
             let mut state = self.state();
             if let Some(open) = state.writer.take() {
                 self.shared.seal(&mut state, open)?;
             }
-            // They stay in the state: whoever asks next, or instead of this caller, waits for them as well.
-            state.in_flight.clone()
-        };
-        for upload in in_flight {
-            wait(upload).await?;
         }
-        Ok(())
+        self.shared.stored().await
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
@@ -288,13 +281,11 @@ impl Backup {
         self.state().closed = true;
     }
 
-    fn base_blocks(&self, disk: &str) -> u64 {
-        self.shared
-            .opened
-            .base
-            .as_ref()
-            .and_then(|point| point.disk(disk))
-            .map_or(0, |disk| blocks_of(disk.size_bytes))
+    /// Once there is a point, nobody asks for it any more.
+    pub(crate) fn forget_received(&self) {
+        for disk in &mut self.state().disks {
+            disk.layer = Arc::default();
+        }
     }
 
     fn disk_index(&self, disk: &str) -> Result<usize, VaultError> {
@@ -307,9 +298,42 @@ impl Backup {
     }
 }
 
+impl State {
+    /// The segments that blocks lie in, as deltas name them.
+    pub(crate) fn segments_received(&self) -> Result<Vec<SegmentRef>, VaultError> {
+        let open = self.writer.as_ref();
+        let reference = |(slot, entry): (usize, &SegmentSlot)| {
+            let root = entry.root.or_else(|| Some(open.filter(|open| open.slot == slot)?.writer.root()));
+            let SegmentId { seq, number, generation, .. } = entry.id;
+            Ok(SegmentRef { seq, number, generation, root: root.ok_or(VaultError::Broken)? })
+        };
+        self.segments.iter().enumerate().map(reference).collect()
+    }
+
+    /// An error if a segment could not be stored: then there can be no point.
+    pub(crate) fn check_uploads(&self) -> Result<(), VaultError> {
+        self.in_flight.iter().try_for_each(|upload| upload.borrow().result())
+    }
+}
+
 impl Shared {
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a place only to wait for one: with all of them taken, no more segments are filled.
+    pub(crate) async fn room(&self) -> Result<(), VaultError> {
+        self.uploads.acquire().await.map(drop).map_err(|_| VaultError::Broken)
+    }
+
+    /// Waits until every sealed segment is durable.
+    pub(crate) async fn stored(&self) -> Result<(), VaultError> {
+        // They stay in the state: whoever asks next, or instead of this caller, waits for them as well.
+        let in_flight = self.state().in_flight.clone();
+        for upload in in_flight {
+            wait(upload).await?;
+        }
+        Ok(())
     }
 
     fn append(&self, disk: usize, cells: Vec<CheckedCell>, zeros: &[Extent]) -> Result<Receipt, VaultError> {
@@ -320,9 +344,7 @@ impl Shared {
         if state.closed {
             return Err(VaultError::BadInput { detail: "the backup is being committed".to_owned() });
         }
-        for upload in &state.in_flight {
-            upload.borrow().result()?;
-        }
+        state.check_uploads()?;
         for CheckedCell { cell, hash, hashes } in cells {
             let open = self.open_segment(state, &mut segments)?;
             let blocks = CellBlocks { extents: cell.extents, hashes };
@@ -414,22 +436,16 @@ async fn upload(vault: Vault, segment: SealedSegment, done: watch::Sender<Upload
 
 /// Lays the blocks of a cell over a disk's layer.
 fn receive(layer: &mut Layer, slot: usize, cell: u32, blocks: &CellBlocks) {
-    let segment = u32::try_from(slot).unwrap_or(u32::MAX);
-    let mut hashes = blocks.hashes.iter().copied();
-    let mut cell_block = 0_u32;
+    let mut place = Place::Cell { segment: u32::try_from(slot).unwrap_or(u32::MAX), cell, cell_block: 0 };
     for extent in &blocks.extents {
-        let count = u32::try_from(extent.block_count).unwrap_or(u32::MAX);
-        let place = Place::Cell { segment, cell, cell_block };
-        let hashes = hashes.by_ref().take(count as usize).collect();
-        layer.insert(extent.first_block, Received { block_count: extent.block_count, place, hashes });
-        cell_block = cell_block.saturating_add(count);
+        layer.insert(*extent, place);
+        place = place.skip(extent.block_count);
     }
 }
 
 fn receive_zeros(layer: &mut Layer, extents: &[Extent]) {
     for extent in extents {
-        let entry = Received { block_count: extent.block_count, place: Place::Zero, hashes: Vec::new() };
-        layer.insert(extent.first_block, entry);
+        layer.insert(*extent, Place::Zero);
     }
 }
 

@@ -1,8 +1,9 @@
 //! Ending a backup: deltas, checks, and the one object that makes it a point.
 
+mod entry;
+mod pages;
+mod sweep;
 mod write;
-
-use std::sync::Arc;
 
 use chrono::Utc;
 use uuid::Uuid;
@@ -39,7 +40,10 @@ impl Prepared {
         let shared = &self.backup.shared;
         let body = shared.vault.inner.signer.sign(&self.record);
         match shared.vault.decide(shared.request.machine, shared.opened.seq, Kind::Point, &body).await? {
-            Outcome::Point(point) if point.hash == self.point.hash => Ok(point),
+            Outcome::Point(point) if point.hash == self.point.hash => {
+                self.backup.forget_received();
+                Ok(point)
+            }
             Outcome::Point(_) => Err(VaultError::Aborted {
                 seq: shared.opened.seq,
                 reason: "another point took its place".to_owned(),
@@ -55,10 +59,7 @@ impl Backup {
     /// `read_bytes`: by disk, what the agent read.
     pub async fn prepare(&self, read_bytes: &[(String, u64)]) -> Result<Prepared, VaultError> {
         self.close();
-        let shared = Arc::clone(&self.shared);
-        let stacks = tokio::task::spawn_blocking(move || shared.write_deltas())
-            .await
-            .map_err(|source| VaultError::Worker { source })??;
+        let stacks = write::write_deltas(&self.shared).await?;
         self.flush().await?;
         let record = self.record(stacks, read_bytes);
         let point = Point::from_record(record.clone());

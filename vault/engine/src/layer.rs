@@ -1,24 +1,23 @@
-//! What was received for one disk so far: extents with their places and hashes, the newest winning.
+//! What was received for one disk so far: extents with their places, the newest winning. The hashes of the blocks stay in the
+//! tables of the segments: memory grows with extents, not with blocks.
 
 use std::collections::BTreeMap;
 
 use holdfast_vault_format::Extent;
-use holdfast_vault_format::delta::Place;
+use holdfast_vault_format::delta::{Place, Placed};
 
 /// Blocks that lie together on the disk and in their cell.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Received {
-    pub(crate) block_count: u64,
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    block_count: u64,
     /// `segment` is an index into the session's list of segments.
-    pub(crate) place: Place,
-    /// One per block; none for zeros.
-    pub(crate) hashes: Vec<u64>,
+    place: Place,
 }
 
 /// By first block; entries do not overlap.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Layer {
-    entries: BTreeMap<u64, Received>,
+    entries: BTreeMap<u64, Entry>,
 }
 
 impl Layer {
@@ -26,24 +25,37 @@ impl Layer {
         self.entries.is_empty()
     }
 
-    pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = (Extent, &Received)> {
-        self.entries
-            .iter()
-            .map(|(first, entry)| (Extent { first_block: *first, block_count: entry.block_count }, entry))
+    pub(crate) fn len(&self) -> u64 {
+        self.entries.len() as u64
+    }
+
+    /// The block after the last one.
+    pub(crate) fn end(&self) -> u64 {
+        self.entries.last_key_value().map_or(0, |(first, entry)| first + entry.block_count)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Placed> {
+        self.entries.iter().map(placed)
+    }
+
+    /// Entries that start at `first` or later.
+    pub(crate) fn starting_at(&self, first: u64) -> impl Iterator<Item = Placed> {
+        self.entries.range(first..).map(placed)
     }
 
     /// Entries that touch `first..end`.
-    pub(crate) fn range(&self, first: u64, end: u64) -> impl Iterator<Item = (Extent, &Received)> {
+    pub(crate) fn range(&self, first: u64, end: u64) -> impl Iterator<Item = Placed> {
         let start = self.entries.range(..=first).next_back().map_or(first, |(start, _)| *start);
         self.entries
             .range(start..end.max(start))
-            .map(|(first, entry)| (Extent { first_block: *first, block_count: entry.block_count }, entry))
-            .filter(move |(extent, _)| extent.first_block + extent.block_count > first)
+            .map(placed)
+            .filter(move |placed| placed.extent.first_block + placed.extent.block_count > first)
     }
 
-    pub(crate) fn insert(&mut self, first: u64, entry: Received) {
-        self.cut(first, first + entry.block_count);
-        self.entries.insert(first, entry);
+    pub(crate) fn insert(&mut self, extent: Extent, place: Place) {
+        let Extent { first_block, block_count } = extent;
+        self.cut(first_block, first_block + block_count);
+        self.entries.insert(first_block, Entry { block_count, place });
     }
 
     /// Forgets everything from `end` on.
@@ -59,8 +71,7 @@ impl Layer {
         if let Some((&start, _)) = self.entries.range(first..end).next_back() {
             self.split(start, end);
         }
-        let inside: Vec<u64> = self.entries.range(first..end).map(|(start, _)| *start).collect();
-        for start in inside {
+        while let Some((&start, _)) = self.entries.range(first..end).next() {
             self.entries.remove(&start);
         }
     }
@@ -72,19 +83,15 @@ impl Layer {
         if keep == 0 || keep >= entry.block_count {
             return;
         }
-        let place = match entry.place {
-            Place::Zero => Place::Zero,
-            Place::Cell { segment, cell, cell_block } => {
-                let moved = u32::try_from(keep).unwrap_or(u32::MAX);
-                Place::Cell { segment, cell, cell_block: cell_block.saturating_add(moved) }
-            }
-        };
-        let keep_hashes = usize::try_from(keep).unwrap_or(usize::MAX).min(entry.hashes.len());
-        let hashes = entry.hashes.split_off(keep_hashes);
-        let tail = Received { block_count: entry.block_count - keep, place, hashes };
+        let tail = Entry { block_count: entry.block_count - keep, place: entry.place.skip(keep) };
         entry.block_count = keep;
         self.entries.insert(at, tail);
     }
+}
+
+fn placed((first_block, entry): (&u64, &Entry)) -> Placed {
+    let extent = Extent { first_block: *first_block, block_count: entry.block_count };
+    Placed { extent, place: entry.place }
 }
 
 #[cfg(test)]
@@ -102,37 +109,33 @@ mod tests {
         ) {
             let mut model = vec![None; 200];
             let mut layer = Layer::default();
-            for (number, (first, block_count, zero)) in inserts.into_iter().enumerate() {
+            for (number, (first_block, block_count, zero)) in inserts.into_iter().enumerate() {
                 let cell = u32::try_from(number).unwrap();
-                let (place, hashes) = if zero {
-                    (Place::Zero, Vec::new())
-                } else {
-                    (Place::Cell { segment: 0, cell, cell_block: 0 }, (0..block_count).map(|n| n + 1).collect())
-                };
+                let place =
+                    if zero { Place::Zero } else { Place::Cell { segment: 0, cell, cell_block: 0 } };
                 for at in 0..block_count {
-                    model[usize::try_from(first + at).unwrap()] = Some(if zero { None } else { Some((cell, at)) });
+                    model[usize::try_from(first_block + at).unwrap()] =
+                        Some(if zero { None } else { Some((cell, at)) });
                 }
-                layer.insert(first, Received { block_count, place, hashes });
+                layer.insert(Extent { first_block, block_count }, place);
             }
             layer.truncate(cut);
             for slot in &mut model[usize::try_from(cut).unwrap()..] {
                 *slot = None;
             }
             let mut seen = vec![None; 200];
-            for (extent, entry) in layer.iter() {
-                for at in 0..extent.block_count {
-                    let slot = &mut seen[usize::try_from(extent.first_block + at).unwrap()];
+            for placed in layer.iter() {
+                for at in 0..placed.extent.block_count {
+                    let slot = &mut seen[usize::try_from(placed.extent.first_block + at).unwrap()];
                     prop_assert!(slot.is_none(), "overlap");
-                    *slot = Some(match entry.place {
+                    *slot = Some(match placed.place {
                         Place::Zero => None,
-                        Place::Cell { cell, cell_block, .. } => {
-                            let block = u64::from(cell_block) + at;
-                            prop_assert_eq!(entry.hashes[usize::try_from(at).unwrap()], block + 1);
-                            Some((cell, block))
-                        }
+                        Place::Cell { cell, cell_block, .. } => Some((cell, u64::from(cell_block) + at)),
                     });
                 }
             }
+            let end = model.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+            prop_assert_eq!(layer.end(), end as u64);
             prop_assert_eq!(seen, model);
         }
     }

@@ -16,6 +16,7 @@ mod map;
 mod name;
 mod object;
 mod point;
+mod received;
 mod segment;
 mod store;
 mod vault;

@@ -7,13 +7,18 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use uuid::Uuid;
 
-use holdfast_vault_format::delta::{DeltaRoot, HashRun, PageRef, decode_hashes};
+use holdfast_vault_format::Extent;
+use holdfast_vault_format::block::blocks_of;
+use holdfast_vault_format::delta::{DeltaRoot, HashRun, PageRef, Placed, decode_hashes};
 
-use crate::layer::Layer;
-use crate::{Point, Vault, VaultError};
+use crate::backup::Shared;
+use crate::received::ReceivedHashes;
+use crate::{Point, VaultError};
 
 /// Blocks that are merged at once: 1 MiB of hashes for 512 MiB of disk.
 const WINDOW: u64 = 128 << 10;
+/// Received extents whose hashes are looked up at once.
+const LOOKUP: usize = 16 << 10;
 
 /// Which blocks a map speaks of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,14 +46,14 @@ pub enum MapBlocks {
 
 /// Reads one map from its beginning.
 pub(crate) struct MapReader {
-    vault: Vault,
-    machine: Uuid,
-    point_id: Uuid,
-    disk: String,
+    shared: Arc<Shared>,
+    /// Index of the disk.
+    disk: usize,
+    point: Uuid,
     /// Oldest first.
     deltas: Vec<DeltaHashes>,
     base_blocks: u64,
-    overlay: Arc<Layer>,
+    received: ReceivedHashes,
     end: u64,
     at: u64,
 }
@@ -61,31 +66,40 @@ struct DeltaHashes {
 }
 
 impl MapReader {
-    /// A map of one disk of `base`, which has so many blocks there, under `overlay`.
+    /// A map of one disk at `base`, under what was received.
     pub(crate) async fn new(
-        vault: Vault,
-        machine: Uuid,
-        base: Option<(&Point, u64)>,
-        disk: &str,
-        overlay: Arc<Layer>,
+        shared: Arc<Shared>,
+        disk: usize,
+        base: Option<&Point>,
     ) -> Result<Self, VaultError> {
-        let mut deltas = Vec::new();
-        let mut base_blocks = 0;
-        let mut point_id = Uuid::nil();
-        if let Some((point, blocks)) = base
-            && let Some(entry) = point.disk(disk)
+        let end = shared.state().disks[disk].layer.end();
+        let mut reader = Self {
+            disk,
+            point: Uuid::nil(),
+            deltas: Vec::new(),
+            base_blocks: 0,
+            received: ReceivedHashes::new(Arc::clone(&shared)),
+            end,
+            at: 0,
+            shared,
+        };
+        if let Some(point) = base
+            && let Some(entry) = point.disk(reader.name())
         {
-            point_id = point.id;
-            base_blocks = blocks;
+            reader.point = point.id;
+            reader.base_blocks = blocks_of(entry.size_bytes);
+            reader.end = reader.end.max(reader.base_blocks);
             for delta in entry.stack.iter().rev() {
-                let DeltaRoot { hash_pages, .. } = vault.delta_root(machine, delta).await?;
-                deltas.push(DeltaHashes { seq: delta.seq, pages: hash_pages, cached: None });
+                let root = reader.shared.vault.delta_root(point.machine, delta).await?;
+                let DeltaRoot { hash_pages, .. } = root;
+                reader.deltas.push(DeltaHashes { seq: delta.seq, pages: hash_pages, cached: None });
             }
         }
-        let overlay_end =
-            overlay.iter().next_back().map_or(0, |(extent, _)| extent.first_block + extent.block_count);
-        let end = base_blocks.max(overlay_end);
-        Ok(Self { vault, machine, point_id, disk: disk.to_owned(), deltas, base_blocks, overlay, end, at: 0 })
+        Ok(reader)
+    }
+
+    fn name(&self) -> &str {
+        &self.shared.request.disks[self.disk].name
     }
 
     /// The rest of the map.
@@ -112,17 +126,20 @@ impl MapReader {
         for slot in &mut window[usize::try_from(known - first).unwrap_or(0)..] {
             *slot = None;
         }
-        for (extent, entry) in self.overlay.range(first, end) {
-            lay(&mut window, first, extent.first_block, extent.block_count, &entry.hashes);
+        let received: Vec<Placed> = self.shared.state().disks[self.disk].layer.range(first, end).collect();
+        for received in received.chunks(LOOKUP) {
+            for run in self.received.runs(received).await? {
+                lay(&mut window, first, &run);
+            }
         }
         let must =
             usize::try_from(self.base_blocks.saturating_sub(first)).unwrap_or(usize::MAX).min(window.len());
         if let Some(hole) = window[..must].iter().position(Option::is_none) {
             let block = first + hole as u64;
             return Err(VaultError::DamagedRange {
-                machine: self.machine.to_string(),
-                point: self.point_id,
-                disk: self.disk.clone(),
+                machine: self.shared.request.machine.to_string(),
+                point: self.point,
+                disk: self.name().to_owned(),
                 first_byte: block * 4096,
                 end_byte: (block + 1) * 4096,
                 source: Box::new(VaultError::mismatch("the stack of deltas", "no delta covers the block")),
@@ -146,7 +163,8 @@ impl MapReader {
                 break;
             }
             if delta.cached.as_ref().is_none_or(|(cached, _)| *cached != number) {
-                let bytes = self.vault.delta_page(self.machine, delta.seq, &page).await?;
+                let bytes =
+                    self.shared.vault.delta_page(self.shared.request.machine, delta.seq, &page).await?;
                 let runs = decode_hashes(&bytes, &page).map_err(|source| {
                     VaultError::damaged(&format!("a page of the delta of backup {}", delta.seq), source)
                 })?;
@@ -154,7 +172,7 @@ impl MapReader {
             }
             if let Some((_, runs)) = &delta.cached {
                 for run in runs {
-                    lay(window, first, run.extent.first_block, run.extent.block_count, &run.hashes);
+                    lay(window, first, run);
                 }
             }
         }
@@ -163,7 +181,8 @@ impl MapReader {
 }
 
 /// Writes a run into the window that starts at `first`; without hashes it is a run of zeros.
-fn lay(window: &mut [Option<u64>], first: u64, run_first: u64, block_count: u64, hashes: &[u64]) {
+fn lay(window: &mut [Option<u64>], first: u64, run: &HashRun) {
+    let HashRun { extent: Extent { first_block: run_first, block_count }, ref hashes } = *run;
     let end = first + window.len() as u64;
     let (from, to) = (run_first.max(first), (run_first + block_count).min(end));
     for block in from..to {

@@ -1,6 +1,6 @@
 //! Reading segments.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -15,8 +15,10 @@ use crate::{Vault, VaultError, name};
 
 /// Read with the footer in one request; most directories fit.
 const TAIL: u64 = 64 << 10;
-/// Directories kept. Each takes some 50 KiB.
-const CACHED: usize = 128;
+/// Memory that kept directories may take.
+const CACHE_BYTES: usize = 32 << 20;
+/// A directory beside its cells.
+const SEGMENT_OVERHEAD: usize = 2 << 10;
 
 /// A segment whose directory was read and authenticated.
 #[derive(Debug)]
@@ -46,35 +48,53 @@ impl SegmentId {
     }
 }
 
-/// The directories that were used last, by when they were.
+/// The directories that were used last, as many as [`CACHE_BYTES`] hold.
 #[derive(Debug, Default)]
 pub(crate) struct Cache(Mutex<CacheState>);
 
 #[derive(Debug, Default)]
 struct CacheState {
     clock: u64,
+    bytes: usize,
+    /// With the time of their last use.
     segments: HashMap<SegmentId, (u64, Arc<Segment>)>,
+    /// By that time.
+    order: BTreeMap<u64, SegmentId>,
 }
 
 impl Cache {
     fn get(&self, id: SegmentId) -> Option<Arc<Segment>> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.clock += 1;
-        let now = state.clock;
-        let (used, segment) = state.segments.get_mut(&id)?;
-        *used = now;
-        Some(Arc::clone(segment))
+        let segment = state.remove(id)?;
+        state.insert(id, Arc::clone(&segment));
+        Some(segment)
     }
 
     fn put(&self, id: SegmentId, segment: Arc<Segment>) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.segments.len() >= CACHED
-            && let Some(oldest) = state.segments.iter().min_by_key(|(_, (used, _))| *used).map(|(id, _)| *id)
+        state.remove(id);
+        state.insert(id, segment);
+        while state.bytes > CACHE_BYTES
+            && let Some(oldest) = state.order.values().next().copied()
         {
-            state.segments.remove(&oldest);
+            state.remove(oldest);
         }
-        let now = state.clock;
-        state.segments.insert(id, (now, segment));
+    }
+}
+
+impl CacheState {
+    fn insert(&mut self, id: SegmentId, segment: Arc<Segment>) {
+        self.clock += 1;
+        self.bytes += segment.memory();
+        self.order.insert(self.clock, id);
+        self.segments.insert(id, (self.clock, segment));
+    }
+
+    fn remove(&mut self, id: SegmentId) -> Option<Arc<Segment>> {
+        let (used, segment) = self.segments.remove(&id)?;
+        self.order.remove(&used);
+        self.bytes -= segment.memory();
+        Some(segment)
     }
 }
 
@@ -159,6 +179,11 @@ impl Vault {
 }
 
 impl Segment {
+    /// Bytes that it takes in memory, about.
+    fn memory(&self) -> usize {
+        self.directory.cells.len() * (size_of::<CellEntry>() + size_of::<u64>()) + SEGMENT_OVERHEAD
+    }
+
     pub(crate) fn entry(&self, cell: u32) -> Result<&CellEntry, VaultError> {
         self.directory
             .cells
@@ -181,5 +206,47 @@ impl Segment {
         self.opener
             .cell(cell, entry.codec_byte(), entry.plain_len, stored.to_vec())
             .map_err(|source| VaultError::damaged(&self.name, source))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_vault_format::Extent;
+
+    use super::*;
+    use crate::writer::SegmentWriter;
+    use crate::{KeyFile, Storage};
+
+    /// Segments with the largest directories there are, the first of which is asked for again and again.
+    #[tokio::test]
+    async fn the_cache_is_bounded_by_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = KeyFile::generate(&dir.path().join("key")).unwrap();
+        let path = dir.path().join("vault");
+        std::fs::create_dir(&path).unwrap();
+        let vault = Vault::create(Storage::directory(&path).unwrap(), &key).await.unwrap();
+        let cache = || vault.inner.segments.0.lock().unwrap();
+        let id = |number| SegmentId { machine: Uuid::nil(), seq: 1, number, generation: 0 };
+        let mut read = 0;
+        for number in 0..24 {
+            let mut writer =
+                SegmentWriter::new(&vault.inner, id(number), Uuid::nil(), vec!["sda".to_owned()]).unwrap();
+            while !writer.is_full() {
+                writer.zero(0, vec![Extent { first_block: 0, block_count: 1 }]).unwrap();
+            }
+            let sealed = writer.finish().unwrap();
+            object::create(vault.storage(), &id(number).name(), sealed.bytes.into()).await.unwrap();
+            read += vault.segment(id(number)).await.unwrap().memory();
+            vault.segment(id(0)).await.unwrap();
+            assert!(cache().bytes <= CACHE_BYTES);
+        }
+        assert!(read > CACHE_BYTES * 5 / 4, "too few segments to fill it");
+        let state = cache();
+        let memory: usize = state.segments.values().map(|(_, segment)| segment.memory()).sum();
+        assert_eq!(state.bytes, memory);
+        assert_eq!(state.order.len(), state.segments.len());
+        assert!(state.bytes > CACHE_BYTES * 3 / 4, "it keeps less than it may");
+        assert!(state.segments.contains_key(&id(0)) && state.segments.contains_key(&id(23)));
+        assert!(!state.segments.contains_key(&id(1)));
     }
 }

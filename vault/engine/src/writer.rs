@@ -13,6 +13,9 @@ use crate::vault::Inner;
 /// A segment is full at so many stored bytes.
 pub(crate) const SEGMENT_BYTES: usize = 32 << 20;
 
+/// It is also full when directory and table take so many bytes: whoever looks for blocks reads them whole.
+const METADATA_BYTES: usize = 2 << 20;
+
 /// A cell in the directory.
 const ENTRY_BYTES: usize = 44;
 
@@ -21,6 +24,7 @@ pub(crate) struct SegmentWriter {
     pub(crate) id: SegmentId,
     sealer: Sealer,
     directory: Directory,
+    /// One entry per cell, empty for meta cells.
     table: Vec<CellBlocks>,
     /// What directory and table will take, about.
     metadata_len: usize,
@@ -53,7 +57,12 @@ impl SegmentWriter {
 
     /// Counts directory and table as well: very compressible disks and scattered zeros have more of those than of data.
     pub(crate) fn is_full(&self) -> bool {
-        self.sealer.stored_len() + self.metadata_len >= SEGMENT_BYTES
+        self.metadata_len >= METADATA_BYTES || self.sealer.stored_len() + self.metadata_len >= SEGMENT_BYTES
+    }
+
+    /// The blocks of the cells so far; empty for meta cells.
+    pub(crate) fn table(&self) -> &[CellBlocks] {
+        &self.table
     }
 
     /// Appends a data cell and answers its number.
@@ -84,6 +93,7 @@ impl SegmentWriter {
     pub(crate) fn meta(&mut self, data: &[u8]) -> Result<(u32, [u8; 32]), VaultError> {
         let hash = cell_hash(data);
         let plain_len = u32::try_from(data.len()).unwrap_or(u32::MAX);
+        self.table.push(CellBlocks::default());
         let cell = self.append(CellEntry { kind: CellKind::Meta, plain_len, stored_len: 0, hash }, data)?;
         Ok((cell, hash))
     }

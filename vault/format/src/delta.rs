@@ -1,4 +1,5 @@
-//! A delta: what one backup changed on one disk. Its root names pages; a reader loads only the pages that it needs.
+//! A delta: what one backup, or some in a row, changed on one disk. Its root names pages; a reader loads only the pages that
+//! it needs.
 
 use crate::block::Extent;
 use crate::bytes::{DecodeError, Reader, Writer};
@@ -33,6 +34,8 @@ pub struct SegmentRef {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeltaRoot {
     pub size_bytes: u64,
+    /// How many the pages hold: what decides when deltas are merged.
+    pub extents: u64,
     pub segments: Vec<SegmentRef>,
     /// Pages of [`Placed`] extents.
     pub extent_pages: Vec<PageRef>,
@@ -50,6 +53,20 @@ pub enum Place {
         cell: u32,
         cell_block: u32,
     },
+}
+
+impl Place {
+    /// The place of what lies so many blocks further on.
+    #[must_use]
+    pub fn skip(self, blocks: u64) -> Self {
+        match self {
+            Self::Zero => Self::Zero,
+            Self::Cell { segment, cell, cell_block } => {
+                let moved = u32::try_from(blocks).unwrap_or(u32::MAX);
+                Self::Cell { segment, cell, cell_block: cell_block.saturating_add(moved) }
+            }
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +88,7 @@ impl DeltaRoot {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::new();
         out.u64(self.size_bytes);
+        out.u64(self.extents);
         out.count(self.segments.len());
         for segment in &self.segments {
             out.varint(segment.seq);
@@ -94,6 +112,7 @@ impl DeltaRoot {
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes);
         let size_bytes = reader.u64("the disk's size")?;
+        let extents = reader.u64("the number of extents")?;
         let count = reader.count(35, "the segments")?;
         let mut segments = Vec::with_capacity(count);
         for _ in 0..count {
@@ -107,7 +126,7 @@ impl DeltaRoot {
         let extent_pages = decode_pages(&mut reader)?;
         let hash_pages = decode_pages(&mut reader)?;
         reader.finish()?;
-        Ok(Self { size_bytes, segments, extent_pages, hash_pages })
+        Ok(Self { size_bytes, extents, segments, extent_pages, hash_pages })
     }
 }
 

@@ -174,12 +174,13 @@ pub struct CellBlocks {
     pub hashes: Vec<u64>,
 }
 
-/// Encodes the blocks of all data and zero cells of a segment, in the order of the directory.
+/// Encodes a table; one entry per cell of the directory, empty for meta cells.
 #[must_use]
 pub fn encode_table(cells: &[CellBlocks]) -> Vec<u8> {
+    let with_blocks = || cells.iter().filter(|cell| !cell.extents.is_empty());
     let mut out = Writer::new();
-    out.count(cells.len());
-    for cell in cells {
+    out.count(with_blocks().count());
+    for cell in with_blocks() {
         encode_extents(&mut out, &cell.extents);
         for hash in &cell.hashes {
             out.u64(*hash);

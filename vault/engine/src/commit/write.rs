@@ -1,22 +1,30 @@
-//! Writing deltas into the open segment, so that a small backup is one segment.
+//! The delta of a disk: what was received, merged with the deltas of the base that it would crowd.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures::stream::{self, StreamExt as _};
 
 use holdfast_vault_format::block::blocks_of;
 use holdfast_vault_format::delta::{
-    DeltaRoot, HashRun, MetaPlace, PageRef, Place, Placed, SegmentRef, encode_extents, encode_hashes,
+    DeltaRoot, HashRun, PageRef, Place, Placed, SegmentRef, decode_extents, decode_hashes,
 };
 use holdfast_vault_format::record::DeltaRef;
 use holdfast_vault_format::segment::MAX_META_BYTES;
-use holdfast_vault_format::{BLOCK_SIZE, Extent};
+use holdfast_vault_format::{BLOCK_SIZE, DecodeError, Extent};
 
 use crate::VaultError;
-use crate::backup::{Shared, State};
+use crate::backup::Shared;
 use crate::layer::Layer;
+use crate::received::ReceivedHashes;
 
-/// A page ends at so many extents or hashes, whichever comes first: at most some 600 KiB.
-const PAGE_EXTENTS: usize = 16 << 10;
-const PAGE_HASHES: usize = 64 << 10;
+use super::entry::Entry;
+use super::pages::{Pages, Written, write_meta};
+use super::sweep::{Batches, Sweep};
+
+/// Received extents that are looked at at once, and blocks of them.
+const BATCH: usize = 4 << 10;
+const BATCH_BLOCKS: u64 = 64 << 10;
 
 /// The deltas of one disk of the new point.
 pub(super) struct DiskStack {
@@ -24,172 +32,229 @@ pub(super) struct DiskStack {
     pub(super) changed_bytes: u64,
 }
 
-impl Shared {
-    /// Writes one delta per changed disk.
-    pub(super) fn write_deltas(&self) -> Result<Vec<DiskStack>, VaultError> {
-        let mut guard = self.state();
-        let state = &mut *guard;
-        let mut stacks = Vec::new();
-        for index in 0..self.request.disks.len() {
-            stacks.push(self.write_delta(state, index)?);
+/// What one disk's new delta is made of.
+struct Sources {
+    shared: Arc<Shared>,
+    layer: Arc<Layer>,
+    /// What was cut off from the disk must not come back when it grows again.
+    cut: Option<Extent>,
+    /// Deltas of the base that are merged, newest first, with the backups that wrote them.
+    merged: Vec<(u64, DeltaRoot)>,
+    /// If nothing lies under the new delta: it has to cover so many blocks, and need not speak of more.
+    bottom: Option<u64>,
+}
+
+/// Writes one delta per changed disk. The backup is closed.
+pub(super) async fn write_deltas(shared: &Arc<Shared>) -> Result<Vec<DiskStack>, VaultError> {
+    let mut stacks = Vec::new();
+    for index in 0..shared.request.disks.len() {
+        stacks.push(write_delta(shared, index).await?);
+    }
+    Ok(stacks)
+}
+
+async fn write_delta(shared: &Arc<Shared>, index: usize) -> Result<DiskStack, VaultError> {
+    let spec = &shared.request.disks[index];
+    let blocks = blocks_of(spec.size_bytes);
+    let base = shared.opened.base.as_ref().and_then(|point| point.disk(&spec.name));
+    let base_blocks = base.map_or(0, |disk| blocks_of(disk.size_bytes));
+    let layer = Arc::clone(&shared.state().disks[index].layer);
+    check_coverage(&spec.name, &layer, base_blocks, blocks)?;
+    let mut deltas = base.map(|disk| disk.stack.clone()).unwrap_or_default();
+    if layer.is_empty() && base_blocks <= blocks && !deltas.is_empty() {
+        return Ok(DiskStack { deltas, changed_bytes: 0 });
+    }
+    let changed_blocks: u64 = layer.iter().map(|placed| placed.extent.block_count).sum();
+    let cut =
+        (base_blocks > blocks).then(|| Extent { first_block: blocks, block_count: base_blocks - blocks });
+    let merged = crowded(shared, layer.len() + u64::from(cut.is_some()), &deltas).await?;
+    deltas.drain(..merged.len());
+    let bottom = deltas.is_empty().then_some(blocks);
+    let sources = Sources { shared: Arc::clone(shared), layer, cut, merged, bottom };
+    let (extents, segments) = sources.write_extents().await?;
+    let hashes = sources.write_hashes().await?;
+    let root = DeltaRoot {
+        size_bytes: spec.size_bytes,
+        extents: extents.entries,
+        segments,
+        extent_pages: extents.pages,
+        hash_pages: hashes.pages,
+    };
+    let root = root.encode();
+    let mut parts = Vec::new();
+    for part in root.chunks(MAX_META_BYTES) {
+        parts.push(write_meta(shared, part.to_vec()).await?.0);
+    }
+    deltas.insert(0, DeltaRef { seq: shared.opened.seq, hash: *blake3::hash(&root).as_bytes(), parts });
+    Ok(DiskStack { deltas, changed_bytes: changed_blocks * BLOCK_SIZE as u64 })
+}
+
+/// The newest deltas of a stack that are merged with a new one of so many extents: while what lies over a delta is larger
+/// than a quarter of it. So each delta of a stack has about four times the extents of the one above it, and what is
+/// rewritten is paid for by what was added since it was written last.
+async fn crowded(
+    shared: &Shared,
+    mut extents: u64,
+    stack: &[DeltaRef],
+) -> Result<Vec<(u64, DeltaRoot)>, VaultError> {
+    let mut merged = Vec::new();
+    for delta in stack {
+        let root = shared.vault.delta_root(shared.request.machine, delta).await?;
+        if extents.saturating_mul(4) <= root.extents {
+            break;
         }
-        Ok(stacks)
+        extents = extents.saturating_add(root.extents);
+        merged.push((delta.seq, root));
+    }
+    Ok(merged)
+}
+
+impl Sources {
+    /// Writes the pages of extents; answers them and the segments that they name.
+    async fn write_extents(&self) -> Result<(Written, Vec<SegmentRef>), VaultError> {
+        let mut sources = vec![received_extents(Arc::clone(&self.layer), self.cut)];
+        let mut named = vec![self.shared.state().segments_received()?];
+        for (seq, root) in &self.merged {
+            sources.push(self.pages(*seq, &root.extent_pages, decode_extents));
+            named.push(root.segments.clone());
+        }
+        let mut segments = Segments::default();
+        let number = |source: usize, mut placed: Placed| {
+            if let Place::Cell { segment, .. } = &mut placed.place {
+                let named = named[source].get(*segment as usize).ok_or_else(|| {
+                    VaultError::mismatch("a delta", format!("it names no segment {segment}"))
+                })?;
+                *segment = segments.number(*named)?;
+            }
+            Ok(placed)
+        };
+        let written = self.write(sources, number).await?;
+        Ok((written, segments.refs))
     }
 
-    fn write_delta(&self, state: &mut State, index: usize) -> Result<DiskStack, VaultError> {
-        let spec = &self.request.disks[index];
-        let blocks = blocks_of(spec.size_bytes);
-        let base = self.opened.base.as_ref().and_then(|point| point.disk(&spec.name));
-        let base_blocks = base.map_or(0, |disk| blocks_of(disk.size_bytes));
-        let mut layer = Layer::clone(&state.disks[index].layer);
-        layer.truncate(blocks);
-        check_coverage(&spec.name, &layer, base_blocks, blocks)?;
-        let changed_blocks: u64 = layer.iter().map(|(extent, _)| extent.block_count).sum();
-        let mut deltas = base.map(|disk| disk.stack.clone()).unwrap_or_default();
-        if layer.is_empty() && base_blocks <= blocks && !deltas.is_empty() {
-            return Ok(DiskStack { deltas, changed_bytes: 0 });
+    /// Writes the pages of hashes.
+    async fn write_hashes(&self) -> Result<Written, VaultError> {
+        let mut sources = vec![received_hashes(&self.shared, Arc::clone(&self.layer), self.cut)];
+        for (seq, root) in &self.merged {
+            sources.push(self.pages(*seq, &root.hash_pages, decode_hashes));
         }
-        let (segments, mut placed) = place(state, &layer)?;
-        let mut hashes: Vec<HashRun> =
-            layer.iter().map(|(extent, entry)| HashRun { extent, hashes: entry.hashes.clone() }).collect();
-        if base_blocks > blocks {
-            // What was cut off must not come back when the disk grows again.
-            let extent = Extent { first_block: blocks, block_count: base_blocks - blocks };
-            placed.push(Placed { extent, place: Place::Zero });
-            hashes.push(HashRun { extent, hashes: Vec::new() });
-        }
-        let mut extent_pages = Vec::new();
-        for page in placed.chunks(PAGE_EXTENTS) {
-            let bounds = bounds(page.iter().map(|placed| placed.extent));
-            extent_pages.push(self.write_page(state, &encode_extents(page), bounds)?);
-        }
-        let mut hash_pages = Vec::new();
-        for page in hash_chunks(&hashes) {
-            let bounds = bounds(page.iter().map(|run| run.extent));
-            hash_pages.push(self.write_page(state, &encode_hashes(page), bounds)?);
-        }
-        let root = DeltaRoot { size_bytes: spec.size_bytes, segments, extent_pages, hash_pages }.encode();
-        let mut parts = Vec::new();
-        for part in root.chunks(MAX_META_BYTES) {
-            parts.push(self.write_meta(state, part)?.0);
-        }
-        deltas.insert(0, DeltaRef { seq: self.opened.seq, hash: *blake3::hash(&root).as_bytes(), parts });
-        Ok(DiskStack { deltas, changed_bytes: changed_blocks * BLOCK_SIZE as u64 })
+        self.write(sources, |_, run: HashRun| Ok(run)).await
     }
 
-    fn write_page(
+    /// Writes what the sources (newest first) say. Under a bottom delta there is nothing: it must not leave a block out.
+    async fn write<T: Entry>(
         &self,
-        state: &mut State,
-        bytes: &[u8],
-        (first_block, end_block): (u64, u64),
-    ) -> Result<PageRef, VaultError> {
-        let (place, hash) = self.write_meta(state, bytes)?;
-        Ok(PageRef { first_block, end_block, place, hash })
+        sources: Vec<Batches<T>>,
+        mut number: impl FnMut(usize, T) -> Result<T, VaultError> + Send,
+    ) -> Result<Written, VaultError> {
+        let mut sweep = Sweep::new(sources);
+        let mut pages = Pages::new(Arc::clone(&self.shared));
+        let mut covered = 0;
+        while let Some((source, mut entry)) = sweep.next().await? {
+            if let Some(blocks) = self.bottom {
+                if entry.first() != covered || covered >= blocks {
+                    break;
+                }
+                if entry.end() > blocks {
+                    entry.split(blocks);
+                }
+            }
+            covered = entry.end();
+            pages.push(number(source, entry)?).await?;
+        }
+        if self.bottom.is_some_and(|blocks| covered < blocks) {
+            let detail = format!("no delta covers block {covered}");
+            return Err(VaultError::mismatch("the stack of deltas", detail));
+        }
+        pages.finish().await
     }
 
-    fn write_meta(&self, state: &mut State, bytes: &[u8]) -> Result<(MetaPlace, [u8; 32]), VaultError> {
-        let open = self.open_segment(state, &mut Vec::new())?;
-        let (cell, hash) = open.writer.meta(bytes)?;
-        let place = MetaPlace { segment: open.writer.id.number, cell };
-        self.seal_if_full(state)?;
-        Ok((place, hash))
-    }
-}
-
-/// First block and end of extents that are in order.
-fn bounds(mut extents: impl DoubleEndedIterator<Item = Extent>) -> (u64, u64) {
-    let first = extents.next();
-    let last = extents.next_back().or(first);
-    (
-        first.map_or(0, |extent| extent.first_block),
-        last.map_or(0, |extent| extent.first_block + extent.block_count),
-    )
-}
-
-/// The segments that a layer's blocks lie in, and its extents with places in that list.
-fn place(state: &State, layer: &Layer) -> Result<(Vec<SegmentRef>, Vec<Placed>), VaultError> {
-    let mut segments = Vec::new();
-    let mut numbers: HashMap<u32, u32> = HashMap::new();
-    let mut placed: Vec<Placed> = Vec::new();
-    for (extent, entry) in layer.iter() {
-        let place = match entry.place {
-            Place::Zero => Place::Zero,
-            Place::Cell { segment: slot, cell, cell_block } => {
-                let segment = match numbers.get(&slot) {
-                    Some(number) => *number,
-                    None => {
-                        let number = u32::try_from(segments.len()).unwrap_or(u32::MAX);
-                        segments.push(segment_ref(state, slot)?);
-                        numbers.insert(slot, number);
-                        number
-                    }
-                };
-                Place::Cell { segment, cell, cell_block }
+    /// The entries of a delta's pages, a page at a time.
+    fn pages<T: Entry>(
+        &self,
+        seq: u64,
+        pages: &[PageRef],
+        decode: fn(&[u8], &PageRef) -> Result<Vec<T>, DecodeError>,
+    ) -> Batches<T> {
+        let shared = Arc::clone(&self.shared);
+        let read = move |page: PageRef| {
+            let shared = Arc::clone(&shared);
+            async move {
+                let bytes = shared.vault.delta_page(shared.request.machine, seq, &page).await?;
+                decode(&bytes, &page).map_err(|source| {
+                    VaultError::damaged(&format!("a page of the delta of backup {seq}"), source)
+                })
             }
         };
-        match placed.last_mut() {
-            Some(last) if continues(last, extent, place) => last.extent.block_count += extent.block_count,
-            _ => placed.push(Placed { extent, place }),
-        }
-    }
-    Ok((segments, placed))
-}
-
-/// Whether an extent goes on where the last one ends, on the disk and in its place.
-fn continues(last: &Placed, extent: Extent, place: Place) -> bool {
-    if last.extent.first_block + last.extent.block_count != extent.first_block {
-        return false;
-    }
-    match (last.place, place) {
-        (Place::Zero, Place::Zero) => true,
-        (
-            Place::Cell { segment, cell, cell_block },
-            Place::Cell { segment: next_segment, cell: next_cell, cell_block: next_block },
-        ) => {
-            (segment, cell) == (next_segment, next_cell)
-                && u64::from(cell_block) + last.extent.block_count == u64::from(next_block)
-        }
-        _ => false,
+        stream::iter(pages.to_vec()).then(read).boxed()
     }
 }
 
-fn segment_ref(state: &State, slot: u32) -> Result<SegmentRef, VaultError> {
-    let entry = state.segments.get(slot as usize).ok_or(VaultError::Broken)?;
-    let root = match (entry.root, &state.writer) {
-        (Some(root), _) => root,
-        (None, Some(open)) if open.slot == slot as usize => open.writer.root(),
-        (None, _) => return Err(VaultError::Broken),
-    };
-    Ok(SegmentRef { seq: entry.id.seq, number: entry.id.number, generation: entry.id.generation, root })
+fn received_extents(layer: Arc<Layer>, cut: Option<Extent>) -> Batches<Placed> {
+    let cut = cut.map(|extent| Ok(vec![Placed { extent, place: Place::Zero }]));
+    stream::iter(received(layer).map(Ok)).chain(stream::iter(cut)).boxed()
+}
+
+fn received_hashes(shared: &Arc<Shared>, layer: Arc<Layer>, cut: Option<Extent>) -> Batches<HashRun> {
+    let cut = cut.map(|extent| Ok(vec![HashRun { extent, hashes: Vec::new() }]));
+    let state = (ReceivedHashes::new(Arc::clone(shared)), received(layer));
+    let runs = stream::try_unfold(state, |(mut hashes, mut received)| async move {
+        let Some(batch) = received.next() else { return Ok(None) };
+        Ok(Some((hashes.runs(&batch).await?, (hashes, received))))
+    });
+    runs.chain(stream::iter(cut)).boxed()
+}
+
+/// What a layer holds, some extents at a time.
+fn received(layer: Arc<Layer>) -> impl Iterator<Item = Vec<Placed>> + Send + 'static {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let mut blocks = 0;
+        let few = |placed: &Placed| {
+            let more = blocks < BATCH_BLOCKS;
+            blocks += placed.extent.block_count;
+            more
+        };
+        let batch: Vec<Placed> = layer.starting_at(at).take(BATCH).take_while(few).collect();
+        at = batch.last()?.end();
+        Some(batch)
+    })
+}
+
+/// The segments that a delta names.
+#[derive(Default)]
+struct Segments {
+    refs: Vec<SegmentRef>,
+    /// By backup, number and generation.
+    numbers: HashMap<(u64, u32, u32), u32>,
+}
+
+impl Segments {
+    fn number(&mut self, segment: SegmentRef) -> Result<u32, VaultError> {
+        let next = u32::try_from(self.refs.len()).unwrap_or(u32::MAX);
+        let key = (segment.seq, segment.number, segment.generation);
+        let number = *self.numbers.entry(key).or_insert(next);
+        if number == next {
+            self.refs.push(segment);
+        } else if self.refs[number as usize].root != segment.root {
+            return Err(VaultError::mismatch("a delta", "two deltas disagree about a segment"));
+        }
+        Ok(number)
+    }
 }
 
 /// Every block from the base's end on must have been sent; without a base, every block.
 fn check_coverage(disk: &str, layer: &Layer, base_blocks: u64, blocks: u64) -> Result<(), VaultError> {
     let mut at = base_blocks;
-    for (extent, _) in layer.range(base_blocks, blocks) {
-        if extent.first_block > at {
+    for received in layer.range(base_blocks, blocks) {
+        if received.first() > at {
             break;
         }
-        at = at.max(extent.first_block + extent.block_count);
+        at = at.max(received.end());
     }
     if at >= blocks {
         return Ok(());
     }
-    let end_block = layer.range(at, blocks).next().map_or(blocks, |(extent, _)| extent.first_block);
+    let end_block = layer.range(at, blocks).next().map_or(blocks, |received| received.first());
     Err(VaultError::NotCovered { disk: disk.to_owned(), first_block: at, end_block })
-}
-
-fn hash_chunks(runs: &[HashRun]) -> Vec<&[HashRun]> {
-    let (mut chunks, mut start, mut hashes) = (Vec::new(), 0, 0);
-    for (at, run) in runs.iter().enumerate() {
-        if at > start && (hashes + run.hashes.len() > PAGE_HASHES || at - start >= PAGE_EXTENTS) {
-            chunks.push(&runs[start..at]);
-            (start, hashes) = (at, 0);
-        }
-        hashes += run.hashes.len();
-    }
-    if start < runs.len() {
-        chunks.push(&runs[start..]);
-    }
-    chunks
 }

@@ -97,13 +97,7 @@ fn lay(window: &mut [Option<(usize, Place)>], first: u64, delta: usize, placed: 
     let end = first + window.len() as u64;
     let start = placed.extent.first_block;
     for block in start.max(first)..(start + placed.extent.block_count).min(end) {
-        let place = match placed.place {
-            Place::Zero => Place::Zero,
-            Place::Cell { segment, cell, cell_block } => {
-                let moved = u32::try_from(block - start).unwrap_or(u32::MAX);
-                Place::Cell { segment, cell, cell_block: cell_block.saturating_add(moved) }
-            }
-        };
+        let place = placed.place.skip(block - start);
         if let Ok(slot) = usize::try_from(block - first) {
             window[slot] = Some((delta, place));
         }

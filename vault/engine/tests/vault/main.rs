@@ -8,6 +8,7 @@ mod gone;
 mod heal;
 mod hostile;
 mod lives;
+mod merge;
 mod power_cut;
 mod resume;
 mod round_trip;

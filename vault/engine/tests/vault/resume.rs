@@ -237,3 +237,34 @@ async fn a_begin_that_was_overtaken_starts_over() {
     finish(&overtaken, &[("sda", &image)]).await.unwrap();
     assert_eq!(good_points(&test.vault, machine).await.len(), 1);
 }
+
+/// Hashes come from segments that are durable, on their way or still open; pushes go on meanwhile, and seal some of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_map_that_is_read_while_more_comes() {
+    let test = TestVault::new().await;
+    let slow = Faulty::new(&test.path, Fault::Slow(Duration::from_millis(300)), "seg/", 0, usize::MAX);
+    let vault = test.open_through(slow).await;
+    let machine = Uuid::new_v4();
+    let image = Arc::new(Image::noise(31, 72 * MIB));
+    let backup = begin(&vault, request(machine, &[("sda", &image)])).await.unwrap();
+    let hasher = BlockHasher::new(&backup.disk_base("sda").unwrap().block_hash_key);
+    let blocks: Vec<usize> = (0..image.blocks()).collect();
+    let pushes = tokio::spawn({
+        let (backup, image, blocks) = (backup.clone(), Arc::clone(&image), blocks.clone());
+        async move { push_blocks(&backup, "sda", &image, &blocks).await.map(drop) }
+    });
+    let mut seen = 0;
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    while seen < blocks.len() {
+        assert!(tokio::time::Instant::now() < deadline, "it stays at {seen} blocks");
+        let map = read_map(&backup, "sda", MapLayer::Merged).await.unwrap();
+        assert!(map.len() >= seen, "blocks are forgotten");
+        seen = map.len();
+        for (block, hash) in map {
+            assert_eq!(hash, hasher.hash(&image.block(usize::try_from(block).unwrap())), "block {block}");
+        }
+    }
+    pushes.await.unwrap().unwrap();
+    let point = backup.prepare(&[]).await.unwrap().commit().await.unwrap();
+    restore_disk(&test.vault, &point, "sda", &image).await;
+}

@@ -3,8 +3,10 @@
 use std::ops::Range;
 use std::path::Path;
 
-use holdfast_vault_format::container::{FOOTER_LEN, HEADER_LEN, Keyring, Opener};
+use holdfast_vault_format::container::{FOOTER_LEN, HEADER_LEN, Keyring, Opener, TAG_LEN};
+use holdfast_vault_format::delta::DeltaRoot;
 use holdfast_vault_format::keys::DataKey;
+use holdfast_vault_format::record::DeltaRef;
 use holdfast_vault_format::segment::{CellKind, Directory};
 use uuid::Uuid;
 
@@ -40,6 +42,21 @@ impl Anatomist {
         let secret = age::decrypt(&identity, &wrapped).unwrap();
         let key = DataKey::new(id("key_id"), secret[..32].try_into().unwrap());
         Self { ring: Keyring { vault: id("vault_id"), key } }
+    }
+
+    /// The root of a delta.
+    pub(crate) fn delta_root(&self, vault: &Path, machine: Uuid, delta: &DeltaRef) -> DeltaRoot {
+        let mut encoded = Vec::new();
+        for part in &delta.parts {
+            let name = format!("seg/{machine}/{:020}/{:08}.0", delta.seq, part.segment);
+            let bytes = std::fs::read(vault.join(&name)).unwrap();
+            let opener = Opener::new(&self.ring, &name, &bytes).unwrap();
+            let (_, range) = self.regions(&name, &bytes).swap_remove(1 + part.cell as usize);
+            let plain_len = u32::try_from(range.len() - TAG_LEN).unwrap();
+            encoded.extend(opener.cell(part.cell, 4, plain_len, bytes[range].to_vec()).unwrap());
+        }
+        assert_eq!(*blake3::hash(&encoded).as_bytes(), delta.hash);
+        DeltaRoot::decode(&encoded).unwrap()
     }
 
     /// The object's regions, in order and without gaps.

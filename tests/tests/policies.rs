@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use holdfast_tests::{Image, Postgres, World, wait};
+use holdfast_tests::{Image, World, wait};
 use serde_json::Value;
 
 const MIB: u64 = 1 << 20;
@@ -21,7 +21,7 @@ fn codes(machine: &Value) -> Vec<&str> {
 
 #[test]
 fn a_schedule_makes_jobs_and_points_without_a_hand() {
-    let world = World::start_with(Postgres::shared(), &[("schedule", "200ms"), ("dispatch", "200ms")]);
+    let world = World::start();
     let image = Image::random(&world.path("disk.raw"), 4 * MIB, 7);
     let _agent = world.running_agent("web1", &[("data", &image.path)]);
     let _other = world.running_agent("web2", &[("data", &image.path)]);

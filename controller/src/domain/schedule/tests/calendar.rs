@@ -258,8 +258,7 @@ fn preview_is_bounded() {
 #[test]
 fn the_spec_reads_back_as_written() {
     let Schedule::Cron { expression, time_zone } = cron("0  2 * * mon", "Europe/Berlin") else { panic!() };
-    assert_eq!((expression.as_str(), time_zone.name()), ("0  2 * * mon", "Europe/Berlin"));
-    assert_eq!((expression.to_string().as_str(), format!("{expression:?}").len()), ("0  2 * * mon", 30));
+    assert_eq!((expression.to_string().as_str(), time_zone.name()), ("0  2 * * mon", "Europe/Berlin"));
     let Schedule::Every { period } = every("90m") else { panic!() };
-    assert_eq!((period.as_str(), period.to_string().as_str()), ("90m", "90m"));
+    assert_eq!(period.to_string(), "90m");
 }

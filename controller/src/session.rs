@@ -19,6 +19,9 @@ use holdfast_proto::v1::{CancelStep, ControllerMessage, Dispatch, Ping, StepAtte
 
 use crate::store::session::{HeardSession, ProgressUpdate};
 
+use crate::app::App;
+
+use run::refuse_clone_of;
 pub(crate) use run::run;
 
 /// Messages that may wait for one agent; one that does not read them is disconnected.
@@ -111,13 +114,10 @@ impl Sessions {
         }
     }
 
-    /// Ends sessions in whose place a newer one began, here or at another controller.
-    pub(crate) fn close_superseded(&self, sessions: &[(AgentId, i64)]) {
-        for (agent, epoch) in sessions {
-            if let Some(live) = self.get(*agent).filter(|live| live.epoch == *epoch) {
-                live.close(superseded());
-            }
-        }
+    /// The sessions of these, if they still are the ones.
+    pub(crate) fn find(&self, sessions: &[(AgentId, i64)]) -> Vec<Arc<Live>> {
+        let found = |(agent, epoch): &(AgentId, i64)| self.get(*agent).filter(|live| live.epoch == *epoch);
+        sessions.iter().filter_map(found).collect()
     }
 
     /// Ends the session of a machine that must not go on.
@@ -231,6 +231,14 @@ impl Live {
             () = self.closed.cancelled() => false,
             () = tokio::time::sleep(within) => false,
         }
+    }
+}
+
+/// Ends a session in whose place a newer one began at another controller. If its agent still answers, there are two.
+pub(crate) async fn end_superseded(app: Arc<App>, live: Arc<Live>) {
+    match refuse_clone_of(&app, &live).await {
+        Ok(()) => live.close(superseded()),
+        Err(status) => live.close(status),
     }
 }
 

@@ -60,6 +60,33 @@ impl Controller {
         Self { data_dir, database_url, log, process: None, operators: None, agents: None }
     }
 
+    /// A second controller of the same fleet: same authority, keys, vault and database.
+    #[must_use]
+    pub fn beside(&self, data_dir: &Path, logs: &Path) -> Self {
+        fs::create_dir(data_dir).unwrap();
+        for part in ["pki", "vault.key"] {
+            let copied = std::process::Command::new("cp")
+                .arg("-a")
+                .arg(self.data_dir.join(part))
+                .arg(data_dir)
+                .status();
+            assert!(copied.unwrap().success());
+        }
+        let config = fs::read_to_string(self.data_dir.join("controller.toml")).unwrap();
+        let config = format!("vault = {:?}\n{config}", self.vault_dir());
+        fs::write(data_dir.join("controller.toml"), config).unwrap();
+        let database_url = self.database_url.clone();
+        let log = logs.join("controller-2.log");
+        Self {
+            data_dir: data_dir.to_owned(),
+            database_url,
+            log,
+            process: None,
+            operators: None,
+            agents: None,
+        }
+    }
+
     pub fn start(&mut self) {
         self.start_with("");
     }

@@ -311,6 +311,38 @@ fn a_hard_reboot_is_no_clone() {
 }
 
 #[test]
+fn a_clone_that_meets_another_controller_is_quarantined_as_well() {
+    if !is_root_or_skips("a_clone_that_meets_another_controller_is_quarantined_as_well") {
+        return;
+    }
+    let world = World::start();
+    let mut other = world.controller.beside(&world.path("controller-2"), &world.logs());
+    other.start();
+    let agent = world.running_agent("web1", &[]);
+    let mut clone = agent.copy(&world.path("agents"), &world.logs(), &other.agents(), &[]);
+    clone.start_with_boot_id("00000000-0000-4000-8000-0000000c104e");
+    world.wait_for_machine("web1", "quarantined");
+}
+
+#[test]
+fn an_agent_that_moves_to_another_controller_is_no_clone() {
+    let world = World::start();
+    let mut other = world.controller.beside(&world.path("controller-2"), &world.logs());
+    other.start();
+    let mut agent = world.running_agent("web1", &[]);
+    // It does not come to say goodbye.
+    agent.freeze();
+    let mut moved = agent.copy(&world.path("agents"), &world.logs(), &other.agents(), &[]);
+    let sessions = || world.database.number("SELECT epoch FROM agent_sessions");
+    let before = sessions();
+    moved.start();
+    wait::until("the session at the other controller", PATIENCE, || (sessions() > before).then_some(()));
+    std::thread::sleep(Duration::from_secs(3));
+    agent.kill();
+    assert_eq!(world.machine("web1")["state"], "online");
+}
+
+#[test]
 fn a_clone_is_quarantined_with_its_original() {
     if !is_root_or_skips("a_clone_is_quarantined_with_its_original") {
         return;

@@ -69,7 +69,7 @@ async fn open(
     let hello = hello::check(hello)?;
     let machine = app.store.machine_of(agent).await.map_err(|error| status_of(&error))?;
     refuse_quarantined(app, machine).await?;
-    refuse_clone(app, agent, machine).await?;
+    refuse_clone(app, agent).await?;
 
     // Before the session counts: what is claimed for it from now on is not suspect.
     let suspects = suspects(app, machine, &hello).await?;
@@ -120,11 +120,19 @@ async fn refuse_quarantined(app: &App, machine: MachineId) -> Result<(), Status>
 
 /// A second Hello is usually a reboot or a broken connection; an old session that still answers after it is another
 /// machine with the same identity.
-async fn refuse_clone(app: &App, agent: AgentId, machine: MachineId) -> Result<(), Status> {
-    let Some(old) = app.sessions.get(agent) else { return Ok(()) };
+async fn refuse_clone(app: &App, agent: AgentId) -> Result<(), Status> {
+    match app.sessions.get(agent) {
+        Some(old) => refuse_clone_of(app, &old).await,
+        None => Ok(()),
+    }
+}
+
+/// Quarantines the machine if the agent of a session in whose place another one wants to be, or is, still answers.
+pub(super) async fn refuse_clone_of(app: &App, old: &Live) -> Result<(), Status> {
     if !old.answers(rand::random(), app.timing.clone_ping).await {
         return Ok(());
     }
+    let (agent, machine) = (old.agent, old.machine);
     let reason = "two machines run with one identity: the machine or its agent's state was copied";
     warn!(%agent, %machine, "clone detected: both are quarantined");
     app.store.quarantine(machine, reason).await.map_err(|error| status_of(&error))?;

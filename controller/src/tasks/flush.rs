@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use crate::app::App;
+use crate::session::end_superseded;
 use crate::store::StoreError;
 
 use super::reap;
@@ -19,7 +20,9 @@ pub(super) async fn liveness(app: Arc<App>) -> Result<(), StoreError> {
     }
     match app.store.record_liveness(app.controller_id, &heard, app.timing.agent_lost_after).await {
         Ok(superseded) => {
-            app.sessions.close_superseded(&superseded);
+            for live in app.sessions.find(&superseded) {
+                app.tracker.spawn(end_superseded(Arc::clone(&app), live));
+            }
             Ok(())
         }
         Err(error) => {

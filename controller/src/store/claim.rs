@@ -34,8 +34,7 @@ struct ClaimedRow {
 
 impl Store {
     /// Claims up to `limit` steps that are ready, for machines whose agents this controller holds; at most one per
-    /// machine, and no more transfers than leave `max_transfers` of them running here. For one caller per controller: two at
-    /// once would each see the same room.
+    /// machine, and no more transfers than leave `max_transfers` of them running here.
     pub(crate) async fn claim_steps(
         &self,
         controller: Uuid,
@@ -43,14 +42,27 @@ impl Store {
         lease: Duration,
         max_transfers: u32,
     ) -> Result<Vec<ClaimedStep>, StoreError> {
-        let rows: Vec<ClaimedRow> = sqlx::query_as(include_str!("sql/claim_steps.sql"))
-            .bind(controller)
-            .bind(limit)
-            .bind(lease)
-            .bind(i64::from(max_transfers))
-            .fetch_all(&self.pool)
-            .await
-            .during("claim steps")?;
+        let rows = self
+            .transaction("claim steps", move |connection| {
+                Box::pin(async move {
+                    // Two claims at once would each see the same room for transfers. The next statement has a snapshot of
+                    // its own, so it sees what the claim before it did.
+                    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended($1::text, 0))")
+                        .bind(controller)
+                        .execute(&mut *connection)
+                        .await
+                        .during("lock a controller's claims")?;
+                    sqlx::query_as::<_, ClaimedRow>(include_str!("sql/claim_steps.sql"))
+                        .bind(controller)
+                        .bind(limit)
+                        .bind(lease)
+                        .bind(i64::from(max_transfers))
+                        .fetch_all(connection)
+                        .await
+                        .during("claim steps")
+                })
+            })
+            .await?;
         rows.into_iter()
             .map(|row| {
                 let kind = StepKind::parse(&row.kind)

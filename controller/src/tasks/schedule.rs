@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use chrono::{DateTime, TimeDelta, Utc};
 use tracing::{debug, info, warn};
 use uuid::Uuid;
 
@@ -9,6 +10,10 @@ use holdfast_proto::ids::MachineId;
 use crate::app::App;
 use crate::domain::policy::{Bound, Policy, bind};
 use crate::store::StoreError;
+use crate::store::machine::FleetRow;
+
+/// The fleet is read after the time: what was labelled in between is no clock that went back.
+const READS_APART: TimeDelta = TimeDelta::minutes(1);
 
 /// Queues the backups that schedules want now. By the database's clock, so that controllers agree.
 pub(super) async fn pass(app: Arc<App>) -> Result<(), StoreError> {
@@ -22,9 +27,13 @@ pub(super) async fn pass(app: Arc<App>) -> Result<(), StoreError> {
     if due.is_empty() {
         return Ok(());
     }
-    let mut bound = bound_machines(&app, &policies).await?;
+    let fleet = app.store.fleet().await?;
+    let mut bound = bound(&fleet, &policies);
     for (policy, slot) in due {
-        let (name, machines) = (policy.name.clone(), bound.remove(&policy.id).unwrap_or_default());
+        let name = policy.name.clone();
+        let machines = bound.remove(&policy.id).unwrap_or_default();
+        let machines = machines.into_iter().filter(|machine| was_bound_at(machine, slot, now));
+        let machines = machines.map(|machine| MachineId(machine.id)).collect();
         match app.store.schedule(policy, slot, machines).await? {
             Some(scheduled) => {
                 info!(policy = name, %slot, queued = scheduled.queued, overlapped = scheduled.overlapped, "slot");
@@ -37,17 +46,21 @@ pub(super) async fn pass(app: Arc<App>) -> Result<(), StoreError> {
 }
 
 /// The machines that may be backed up, by the policy that they are under.
-async fn bound_machines(
-    app: &App,
-    policies: &[Policy],
-) -> Result<BTreeMap<Uuid, Vec<MachineId>>, StoreError> {
-    let mut bound: BTreeMap<Uuid, Vec<MachineId>> = BTreeMap::new();
-    for machine in app.store.fleet().await? {
-        if machine.quarantine.is_none()
-            && let Bound::One(policy) = bind(&machine.name, &machine.labels, policies)
-        {
-            bound.entry(policy.id).or_default().push(MachineId(machine.id));
+fn bound<'f>(fleet: &'f [FleetRow], policies: &[Policy]) -> BTreeMap<Uuid, Vec<&'f FleetRow>> {
+    let mut bound: BTreeMap<Uuid, Vec<&FleetRow>> = BTreeMap::new();
+    for machine in fleet.iter().filter(|machine| machine.quarantine.is_none()) {
+        if let Bound::One(policy) = bind(&machine.name, &machine.labels, policies) {
+            bound.entry(policy.id).or_default().push(machine);
         }
     }
-    Ok(bound)
+    bound
 }
+
+/// Whether a machine had its labels at `slot` already; one that was enrolled or labelled later waits for the next slot. What is
+/// in the future was written by a clock that went back, and says nothing.
+fn was_bound_at(machine: &FleetRow, slot: DateTime<Utc>, now: DateTime<Utc>) -> bool {
+    machine.labelled_at < slot || machine.labelled_at > now + READS_APART
+}
+
+#[cfg(test)]
+mod tests;

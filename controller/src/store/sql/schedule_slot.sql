@@ -1,5 +1,6 @@
 -- One backup per machine of $1 for slot $9 of a policy: queued, or expired at once if an earlier one of the policy is not
--- over. What is there already stays. $2: ids of jobs; $3 to $5: ids of their steps.
+-- over. What is there already stays. The deadline counts from the slot; a slot that was missed by downtime still gets $10 to
+-- start in. $2: ids of jobs; $3 to $5: ids of their steps.
 WITH wanted AS (
     SELECT w.* FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::uuid[])
         AS w (machine_id, job_id, take_id, transfer_id, release_id)
@@ -10,15 +11,15 @@ WITH wanted AS (
 judged AS (
     SELECT wanted.*,
            EXISTS (SELECT 1 FROM jobs j WHERE j.machine_id = wanted.machine_id AND j.policy_id = $6
-                     AND j.state IN ('queued', 'running')) AS is_late
+                     AND j.state IN ('queued', 'running')) AS overlapped
     FROM wanted
 ),
 made AS (
     INSERT INTO jobs (id, kind, state, machine_id, disk_names, requested_by, expires_at, ended_at, error,
                       policy_id, policy_name, policy_revision, slot, deadline, minimum_consistency)
-    SELECT job_id, 'backup', CASE WHEN is_late THEN 'expired' ELSE 'queued' END, machine_id, $12, 'policy:' || $7,
-           now() + $10, CASE WHEN is_late THEN now() END, CASE WHEN is_late THEN $13::jsonb END,
-           $6, $7, $8, $9, now() + $10, $11
+    SELECT job_id, 'backup', CASE WHEN overlapped THEN 'expired' ELSE 'queued' END, machine_id, $12, 'policy:' || $7,
+           now() + $10, CASE WHEN overlapped THEN now() END, CASE WHEN overlapped THEN $13::jsonb END,
+           $6, $7, $8, $9, $9::timestamptz + $10::interval, $11
     FROM judged
     ON CONFLICT (policy_id, machine_id, slot) DO NOTHING
     RETURNING id, state

@@ -20,13 +20,14 @@ const LEASE: Duration = Duration::from_secs(60);
 const NOW: Duration = Duration::ZERO;
 
 /// Eight controllers claim and finish at once while two reapers run: each step is claimed once per attempt, no machine runs
-/// two jobs, every job ends well, and nothing fails.
+/// two jobs, no gateway has more transfers than it may, every job ends well, and nothing fails.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn many_controllers_claim_and_finish_ten_thousand_jobs() {
     let Some(store) = store().await else { return };
     const CONTROLLERS: usize = 8;
     const MACHINES: usize = 25;
     const JOBS: usize = 10_000;
+    const MAX_TRANSFERS: u32 = 3;
     let controllers: Vec<Uuid> = (0..CONTROLLERS).map(|_| Uuid::new_v4()).collect();
     let mut all = Vec::new();
     for controller in &controllers {
@@ -34,8 +35,10 @@ async fn many_controllers_claim_and_finish_ten_thousand_jobs() {
     }
     let ids: Vec<Uuid> = all.iter().map(|(machine, _)| machine.0).collect();
     sqlx::query(
-        "INSERT INTO jobs (id, kind, state, machine_id, requested_by, expires_at)
-         SELECT gen_random_uuid(), 'backup', 'queued', ($1::uuid[])[1 + g % $2], 'test', now() + interval '1 day'
+        // Deadlines in no order: a transfer that becomes ready may come before those that others are about to claim.
+        "INSERT INTO jobs (id, kind, state, machine_id, requested_by, expires_at, deadline)
+         SELECT gen_random_uuid(), 'backup', 'queued', ($1::uuid[])[1 + g % $2], 'test', now() + interval '1 day',
+                now() + random() * interval '1 day'
          FROM generate_series(1, $3) g",
     )
     .bind(&ids)
@@ -61,7 +64,7 @@ async fn many_controllers_claim_and_finish_ten_thousand_jobs() {
         tasks.push(tokio::spawn(async move {
             let mut claimed_here = Vec::new();
             while done.load(Ordering::Relaxed) < JOBS {
-                let claimed = store.claim_steps(controller, 20, LEASE, 1000).await.unwrap();
+                let claimed = store.claim_steps(controller, 20, LEASE, MAX_TRANSFERS).await.unwrap();
                 if claimed.is_empty() {
                     tokio::time::sleep(Duration::from_millis(3)).await;
                 }
@@ -90,6 +93,7 @@ async fn many_controllers_claim_and_finish_ten_thousand_jobs() {
             })
         })
         .collect();
+    let watcher = tokio::spawn(most_transfers_at_once(store.clone(), Arc::clone(&over)));
     let mut seen = HashSet::new();
     for task in tasks {
         let claimed =
@@ -102,6 +106,8 @@ async fn many_controllers_claim_and_finish_ten_thousand_jobs() {
     for reaper in reapers {
         reaper.await.unwrap();
     }
+    let most = watcher.await.unwrap();
+    assert!((1..=i64::from(MAX_TRANSFERS)).contains(&most), "{most} transfers at once through one gateway");
     let (succeeded, busy): (i64, i64) = sqlx::query_as(
         "SELECT (SELECT count(*) FROM jobs WHERE state = 'succeeded'),
                 (SELECT count(*) FROM machine_slots WHERE active_job IS NOT NULL)",
@@ -111,6 +117,22 @@ async fn many_controllers_claim_and_finish_ten_thousand_jobs() {
     .unwrap();
     assert_eq!((succeeded, busy), (i64::try_from(JOBS).unwrap(), 0));
     assert_eq!(seen.len(), 3 * JOBS, "each step ran once");
+}
+
+/// The most transfers that any controller had out at one instant.
+async fn most_transfers_at_once(store: Store, over: Arc<AtomicBool>) -> i64 {
+    let mut most = 0;
+    while !over.load(Ordering::Relaxed) {
+        let (now,): (Option<i64>,) = sqlx::query_as(
+            "SELECT max(count) FROM (SELECT count(*) FROM steps WHERE kind = 'transfer_data'
+               AND state IN ('dispatched', 'running') GROUP BY controller_id) out",
+        )
+        .fetch_one(&store.pool)
+        .await
+        .unwrap();
+        most = most.max(now.unwrap_or(0));
+    }
+    most
 }
 
 /// Plays the agent and the gateway; answers whether the job ended with it.

@@ -72,6 +72,17 @@ async fn however_many_controllers_look_a_slot_makes_one_job_per_machine() {
     assert_eq!(winners[0].1, Scheduled { queued: 200, overlapped: 0 });
     assert_eq!(states(&store).await, [("queued".to_owned(), 200)]);
     assert!(look(&store, &ids).await.is_none(), "the slot is over");
+    let odd: (i64,) = sqlx::query_as(
+        "SELECT count(*) FROM jobs WHERE deadline <> slot + interval '24 hours' OR expires_at < now() + interval '23 hours'",
+    )
+    .fetch_one(&store.pool)
+    .await
+    .unwrap();
+    assert_eq!(
+        odd,
+        (0,),
+        "the deadline counts from the slot, the time to start from the end of the downtime"
+    );
 
     // The next slot finds the jobs of this one still waiting.
     sqlx::query("UPDATE jobs SET slot = slot - interval '1 hour'").execute(&store.pool).await.unwrap();

@@ -1,0 +1,71 @@
+use sqlx::types::Json;
+
+use crate::domain::policy::{PolicyDocument, ScheduleDocument};
+
+use super::*;
+
+fn at(minute: u32) -> DateTime<Utc> {
+    format!("2026-03-01T02:{minute:02}:00Z").parse().unwrap()
+}
+
+fn machine(name: &str, labels: &[(&str, &str)], labelled_at: DateTime<Utc>) -> FleetRow {
+    FleetRow {
+        id: Uuid::new_v4(),
+        name: name.to_owned(),
+        labels: Json(labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()),
+        labelled_at,
+        quarantine: None,
+        online: true,
+        last_seen_at: None,
+        last_point_at: None,
+    }
+}
+
+fn policy(name: &str, label: (&str, &str)) -> Policy {
+    let document = PolicyDocument {
+        selector: [(label.0.to_owned(), label.1.to_owned())].into(),
+        schedule: ScheduleDocument { every: "10m".to_owned(), ..ScheduleDocument::default() },
+        ..PolicyDocument::default()
+    }
+    .with_defaults();
+    Policy {
+        id: Uuid::new_v4(),
+        name: name.to_owned(),
+        revision: 1,
+        created_at: at(0),
+        updated_at: at(0),
+        evaluated_until: at(0),
+        spec: document.check(name).unwrap(),
+        document,
+    }
+}
+
+#[test]
+fn a_machine_under_no_policy_under_two_or_quarantined_is_left_out() {
+    let policies = [policy("prod", ("env", "prod")), policy("db", ("role", "db"))];
+    let mut fleet = [
+        machine("web", &[("env", "prod")], at(0)),
+        machine("tie", &[("env", "prod"), ("role", "db")], at(0)),
+        machine("none", &[], at(0)),
+        machine("clone", &[("role", "db")], at(0)),
+    ];
+    fleet[3].quarantine = Some("two of them".to_owned());
+    let bound = bound(&fleet, &policies);
+    let names: Vec<_> = bound
+        .values()
+        .map(|machines| machines.iter().map(|one| one.name.as_str()).collect::<Vec<_>>())
+        .collect();
+    assert_eq!(names, [["web"]]);
+    assert!(bound.contains_key(&policies[0].id));
+}
+
+#[test]
+fn a_machine_that_came_after_the_slot_waits_for_the_next_one() {
+    let (slot, now) = (at(10), at(15));
+    let labelled = |at| was_bound_at(&machine("web", &[], at), slot, now);
+    assert!(labelled(at(9)));
+    assert!(!labelled(slot), "labels of the same instant may be newer than the slot");
+    assert!(!labelled(at(12)));
+    assert!(!labelled(now + TimeDelta::seconds(2)), "between two reads");
+    assert!(labelled(now + TimeDelta::days(365)), "a clock that was a year ahead blocks nothing");
+}

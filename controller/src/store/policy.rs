@@ -13,7 +13,7 @@ use super::{During, Store, StoreError, audit};
 struct PolicyRow {
     id: Uuid,
     name: String,
-    spec: Json<PolicyDocument>,
+    spec: Json<serde_json::Value>,
     revision: i64,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
@@ -70,7 +70,8 @@ impl Store {
         Ok(size.page(policies, |policy: &Policy| policy.name.clone()))
     }
 
-    /// All policies, and the database's time.
+    /// All policies, and the database's time. One that this version cannot read is left out and logged: it must not keep the
+    /// others from running.
     pub(crate) async fn policies(&self) -> Result<(Vec<Policy>, DateTime<Utc>), StoreError> {
         let rows: Vec<PolicyRow> = sqlx::query_as("SELECT * FROM policies ORDER BY name")
             .fetch_all(&self.pool)
@@ -78,7 +79,17 @@ impl Store {
             .during("read the policies")?;
         let (now,): (DateTime<Utc>,) =
             sqlx::query_as("SELECT clock_timestamp()").fetch_one(&self.pool).await.during("read the time")?;
-        Ok((rows.into_iter().map(PolicyRow::checked).collect::<Result<_, _>>()?, now))
+        let readable = |row: PolicyRow| {
+            row.checked()
+                .inspect_err(|error| {
+                    tracing::error!(
+                        error = error as &dyn std::error::Error,
+                        "a policy cannot be read: it protects nothing"
+                    );
+                })
+                .ok()
+        };
+        Ok((rows.into_iter().filter_map(readable).collect(), now))
     }
 
     pub(crate) async fn delete_policy(
@@ -167,10 +178,12 @@ fn not_found(name: &str) -> StoreError {
 
 impl PolicyRow {
     fn checked(self) -> Result<Policy, StoreError> {
-        let document = self.spec.0;
-        let spec = document
-            .check(&self.name)
-            .map_err(|error| StoreError::Corrupt { what: format!("policy {:?}: {error}", self.name) })?;
+        let corrupt = |error: &dyn std::fmt::Display| StoreError::Corrupt {
+            what: format!("policy {:?}: {error}", self.name),
+        };
+        let document: PolicyDocument =
+            serde_json::from_value(self.spec.0).map_err(|error| corrupt(&error))?;
+        let spec = document.check(&self.name).map_err(|error| corrupt(&error))?;
         Ok(Policy {
             id: self.id,
             name: self.name,

@@ -166,6 +166,21 @@ async fn of_two_who_change_a_policy_they_both_read_one_is_told() {
 }
 
 #[tokio::test]
+async fn a_policy_of_a_newer_version_does_not_stop_the_others() {
+    let Some(store) = store().await else { return };
+    apply(&store, "new", "1h", None).await.unwrap();
+    apply(&store, "old", "1h", None).await.unwrap();
+    sqlx::query("UPDATE policies SET spec = spec || '{\"weather\": \"fine\"}' WHERE name = 'new'")
+        .execute(&store.pool)
+        .await
+        .unwrap();
+    let (policies, _) = store.policies().await.unwrap();
+    assert_eq!(policies.iter().map(|policy| policy.name.as_str()).collect::<Vec<_>>(), ["old"]);
+    assert!(matches!(store.find_policy("new").await, Err(StoreError::Corrupt { .. })));
+    store.delete_policy("old", None, "test").await.unwrap();
+}
+
+#[tokio::test]
 async fn ten_thousand_machines_are_due_at_once() {
     let Some(store) = store().await else { return };
     sqlx::query(

@@ -14,8 +14,8 @@
 //! of other hashes is no map. A header's covers the checksum of the header before it, a chunk's the salt of its record
 //! and its number there: nothing passes in another file or place.
 //!
-//! A header is written when the body behind it is durable. What follows the last header that checks does not count, and
-//! the next record is written over it.
+//! The header of an appended record is written when the body behind it is durable. What follows the last header that
+//! checks does not count, and the next record is written over it.
 
 mod append;
 #[cfg(test)]
@@ -201,11 +201,12 @@ impl Header {
 
 /// The records from the file's start on whose headers check and whose bodies are there.
 fn records_of(file: &File, key: &MapKey) -> Vec<Record> {
+    let length = file.metadata().map_or(0, |metadata| metadata.len());
     let mut records = Vec::new();
     let mut previous = [0; CHECKSUM_BYTES];
     let mut start = 0;
     while records.len() < MAX_RECORDS
-        && let Some(record) = record_at(file, key, start, &previous)
+        && let Some(record) = record_at(file, length, key, start, &previous)
     {
         (start, previous) = (record.end(), record.checksum);
         records.push(record);
@@ -213,11 +214,17 @@ fn records_of(file: &File, key: &MapKey) -> Vec<Record> {
     records
 }
 
-fn record_at(file: &File, key: &MapKey, start: u64, previous: &[u8; CHECKSUM_BYTES]) -> Option<Record> {
+fn record_at(
+    file: &File,
+    length: u64,
+    key: &MapKey,
+    start: u64,
+    previous: &[u8; CHECKSUM_BYTES],
+) -> Option<Record> {
     let mut bytes = [0; HEADER_BYTES];
     file.read_exact_at(&mut bytes, start).ok()?;
     let (header, checksum) = Header::decode(&bytes)?;
-    let left = file.metadata().ok()?.len().checked_sub(start + HEADER_BYTES as u64)?;
+    let left = length.checked_sub(start + HEADER_BYTES as u64)?;
     let good = header.encode(key, previous) == bytes && header.body_bytes <= left;
     good.then_some(Record { start, header, checksum })
 }

@@ -23,13 +23,13 @@ impl MapLog {
         map_id: [u8; 32],
         block_count: u64,
     ) -> io::Result<()> {
-        let log = Log(File::options().read(true).write(true).open(path)?);
-        if records_of(&log.0, &self.key) != self.records {
+        let file = File::options().read(true).write(true).open(path)?;
+        if records_of(&file, &self.key) != self.records {
             return Err(io::ErrorKind::InvalidData.into());
         }
         let header = record.header(map_id, block_count);
         let (body, tail) = record.into_parts()?;
-        let start = self.end();
+        let (log, start) = (Log(&file), self.end());
         // What an append that was cut off has left.
         log.cut(start)?;
         let appended = (|| {
@@ -51,7 +51,7 @@ impl MapLog {
 }
 
 /// Copies the first bytes of a body that lies in a file of its own.
-fn copy(body: &File, log: &Log, start: u64, length: u64) -> io::Result<u64> {
+fn copy(body: &File, log: &Log<'_>, start: u64, length: u64) -> io::Result<u64> {
     let mut buffer = vec![0; COPY_BYTES];
     let mut done = 0;
     while done < length {
@@ -64,11 +64,11 @@ fn copy(body: &File, log: &Log, start: u64, length: u64) -> io::Result<u64> {
     Ok(done)
 }
 
-/// The file of a map that is in force. Tests see what is done to it, in order.
-struct Log(File);
+/// The file of a map. Tests see what makes it valid, in order.
+pub(super) struct Log<'a>(pub(super) &'a File);
 
-impl Log {
-    fn write(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
+impl Log<'_> {
+    pub(super) fn write(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
         #[cfg(test)]
         super::journal::note(super::journal::Op::Write(at, bytes.to_vec()));
         self.0.write_all_at(bytes, at)
@@ -80,7 +80,7 @@ impl Log {
         self.0.set_len(length)
     }
 
-    fn sync(&self) -> io::Result<()> {
+    pub(super) fn sync(&self) -> io::Result<()> {
         #[cfg(test)]
         super::journal::note(super::journal::Op::Sync);
         self.0.sync_all()

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use holdfast_vault_format::bytes::{Reader, Writer};
 
+use super::append::Log;
 use super::{CHECKSUM_BYTES, HEADER_BYTES, Header, MapKey, Record, SALT_BYTES};
 use crate::transfer::base::{BaseError, HASH_BYTES, MapBlocks, MapRun};
 
@@ -108,18 +109,17 @@ impl RecordWriter {
         Ok(self.body_bytes)
     }
 
-    /// Makes the file of this record a map of its own, durable under this id. The record covers every block.
+    /// Makes the file of this record, which covers every block, a map of its own, durable under this id. To be renamed
+    /// only then.
     ///
     /// # Errors
     /// Of the file.
-    pub(in crate::transfer) fn seal(mut self, map_id: [u8; 32], block_count: u64) -> io::Result<()> {
+    pub(in crate::transfer) fn seal(self, map_id: [u8; 32], block_count: u64) -> io::Result<()> {
         let header = self.header(map_id, block_count).encode(&self.key, &[0; CHECKSUM_BYTES]);
-        self.out.flush()?;
-        let file = self.out.get_ref();
-        // The body first: a header must never vouch for chunks that a power cut took.
-        file.sync_all()?;
-        file.write_all_at(&header, 0)?;
-        file.sync_all()
+        let file = self.out.into_inner().map_err(io::IntoInnerError::into_error)?;
+        let log = Log(&file);
+        log.write(0, &header)?;
+        log.sync()
     }
 
     /// Reads a finished record back before it is in force.

@@ -65,8 +65,9 @@ pub(super) struct Base {
     upper: Cursor,
 }
 
+/// One layer of it.
 #[derive(Debug)]
-struct Cursor {
+pub(super) struct Cursor {
     source: RunSource,
     current: Option<MapRun>,
 }
@@ -82,6 +83,16 @@ impl MapRun {
     /// The block after the last one.
     pub(super) fn end(&self) -> u64 {
         self.first_block.saturating_add(self.block_count())
+    }
+
+    /// What of this run lies from `first`, which is in it, up to `end`.
+    pub(super) fn part(&self, first: u64, end: u64) -> Self {
+        let count = end.min(self.end()) - first;
+        let blocks = match &self.blocks {
+            MapBlocks::Hashes(hashes) => MapBlocks::Hashes(slice(hashes, first - self.first_block, count)),
+            MapBlocks::Zeros(_) => MapBlocks::Zeros(count),
+        };
+        Self { first_block: first, blocks }
     }
 }
 
@@ -108,10 +119,7 @@ impl Known {
 
 impl Base {
     pub(super) fn new(lower: RunSource, upper: RunSource) -> Self {
-        Self {
-            lower: Cursor { source: lower, current: None },
-            upper: Cursor { source: upper, current: None },
-        }
+        Self { lower: Cursor::new(lower), upper: Cursor::new(upper) }
     }
 
     /// What is known of the blocks from `first` on: at least one of them, at most `count`.
@@ -127,7 +135,12 @@ impl Base {
 }
 
 impl Cursor {
-    fn known(&mut self, first: u64, count: u64) -> Result<Known, BaseError> {
+    pub(super) fn new(source: RunSource) -> Self {
+        Self { source, current: None }
+    }
+
+    /// As [`Base::known`].
+    pub(super) fn known(&mut self, first: u64, count: u64) -> Result<Known, BaseError> {
         loop {
             let run = match self.current.take() {
                 Some(run) => run,

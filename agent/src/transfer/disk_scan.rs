@@ -15,6 +15,7 @@ use super::Transfer;
 use super::base::{Base, RunSource};
 use super::error::TransferError;
 use super::gather::{Batch, Gatherer, Layout};
+use super::map_file::MapLog;
 use super::meter::Meter;
 use super::pass::joined;
 use super::reader::blocks_of;
@@ -48,14 +49,19 @@ impl DiskScan {
     /// See [`TransferError`].
     pub(super) async fn run(self) -> Result<Scanned, TransferError> {
         let mut feeds = JoinSet::new();
-        let base = self.open_base(&mut feeds).await?;
+        let mut key = [0; 32];
+        key.copy_from_slice(&self.base.block_hash_key);
+        let local = self.open_local(key).await?;
+        let base = self.open_base(local.as_ref(), &mut feeds);
         let DiskScan { transfer, disk, base: known, cell_blocks, batches, meter, scans, stop, .. } = self;
         let layout = if known.base_size_bytes == 0 { Layout::Aligned } else { Layout::Gathered };
-        let mut key = [0; 32];
-        key.copy_from_slice(&known.block_hash_key);
         let mut scanning = scans.spawn_blocking(move || {
             let source = &transfer.snapshot.disks[disk];
-            let map = transfer.maps.begin(&source.name).inspect_err(|error| {
+            let map = match local {
+                Some(log) => transfer.maps.begin_changes(&source.name, &key, log),
+                None => transfer.maps.begin(&source.name, &key),
+            };
+            let map = map.inspect_err(|error| {
                 tracing::warn!(disk = source.name, %error, "cannot begin a local block map");
             });
             let scan = Scan {
@@ -92,16 +98,19 @@ impl DiskScan {
         scanned
     }
 
-    /// The local map if it is the base's, otherwise the gateway's; and what was received for this point already.
-    async fn open_base(&self, feeds: &mut JoinSet<Result<(), TransferError>>) -> Result<Base, TransferError> {
+    /// The local map if it is the base's.
+    async fn open_local(&self, key: [u8; 32]) -> Result<Option<MapLog>, TransferError> {
         let base_blocks = blocks_of(self.base.base_size_bytes);
-        let local = if base_blocks == 0 {
-            None
-        } else {
-            let (maps, name, id) =
-                (Arc::clone(&self.transfer.maps), self.base.name.clone(), self.base.base_map_id.clone());
-            joined(tokio::task::spawn_blocking(move || maps.open(&name, &id, base_blocks)).await)?
-        };
+        if base_blocks == 0 {
+            return Ok(None);
+        }
+        let (maps, name, id) =
+            (Arc::clone(&self.transfer.maps), self.base.name.clone(), self.base.base_map_id.clone());
+        joined(tokio::task::spawn_blocking(move || maps.open(&name, &key, &id, base_blocks)).await)
+    }
+
+    /// The base by its local map, otherwise by the gateway's; and what was received for this point already.
+    fn open_base(&self, local: Option<&MapLog>, feeds: &mut JoinSet<Result<(), TransferError>>) -> Base {
         let mut fetch = |layer| {
             let (sender, receiver) = mpsc::channel(QUEUED_RUNS);
             feeds.spawn(remote_map::feed(
@@ -114,13 +123,13 @@ impl DiskScan {
             ));
             RunSource::Fetched(receiver)
         };
-        let overlay = self.base.has_overlay;
-        Ok(match local {
-            _ if base_blocks == 0 && !overlay => Base::new(RunSource::Empty, RunSource::Empty),
-            _ if base_blocks == 0 => Base::new(RunSource::Empty, fetch(MapLayer::Overlay)),
-            Some(local) if overlay => Base::new(RunSource::Local(Box::new(local)), fetch(MapLayer::Overlay)),
-            Some(local) => Base::new(RunSource::Local(Box::new(local)), RunSource::Empty),
-            None => Base::new(fetch(MapLayer::Merged), RunSource::Empty),
-        })
+        let lower = match local {
+            _ if self.base.base_size_bytes == 0 => RunSource::Empty,
+            Some(log) => RunSource::Local(Box::new(log.reader())),
+            // It holds what was received too.
+            None => return Base::new(fetch(MapLayer::Merged), RunSource::Empty),
+        };
+        let upper = if self.base.has_overlay { fetch(MapLayer::Overlay) } else { RunSource::Empty };
+        Base::new(lower, upper)
     }
 }

@@ -1,247 +1,232 @@
-//! The local block map: the hashes of a disk's blocks at its newest point, so that they need not be fetched. Every byte
-//! is under a checksum; what does not check is not believed. The key of the hashes is not in it.
+//! The local block map: the hashes of a disk's blocks at its newest point, so that they need not be fetched. A log: a
+//! record of the whole disk, and behind it one record per later point with the blocks that changed.
 //!
 //! ```text
-//! header  magic 8 | salt 16 | map id 32 | block count 8 | checksum 32
-//! chunk   first block 8 | kind 1 | count 8 | hashes 8 x count (kind 1 only) | checksum 32
-//! end     block count 8 | kind 3 | 0 8 | checksum 32
+//! file    record+                       the first one covers every block
+//! record  header | chunk*
+//! header  magic 8 | salt 16 | map id 32 | block count 8 | body bytes 8 | checksum 32
+//! chunk   payload length 4 | payload | checksum 32
+//! payload run+
+//! run     gap varint | 2 x count + zeros varint | hashes 8 x count (unless zeros)
 //! ```
-//! Integers are little endian. A checksum is BLAKE3 over salt, chunk number and all bytes of the part before it, so chunks
-//! of other files or places do not pass.
+//! Integers are little endian. A gap counts the blocks between the end of the run before, also of another chunk, and this
+//! one. Checksums are BLAKE3 under a key that is derived from disk and key of the hashes, which itself is not in the file: a map
+//! of other hashes is no map. A header's covers the checksum of the header before it, a chunk's the salt of its record
+//! and its number there: nothing passes in another file or place.
+//!
+//! The header of an appended record is written when the body behind it is durable. What follows the last header that
+//! checks does not count, and the next record is written over it.
+
+mod append;
+#[cfg(test)]
+pub(super) mod journal;
+mod merge;
+mod record;
 
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::sync::Arc;
 
-use bytes::Bytes;
+use holdfast_vault_format::bytes::{Reader, Writer};
 
-use super::base::{BaseError, HASH_BYTES, MapBlocks, MapRun};
+pub(super) use merge::MapReader;
+use record::RecordReader;
+pub(super) use record::RecordWriter;
 
-const MAGIC: &[u8; 8] = b"HFMAP\0\0\x01";
+const MAGIC: &[u8; 8] = b"HFMAP\0\0\x02";
 const SALT_BYTES: usize = 16;
 const CHECKSUM_BYTES: usize = 32;
-const HEADER_BYTES: usize = 8 + SALT_BYTES + 32 + 8 + CHECKSUM_BYTES;
-const CHUNK_HEAD_BYTES: usize = 8 + 1 + 8;
-/// Most hashes of one chunk: half a MiB in memory.
-const MAX_CHUNK_BLOCKS: u64 = 65_536;
-/// From here on a run of zeros is shorter as a chunk of its own.
-const MIN_ZERO_RUN: u64 = 64;
+const HEADER_BYTES: usize = 8 + SALT_BYTES + 32 + 8 + 8 + CHECKSUM_BYTES;
 
-const KIND_HASHES: u8 = 1;
-const KIND_ZEROS: u8 = 2;
-const KIND_END: u8 = 3;
+/// Most appended records with a body: each takes a chunk of memory while the map is read.
+const MAX_BODIES: usize = 64;
+/// Most records at all. Those without a body, of points in which nothing changed, cost only their header.
+const MAX_RECORDS: usize = 4096;
+/// The appended records may take this part of the first one's bytes before they are merged into it ...
+const APPENDED_PART: u64 = 4;
+/// ... or so many bytes if that is more.
+const MIN_APPENDED_BYTES: u64 = 64 << 10;
 
-/// The number of a header's checksum; no chunk has it.
-const HEADER_NUMBER: u64 = u64::MAX;
+/// What the checksums of one disk's map are keyed with.
+#[derive(Clone, Copy)]
+pub(super) struct MapKey([u8; 32]);
 
-/// Writes a map in block order. It becomes valid with [`MapWriter::seal`].
-#[derive(Debug)]
-pub(super) struct MapWriter {
-    file: BufWriter<File>,
-    salt: [u8; SALT_BYTES],
-    chunk: u64,
-    /// Blocks that are in finished chunks.
-    written: u64,
-    hashes: Vec<u8>,
-    zeros: u64,
+/// A map whose headers all check, under the id of its last record. Chunks are checked as they are read.
+#[derive(Debug, Clone)]
+pub(super) struct MapLog {
+    file: Arc<File>,
+    key: MapKey,
+    /// Oldest first, never empty.
+    records: Vec<Record>,
 }
 
-impl MapWriter {
-    /// # Errors
-    /// Of the file.
-    pub(super) fn create(file: File) -> io::Result<Self> {
-        let mut file = BufWriter::new(file);
-        file.seek(SeekFrom::Start(HEADER_BYTES as u64))?;
-        Ok(Self { file, salt: rand::random(), chunk: 0, written: 0, hashes: Vec::new(), zeros: 0 })
-    }
-
-    /// # Errors
-    /// Of the file.
-    pub(super) fn hashes(&mut self, hashes: &[u64]) -> io::Result<()> {
-        for hash in hashes {
-            if *hash == 0 {
-                self.zeros(1)?;
-                continue;
-            }
-            if self.zeros > 0 {
-                self.end_zeros()?;
-            }
-            self.hashes.extend_from_slice(&hash.to_le_bytes());
-            if self.hashes.len() as u64 == MAX_CHUNK_BLOCKS * HASH_BYTES as u64 {
-                self.end_hashes()?;
-            }
-        }
-        Ok(())
-    }
-
-    /// # Errors
-    /// Of the file.
-    pub(super) fn zeros(&mut self, count: u64) -> io::Result<()> {
-        if self.zeros < MIN_ZERO_RUN && self.zeros + count >= MIN_ZERO_RUN {
-            self.end_hashes()?;
-        }
-        self.zeros += count;
-        Ok(())
-    }
-
-    /// Ends the map and makes it durable under this id.
-    ///
-    /// # Errors
-    /// Of the file.
-    pub(super) fn seal(mut self, map_id: [u8; 32]) -> io::Result<()> {
-        if self.zeros > 0 {
-            self.end_zeros()?;
-        }
-        self.end_hashes()?;
-        let block_count = self.written;
-        self.write_chunk(KIND_END, 0, &[])?;
-        let mut header = Vec::with_capacity(HEADER_BYTES);
-        header.extend_from_slice(MAGIC);
-        header.extend_from_slice(&self.salt);
-        header.extend_from_slice(&map_id);
-        header.extend_from_slice(&block_count.to_le_bytes());
-        let checksum = checksum(&self.salt, HEADER_NUMBER, &[&header]);
-        header.extend_from_slice(&checksum);
-        let file = self.file.into_inner().map_err(io::IntoInnerError::into_error)?;
-        // The chunks first: a header must never vouch for chunks that a power cut took.
-        file.sync_all()?;
-        file.write_all_at(&header, 0)?;
-        file.sync_all()
-    }
-
-    fn end_zeros(&mut self) -> io::Result<()> {
-        let count = std::mem::take(&mut self.zeros);
-        if count >= MIN_ZERO_RUN {
-            return self.write_chunk(KIND_ZEROS, count, &[]);
-        }
-        for _ in 0..count {
-            self.hashes.extend_from_slice(&[0; HASH_BYTES]);
-            if self.hashes.len() as u64 == MAX_CHUNK_BLOCKS * HASH_BYTES as u64 {
-                self.end_hashes()?;
-            }
-        }
-        Ok(())
-    }
-
-    fn end_hashes(&mut self) -> io::Result<()> {
-        if self.hashes.is_empty() {
-            return Ok(());
-        }
-        let mut hashes = std::mem::take(&mut self.hashes);
-        self.write_chunk(KIND_HASHES, (hashes.len() / HASH_BYTES) as u64, &hashes)?;
-        hashes.clear();
-        self.hashes = hashes;
-        Ok(())
-    }
-
-    fn write_chunk(&mut self, kind: u8, count: u64, payload: &[u8]) -> io::Result<()> {
-        let head = chunk_head(self.written, kind, count);
-        self.file.write_all(&head)?;
-        self.file.write_all(payload)?;
-        self.file.write_all(&checksum(&self.salt, self.chunk, &[&head, payload]))?;
-        self.chunk += 1;
-        self.written += count;
-        Ok(())
-    }
+/// A record in its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Record {
+    /// Of its header, in bytes.
+    start: u64,
+    header: Header,
+    checksum: [u8; CHECKSUM_BYTES],
 }
 
-/// Reads a map in block order, a chunk at a time.
-#[derive(Debug)]
-pub(super) struct MapReader {
-    file: BufReader<File>,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Header {
     salt: [u8; SALT_BYTES],
-    chunk: u64,
-    next_block: u64,
+    map_id: [u8; 32],
+    /// Of the disk, whatever the record covers.
     block_count: u64,
+    body_bytes: u64,
 }
 
-impl MapReader {
-    /// Opens the map if it is whole so far, has this id and so many blocks.
-    pub(super) fn open(path: &Path, map_id: &[u8], block_count: u64) -> Option<Self> {
-        let mut file = BufReader::with_capacity(1 << 18, File::open(path).ok()?);
-        let header: [u8; HEADER_BYTES] = read_array(&mut file).ok()?;
-        let (body, sum) = header.split_at_checked(HEADER_BYTES - CHECKSUM_BYTES)?;
-        let (magic, rest) = body.split_at_checked(MAGIC.len())?;
-        let (salt, rest) = rest.split_first_chunk::<SALT_BYTES>()?;
-        let (id, count) = rest.split_first_chunk::<32>()?;
-        let count = u64::from_le_bytes(count.try_into().ok()?);
-        let good = magic == MAGIC
-            && checksum(salt, HEADER_NUMBER, &[body]) == sum
-            && id == map_id
-            && count == block_count;
-        good.then_some(Self { file, salt: *salt, chunk: 0, next_block: 0, block_count })
+impl MapKey {
+    /// The key for a disk whose blocks are hashed with `block_hash_key`.
+    pub(super) fn new(block_hash_key: &[u8; 32], disk: &str) -> Self {
+        let mut hasher = blake3::Hasher::new_derive_key("Holdfast agent v1 local block map");
+        hasher.update(block_hash_key).update(disk.as_bytes());
+        Self(hasher.finalize().into())
     }
 
-    /// The next blocks, or `None` after the last one.
-    ///
-    /// # Errors
-    /// [`BaseError::Damaged`] if a byte is wrong or missing.
-    pub(super) fn next_run(&mut self) -> Result<Option<MapRun>, BaseError> {
-        self.read_chunk().map_err(|_| BaseError::Damaged)
+    fn checksum(&self, parts: &[&[u8]]) -> [u8; CHECKSUM_BYTES] {
+        let mut hasher = blake3::Hasher::new_keyed(&self.0);
+        for part in parts {
+            hasher.update(part);
+        }
+        hasher.finalize().into()
+    }
+}
+
+impl std::fmt::Debug for MapKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("MapKey")
+    }
+}
+
+impl MapLog {
+    /// Opens the map if it has this id and so many blocks.
+    pub(super) fn open(path: &Path, key: MapKey, map_id: &[u8], block_count: u64) -> Option<Self> {
+        let file = File::open(path).ok()?;
+        let records = records_of(&file, &key);
+        let newest = records.last()?.header;
+        let good = newest.map_id == map_id && newest.block_count == block_count;
+        good.then(|| Self { file: Arc::new(file), key, records })
     }
 
-    fn read_chunk(&mut self) -> io::Result<Option<MapRun>> {
-        let head: [u8; CHUNK_HEAD_BYTES] = read_array(&mut self.file)?;
-        let (first, kind, count) = parse_head(&head);
-        let left = self.block_count - self.next_block;
-        let plausible = first == self.next_block
-            && match kind {
-                KIND_HASHES => (1..=left.min(MAX_CHUNK_BLOCKS)).contains(&count),
-                KIND_ZEROS => (1..=left).contains(&count),
-                KIND_END => count == 0 && left == 0,
-                _ => false,
-            };
-        if !plausible {
-            return Err(io::ErrorKind::InvalidData.into());
+    /// Reads the whole map in block order.
+    pub(super) fn reader(&self) -> MapReader {
+        MapReader::new(self.newest().header.block_count, self.bodies())
+    }
+
+    /// Reads the map in block order as it is with `changes`, a finished record of a disk of so many blocks, laid over it.
+    pub(super) fn reader_under(&self, changes: RecordReader, block_count: u64) -> MapReader {
+        let mut bodies = self.bodies();
+        for body in &mut bodies {
+            body.limit_to(block_count);
         }
-        let length = if kind == KIND_HASHES { usize::try_from(count).unwrap_or(0) * HASH_BYTES } else { 0 };
-        let mut payload = vec![0; length];
-        self.file.read_exact(&mut payload)?;
-        let sum: [u8; CHECKSUM_BYTES] = read_array(&mut self.file)?;
-        if checksum(&self.salt, self.chunk, &[&head, &payload]) != sum {
-            return Err(io::ErrorKind::InvalidData.into());
+        bodies.push(changes);
+        MapReader::new(block_count, bodies)
+    }
+
+    /// Whether a record of this size may be appended; otherwise it is time to write the map anew.
+    pub(super) fn takes(&self, body_bytes: u64) -> bool {
+        let first = self.records.first().map_or(0, Record::end);
+        let appended = self.end() - first + HEADER_BYTES as u64 + body_bytes;
+        let sizes = self.records.iter().skip(1).map(|record| record.header.body_bytes);
+        let bodies = sizes.chain([body_bytes]).filter(|bytes| *bytes > 0).count();
+        appended <= (first / APPENDED_PART).max(MIN_APPENDED_BYTES)
+            && bodies <= MAX_BODIES
+            && self.records.len() < MAX_RECORDS
+    }
+
+    /// Readers of all records that say anything, oldest first. What a later record cut off is not read.
+    fn bodies(&self) -> Vec<RecordReader> {
+        let mut limit = u64::MAX;
+        let mut bodies = Vec::new();
+        for (number, record) in self.records.iter().enumerate().rev() {
+            limit = limit.min(record.header.block_count);
+            if number == 0 || record.header.body_bytes > 0 {
+                bodies.push(RecordReader::new(Arc::clone(&self.file), self.key, record, limit));
+            }
         }
-        self.chunk += 1;
-        self.next_block += count;
-        let blocks = match kind {
-            KIND_HASHES => MapBlocks::Hashes(Bytes::from(payload)),
-            KIND_ZEROS => MapBlocks::Zeros(count),
-            _ => return Ok(None),
+        bodies.reverse();
+        bodies
+    }
+
+    fn newest(&self) -> &Record {
+        &self.records[self.records.len() - 1]
+    }
+
+    /// Where the next record begins.
+    fn end(&self) -> u64 {
+        self.newest().end()
+    }
+}
+
+impl Record {
+    fn end(&self) -> u64 {
+        self.start + HEADER_BYTES as u64 + self.header.body_bytes
+    }
+}
+
+impl Header {
+    /// With the checksum that binds it to the record before it.
+    fn encode(&self, key: &MapKey, previous: &[u8; CHECKSUM_BYTES]) -> Vec<u8> {
+        let mut out = Writer::new();
+        out.raw(MAGIC);
+        out.raw(&self.salt);
+        out.raw(&self.map_id);
+        out.u64(self.block_count);
+        out.u64(self.body_bytes);
+        let mut header = out.into_bytes();
+        let checksum = key.checksum(&[previous, &header]);
+        header.extend_from_slice(&checksum);
+        header
+    }
+
+    fn decode(bytes: &[u8; HEADER_BYTES]) -> Option<(Self, [u8; CHECKSUM_BYTES])> {
+        const WHAT: &str = "a header";
+        let mut reader = Reader::new(bytes);
+        if reader.raw(MAGIC.len(), WHAT).ok()? != MAGIC {
+            return None;
+        }
+        let header = Self {
+            salt: reader.array(WHAT).ok()?,
+            map_id: reader.array(WHAT).ok()?,
+            block_count: reader.u64(WHAT).ok()?,
+            body_bytes: reader.u64(WHAT).ok()?,
         };
-        Ok(Some(MapRun { first_block: first, blocks }))
+        Some((header, reader.array(WHAT).ok()?))
     }
 }
 
-fn chunk_head(first: u64, kind: u8, count: u64) -> [u8; CHUNK_HEAD_BYTES] {
-    let mut head = [0; CHUNK_HEAD_BYTES];
-    head[..8].copy_from_slice(&first.to_le_bytes());
-    head[8] = kind;
-    head[9..].copy_from_slice(&count.to_le_bytes());
-    head
-}
-
-fn parse_head(head: &[u8; CHUNK_HEAD_BYTES]) -> (u64, u8, u64) {
-    let mut first = [0; 8];
-    first.copy_from_slice(&head[..8]);
-    let mut count = [0; 8];
-    count.copy_from_slice(&head[9..]);
-    (u64::from_le_bytes(first), head[8], u64::from_le_bytes(count))
-}
-
-fn checksum(salt: &[u8; SALT_BYTES], number: u64, parts: &[&[u8]]) -> [u8; CHECKSUM_BYTES] {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(salt).update(&number.to_le_bytes());
-    for part in parts {
-        hasher.update(part);
+/// The records from the file's start on whose headers check and whose bodies are there.
+fn records_of(file: &File, key: &MapKey) -> Vec<Record> {
+    let length = file.metadata().map_or(0, |metadata| metadata.len());
+    let mut records = Vec::new();
+    let mut previous = [0; CHECKSUM_BYTES];
+    let mut start = 0;
+    while records.len() < MAX_RECORDS
+        && let Some(record) = record_at(file, length, key, start, &previous)
+    {
+        (start, previous) = (record.end(), record.checksum);
+        records.push(record);
     }
-    hasher.finalize().into()
+    records
 }
 
-fn read_array<const N: usize>(reader: &mut impl Read) -> io::Result<[u8; N]> {
-    let mut bytes = [0; N];
-    reader.read_exact(&mut bytes)?;
-    Ok(bytes)
+fn record_at(
+    file: &File,
+    length: u64,
+    key: &MapKey,
+    start: u64,
+    previous: &[u8; CHECKSUM_BYTES],
+) -> Option<Record> {
+    let mut bytes = [0; HEADER_BYTES];
+    file.read_exact_at(&mut bytes, start).ok()?;
+    let (header, checksum) = Header::decode(&bytes)?;
+    let left = length.checked_sub(start + HEADER_BYTES as u64)?;
+    let good = header.encode(key, previous) == bytes && header.body_bytes <= left;
+    good.then_some(Record { start, header, checksum })
 }
 
 #[cfg(test)]

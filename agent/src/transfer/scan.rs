@@ -172,9 +172,9 @@ impl<S: FnMut(Batch) -> Result<(), TransferError>> Scan<'_, S> {
     }
 
     /// Writes to the new map. Without a map the next backup fetches it: never a reason to fail this one.
-    fn note(&mut self, write: impl FnOnce(&mut super::map_file::MapWriter) -> io::Result<()>) {
+    fn note(&mut self, write: impl FnOnce(&mut PendingMap) -> io::Result<()>) {
         if let Some(map) = &mut self.map
-            && let Err(error) = map.writer().and_then(write)
+            && let Err(error) = write(map)
         {
             tracing::warn!(disk = self.disk.name, %error, "cannot write the local block map");
             self.map = None;

@@ -189,6 +189,32 @@ async fn a_transfer_that_has_nothing_to_send_for_long_stays_alive() {
     agent.stop().await;
 }
 
+/// Each scan stands still on a thread of its own until its map comes: one after the other they would take 8 s.
+#[tokio::test(flavor = "multi_thread")]
+async fn disks_are_scanned_at_the_same_time() {
+    const DISKS: usize = 8;
+    let mut controller = TestController::start().await;
+    let gateway = controller.gateway.clone();
+    let mut machine = TestMachine::new();
+    for disk in 0..DISKS {
+        machine.disk(&format!("disk{disk}"), &image(1 << 20, 4 + disk as u64));
+    }
+    let agent = machine.start(&controller);
+    let mut session = controller.welcome().await;
+    must_succeed(&mut session).await;
+    for disk in 0..DISKS {
+        std::fs::remove_file(machine.path().join(format!("state/maps/disk{disk}.map"))).unwrap();
+    }
+    gateway.reset_counters();
+    gateway.state().map_delay = Duration::from_secs(1);
+    let began = std::time::Instant::now();
+    must_succeed(&mut session).await;
+    let elapsed = began.elapsed();
+    assert_eq!(gateway.state().map_reads.len(), DISKS);
+    assert!(elapsed < Duration::from_secs(5), "{DISKS} disks took {elapsed:?}");
+    agent.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_whose_answer_is_lost_is_found_again() {
     let mut controller = TestController::start().await;

@@ -219,7 +219,7 @@ proptest! {
         known.extend(overlay.iter().copied());
         let layout = if before.is_empty() { Layout::Aligned } else { Layout::Gathered };
         let store = MapStore::new(dir.path());
-        let map = store.begin("data").unwrap();
+        let map = store.begin("data", &KEY).unwrap();
         let base = Base::new(fetched(&base_hashes, run), fetched(&overlay, run));
         let outcome = scan(&path, base, layout, Some(map)).unwrap();
         prop_assert!(outcome.sent == expected(&now, &known));
@@ -228,8 +228,8 @@ proptest! {
 
         // The map that was written serves as the base of the next scan: nothing differs.
         outcome.scanned.map.unwrap().activate([1; 32]).unwrap();
-        let local = store.open("data", &[1; 32], blocks_of(now.len() as u64)).unwrap();
-        let base = Base::new(RunSource::Local(Box::new(local)), RunSource::Empty);
+        let local = store.open("data", &KEY, &[1; 32], blocks_of(now.len() as u64)).unwrap();
+        let base = Base::new(RunSource::Local(Box::new(local.reader())), RunSource::Empty);
         let again = scan(&path, base, Layout::Gathered, None).unwrap();
         prop_assert!(again.sent.is_empty());
         prop_assert_eq!(again.meter.progress().changed_bytes, 0);
@@ -285,15 +285,15 @@ fn a_damaged_local_map_ends_the_scan_instead_of_being_believed() {
     image.write(&path);
     let store = MapStore::new(dir.path());
     let empty = Base::new(RunSource::Empty, RunSource::Empty);
-    let outcome = scan(&path, empty, Layout::Aligned, Some(store.begin("data").unwrap())).unwrap();
+    let outcome = scan(&path, empty, Layout::Aligned, Some(store.begin("data", &KEY).unwrap())).unwrap();
     outcome.scanned.map.unwrap().activate([1; 32]).unwrap();
     let map = dir.path().join("data.map");
     let mut bytes = std::fs::read(&map).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     std::fs::write(&map, bytes).unwrap();
-    let local = store.open("data", &[1; 32], 2000).unwrap();
-    let base = Base::new(RunSource::Local(Box::new(local)), RunSource::Empty);
+    let local = store.open("data", &KEY, &[1; 32], 2000).unwrap();
+    let base = Base::new(RunSource::Local(Box::new(local.reader())), RunSource::Empty);
     let error = scan(&path, base, Layout::Gathered, None).err().unwrap();
     assert!(matches!(error, TransferError::MapDamaged { .. }), "{error:?}");
 }

@@ -3,4 +3,5 @@
 pub(crate) mod agent;
 pub(crate) mod controller;
 pub(crate) mod gateway;
+pub(crate) mod loop_disk;
 pub(crate) mod pki;

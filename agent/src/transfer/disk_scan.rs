@@ -20,6 +20,7 @@ use super::pass::joined;
 use super::reader::blocks_of;
 use super::remote_map::{self, QUEUED_RUNS};
 use super::scan::{Scan, Scanned};
+use crate::kernel::IdleIo;
 
 /// How long a feed that ended a scan has to say why.
 const LAST_WORD: std::time::Duration = std::time::Duration::from_secs(1);
@@ -54,6 +55,7 @@ impl DiskScan {
         let mut key = [0; 32];
         key.copy_from_slice(&known.block_hash_key);
         let mut scanning = scans.spawn_blocking(move || {
+            let _idle = IdleIo::begin();
             let source = &transfer.snapshot.disks[disk];
             let map = transfer.maps.begin(&source.name).inspect_err(|error| {
                 tracing::warn!(disk = source.name, %error, "cannot begin a local block map");

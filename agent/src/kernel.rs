@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, RawFd};
 
 use rustix::ioctl::{IntegerSetter, Opcode, Updater, ioctl, opcode};
 
@@ -76,6 +76,20 @@ pub(crate) fn ignore_termination() {
         // SAFETY: SIG_IGN is a valid disposition for each of them; nothing of ours handles them in this process.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
+}
+
+/// Closes every descriptor from 3 on but this one: what this process inherited and knows nothing of. To be called before
+/// anything else is open. Kernels before 5.9 cannot do that; then they stay open.
+pub(crate) fn close_all_but(descriptor: BorrowedFd<'_>) {
+    let kept = u32::try_from(descriptor.as_raw_fd()).unwrap_or(u32::MAX);
+    let close_range = |first: u32, last: u32| {
+        if first <= last {
+            // SAFETY: it takes numbers only. Nothing in this process owns these descriptors: the caller says so.
+            unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+        }
+    };
+    close_range(3, kept.saturating_sub(1));
+    close_range(kept.saturating_add(1), u32::MAX);
 }
 
 /// Gives the started program this descriptor, which is closed on exec otherwise: a script is opened by its

@@ -166,7 +166,7 @@ struct Tail {
 impl Tail {
     /// Reads what there is; `false` at the end.
     async fn read(&mut self, voice: &mut Receiver) -> bool {
-        let mut buffer = [0; 16 << 10];
+        let mut buffer = vec![0; 16 << 10];
         match voice.read(&mut buffer).await {
             Ok(0) | Err(_) => false,
             Ok(length) => {

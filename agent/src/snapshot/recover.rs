@@ -122,3 +122,6 @@ fn remove_leftovers(disk: &DiskSource, named: &BTreeSet<SnapshotId>) {
         tracing::warn!(path = %path.display(), %error, "cannot look for clones that nothing names");
     }
 }
+
+#[cfg(test)]
+mod tests;

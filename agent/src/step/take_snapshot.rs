@@ -294,3 +294,6 @@ fn timestamp(time: chrono::DateTime<Utc>) -> prost_types::Timestamp {
         nanos: i32::try_from(time.timestamp_subsec_nanos()).unwrap_or_default(),
     }
 }
+
+#[cfg(test)]
+mod tests;

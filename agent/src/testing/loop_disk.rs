@@ -92,10 +92,6 @@ impl Mounted {
         Some(mounted)
     }
 
-    pub(crate) fn device(&self) -> &str {
-        &self.device
-    }
-
     pub(crate) fn freeze(&self) {
         kernel::freeze(self.open().as_fd()).unwrap();
     }

@@ -54,7 +54,8 @@ impl<'a> Reader<'a> {
         // Advice only: a kernel that ignores it still reads the right bytes.
         let _ = fadvise(&disk.file, 0, None, Advice::Sequential);
         let is_file = disk.hold != Hold::Exclusive;
-        let small = is_file && disk.size_bytes <= CACHE_FRIENDLY_BYTES;
+        // Nobody else reads a clone.
+        let small = disk.hold == Hold::Lease && disk.size_bytes <= CACHE_FRIENDLY_BYTES;
         Self {
             file: &disk.file,
             size_bytes: disk.size_bytes,

@@ -236,6 +236,47 @@ fn a_freeze_that_takes_too_long_leaves_nothing() {
 }
 
 #[test]
+fn clones_that_were_made_after_the_time_was_up_are_no_snapshot() {
+    if !cfg!(feature = "failpoints") {
+        eprintln!("SKIPPED: needs the feature failpoints");
+        return;
+    }
+    let Some(dir) = LoopDir::new() else { return };
+    let Some(outer) = dir.xfs() else { return };
+    let Some(disk) = dir.disk_on(&outer, "data") else { return };
+    let mut bench = Bench::new(&dir);
+    bench.limits.freeze_limit = Duration::from_secs(1);
+    let writer = Writer::start(vec![disk.mount_point.join("round")]);
+    fail::cfg("agent::frozen", "sleep(2000)").unwrap();
+    let taken = bench.take(&[("data", &disk.image)], Consistency::FileSystem);
+    fail::remove("agent::frozen");
+    let detail = taken.unwrap_err().detail();
+    assert_eq!((detail.code.as_str(), detail.retryable), ("freeze_timed_out", true));
+    bench.assert_nothing_is_left(&outer);
+    writer.wait_for(3);
+    drop(bench.take(&[("data", &disk.image)], Consistency::FileSystem).unwrap());
+}
+
+#[test]
+fn a_mount_that_came_after_the_preparation_is_noticed() {
+    let Some(dir) = LoopDir::new() else { return };
+    let Some(outer) = dir.xfs() else { return };
+    let Some(disk) = dir.disk_on(&outer, "data") else { return };
+    let Some(late) = dir.disk_on(&outer, "late") else { return };
+    let late_image = late.image.clone();
+    drop(late);
+    let bench = Bench::new(&dir);
+    let _in_use = OpenOptions::new().write(true).open(&late_image).unwrap();
+    let prepared =
+        bench.prepare(&[("data", &disk.image), ("late", &late_image)], Consistency::Crash).unwrap();
+    let late = Mounted::mount(&late_image, &dir.path().join("late")).unwrap();
+    let detail = prepared.take().unwrap_err().detail();
+    assert_eq!((detail.code.as_str(), detail.retryable), ("freeze_failed", true), "{detail:?}");
+    drop(late);
+    bench.assert_nothing_is_left(&outer);
+}
+
+#[test]
 fn a_freeze_that_hangs_is_given_up_and_undone_once_the_storage_answers() {
     let Some(dir) = LoopDir::new() else { return };
     let Some(outer) = dir.xfs() else { return };

@@ -36,6 +36,8 @@ pub(crate) fn serve() -> ExitCode {
 /// Leaves nothing shared with the agent but the socket.
 fn detach() -> io::Result<OwnedFd> {
     let socket = rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3)?;
+    // The agent passes on nothing else, but whoever started the agent may have.
+    kernel::close_all_but(socket.as_fd());
     let null = File::options().read(true).write(true).open("/dev/null")?;
     rustix::stdio::dup2_stdin(&null)?;
     rustix::stdio::dup2_stdout(&null)?;

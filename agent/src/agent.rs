@@ -11,13 +11,16 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
 use crate::dial::Dialer;
-use crate::disk::Inventory;
+use crate::disk::{self, Inventory};
+use crate::hooks::Hooks;
 use crate::identity::{Identity, IdentityError};
 use crate::outbox::Outbox;
 use crate::renew::Renewal;
 use crate::runner::Runner;
 use crate::session::Session;
 use crate::snapshot::Snapshots;
+use crate::snapshot::journal::Journals;
+use crate::snapshot::recover::recover;
 use crate::spool::{Spool, SpoolError};
 use crate::state_dir::{StateDir, StateDirError};
 use crate::step::Steps;
@@ -96,17 +99,23 @@ pub(crate) fn assemble(
     tasks: &TaskTracker,
 ) -> Result<(Session, Arc<Runner>), StartError> {
     let config = Arc::new(config);
+    // Before anything else: something may be frozen.
+    let journals = Journals::new(state.snapshots());
+    let survivors = recover(&journals, disk::configured(&config));
     let tls = Arc::new(ClientTls::new(&identity)?);
     let dialer = Dialer::new(Arc::clone(&tls), config.timing.clone());
     let spool = Arc::new(Spool::open(&state.spool())?);
     MapStore::new(&state.maps()).clear_pending();
     let outbox = Arc::new(Outbox::new(Arc::clone(&spool)));
     let inventory = Arc::new(Inventory::new(&config));
-    let snapshots = Arc::new(Snapshots::default());
+    let snapshots = Arc::new(Snapshots::new(journals, survivors));
+    let hooks = Hooks::new(config.hooks.clone(), identity.record.machine_name.clone(), state.snapshots());
+    tasks.spawn(hooks.clone().recover(stop.clone()));
     let steps = Arc::new(Steps {
         config: Arc::clone(&config),
         inventory: Arc::clone(&inventory),
         snapshots: Arc::clone(&snapshots),
+        hooks,
         dialer: dialer.clone(),
         maps: state.maps(),
     });

@@ -25,7 +25,13 @@ enum Command {
     Enrol(EnrolArgs),
     /// Serve the controller until SIGTERM.
     Run(RunArgs),
+    /// Started by the agent itself.
+    #[command(name = WATCHDOG, hide = true)]
+    Watchdog,
 }
+
+/// Name of the command with which the agent starts its watchdog.
+pub(crate) const WATCHDOG: &str = "watchdog";
 
 #[derive(Debug, Args)]
 struct RunArgs {
@@ -62,6 +68,11 @@ struct EnrolArgs {
 }
 
 impl Cli {
+    /// Whether this process is to be a watchdog, which is no program for a person.
+    pub(crate) fn is_watchdog(&self) -> bool {
+        matches!(self.command, Command::Watchdog)
+    }
+
     /// Runs the command.
     ///
     /// # Errors
@@ -72,6 +83,7 @@ impl Cli {
             Command::Run(args) => {
                 Box::pin(crate::agent::run(Config::load(&args.config)?, &args.config)).await?;
             }
+            Command::Watchdog => {}
         }
         Ok(())
     }

@@ -1,11 +1,16 @@
 //! `agent.toml`: the only thing that decides which controller, gateways and disks this agent deals with.
 
+mod hooks;
+mod snapshot;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
 
 use crate::address::{Address, bare_host};
+pub(crate) use hooks::{HooksConfig, OnFailure};
+pub(crate) use snapshot::SnapshotConfig;
 
 /// The agent's configuration. Unknown keys are refused.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -30,6 +35,10 @@ pub(crate) struct Config {
     /// zstd level, -7 to 19.
     #[serde(default = "default_compression_level")]
     pub(crate) compression_level: i32,
+    #[serde(default)]
+    pub(crate) snapshot: SnapshotConfig,
+    #[serde(default)]
+    pub(crate) hooks: HooksConfig,
     #[serde(default)]
     pub(crate) timing: Timing,
 }
@@ -153,6 +162,8 @@ impl Config {
         if self.timing.reconnect_min > self.timing.reconnect_max {
             return Err("timing.reconnect_min is longer than timing.reconnect_max".to_owned());
         }
+        self.snapshot.check()?;
+        self.hooks.check()?;
         for gateway in &self.allowed_gateways {
             if bare_host(gateway).is_none() && gateway.parse::<Address>().is_err() {
                 return Err(format!("allowed_gateways: {gateway:?} is neither HOST nor HOST:PORT"));

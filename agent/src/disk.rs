@@ -25,6 +25,17 @@ pub(crate) struct DiskSource {
     pub(crate) path: PathBuf,
 }
 
+impl From<&ConfiguredDisk> for DiskSource {
+    fn from(disk: &ConfiguredDisk) -> Self {
+        Self { name: disk.name.clone(), path: disk.path.clone() }
+    }
+}
+
+/// The disks that the machine's owner named.
+pub(crate) fn configured(config: &Config) -> Vec<DiskSource> {
+    config.disks.iter().map(DiskSource::from).collect()
+}
+
 /// Lists disks anew each time: they come and go.
 #[derive(Debug)]
 pub(crate) struct Inventory {
@@ -57,11 +68,7 @@ impl Inventory {
     /// Every disk, configured ones first.
     pub(crate) fn sources(&self) -> Vec<DiskSource> {
         let rules = self.rules.load();
-        let mut sources: Vec<DiskSource> = rules
-            .configured
-            .iter()
-            .map(|disk| DiskSource { name: disk.name.clone(), path: disk.path.clone() })
-            .collect();
+        let mut sources: Vec<DiskSource> = rules.configured.iter().map(DiskSource::from).collect();
         if rules.discover {
             let known: Vec<PathBuf> =
                 sources.iter().filter_map(|source| source.path.canonicalize().ok()).collect();

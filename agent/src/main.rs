@@ -14,7 +14,9 @@ mod duration;
 mod enrol;
 mod error;
 mod failpoint;
+mod hooks;
 mod identity;
+mod kernel;
 mod outbox;
 mod renew;
 mod runner;
@@ -39,6 +41,10 @@ fn main() -> ExitCode {
     #[cfg(feature = "failpoints")]
     let _scenario = fail::FailScenario::setup();
     let cli = cli::Cli::parse();
+    if cli.is_watchdog() {
+        // Nothing of the agent: no log, no threads, no configuration.
+        return snapshot::watchdog::serve();
+    }
     let filter = EnvFilter::try_from_env("HOLDFAST_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -1,21 +1,29 @@
-//! Snapshots: the disks of one attempt at one instant, readable until they are released. They live as long as this
-//! process; nothing of them is left behind by a crash.
+//! Snapshots: the disks of one attempt at one instant, readable until they are released. Those that are made of clones
+//! outlive this process, the others live as long as it does; what a crash leaves behind is removed at the next start.
 
+mod error;
+pub(crate) mod journal;
 pub(crate) mod lease;
+mod mounts;
 pub(crate) mod offline;
+pub(crate) mod recover;
+mod reflink;
 mod registry;
+pub(crate) mod take;
+pub(crate) mod undertaking;
+pub(crate) mod watchdog;
 
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use holdfast_proto::error::{ErrorDetailExt as _, agent_error, user_error};
 use holdfast_proto::ids::{SnapshotId, StepId};
-use holdfast_proto::v1::{Disk, ErrorDetail};
+use holdfast_proto::v1::Disk;
 
-use crate::disk::DiskSource;
-
+pub(crate) use error::SnapshotError;
+use journal::Journal;
+use reflink::{CloneDir, CloneName};
 pub(crate) use registry::Snapshots;
 
 /// A set of disks that nobody changes while it exists.
@@ -25,6 +33,8 @@ pub(crate) struct Snapshot {
     /// The step that it was taken for.
     pub(crate) step: StepId,
     pub(crate) disks: Vec<SnapshotDisk>,
+    /// What has to be removed when it is released.
+    journal: Option<Journal>,
 }
 
 /// One disk of a snapshot, open for reading.
@@ -33,6 +43,8 @@ pub(crate) struct SnapshotDisk {
     pub(crate) name: String,
     pub(crate) size_bytes: u64,
     pub(crate) file: File,
+    /// Where others can read it, as long as it is held.
+    pub(crate) path: PathBuf,
     pub(crate) hold: Hold,
     /// Once broken, always broken.
     broken: AtomicBool,
@@ -45,53 +57,16 @@ pub(crate) enum Hold {
     Exclusive,
     /// The kernel makes a writer wait, and tells us.
     Lease,
-}
-
-/// Why a disk cannot be snapshotted or read any longer.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum SnapshotError {
-    #[error("disk {disk}: there is nothing at {}", path.display())]
-    NotFound { disk: String, path: PathBuf },
-    #[error("disk {disk}: {} is in use", path.display())]
-    InUse { disk: String, path: PathBuf },
-    #[error("disk {disk}: the agent may not use {}", path.display())]
-    Denied { disk: String, path: PathBuf },
-    #[error("disk {disk}: {} is neither a block device nor a file, or its file system has no leases", path.display())]
-    Unsupported { disk: String, path: PathBuf },
-    #[error("disk {disk}: cannot open {}: {source}", path.display())]
-    Open { disk: String, path: PathBuf, source: io::Error },
-    #[error("disk {disk}: something began to write to it during the backup")]
-    Broken { disk: String },
-}
-
-impl SnapshotError {
-    /// The error as the operator sees it.
-    pub(crate) fn detail(&self) -> ErrorDetail {
-        let message = self.to_string();
-        match self {
-            Self::NotFound { .. } => user_error("disk_not_found", message)
-                .action("correct the path in agent.toml, or attach the disk"),
-            Self::InUse { .. } => user_error("disk_in_use", message)
-                .action("unmount it, or stop the virtual machine or program that uses it, and try again"),
-            Self::Denied { .. } => agent_error("disk_denied", message)
-                .action("run the agent as root, or as the owner of the file"),
-            Self::Unsupported { .. } => user_error("disk_unsupported", message)
-                .action("name a block device, or a file on a local file system"),
-            Self::Open { .. } => agent_error("disk_unreadable", message).retryable(),
-            Self::Broken { .. } => user_error("disk_in_use", message)
-                .action("keep the disk unused until the backup is done, and try again"),
-        }
-    }
+    /// Nobody else knows of this file: it is a clone of the disk.
+    Clone,
 }
 
 impl Snapshot {
-    /// Opens all disks, or none of them.
-    ///
-    /// # Errors
-    /// Of the first disk that cannot be held.
-    pub(crate) fn take(step: StepId, sources: &[DiskSource]) -> Result<Self, SnapshotError> {
+    /// Disks that nobody uses, all or none of them.
+    #[cfg(test)]
+    pub(crate) fn take(step: StepId, sources: &[crate::disk::DiskSource]) -> Result<Self, SnapshotError> {
         let disks = sources.iter().map(offline::hold).collect::<Result<_, _>>()?;
-        Ok(Self { id: SnapshotId::generate(), step, disks })
+        Ok(Self { id: SnapshotId::generate(), step, disks, journal: None })
     }
 
     /// Confirms that nobody wrote to any disk up to now.
@@ -120,13 +95,25 @@ impl SnapshotDisk {
         Err(SnapshotError::Broken { disk: self.name.clone() })
     }
 
+    fn of_clone(directory: &CloneDir, name: &CloneName) -> io::Result<Self> {
+        let file = directory.open_clone(name)?;
+        Ok(Self {
+            name: name.disk.clone(),
+            size_bytes: file.metadata()?.len(),
+            file,
+            path: directory.path(name),
+            hold: Hold::Clone,
+            broken: AtomicBool::new(false),
+        })
+    }
+
     pub(crate) fn to_wire(&self) -> Disk {
         Disk { name: self.name.clone(), size_bytes: self.size_bytes }
     }
 
     fn is_held(&self) -> bool {
         let held = match self.hold {
-            Hold::Exclusive => true,
+            Hold::Exclusive | Hold::Clone => true,
             Hold::Lease => lease::is_held(&self.file),
         };
         held && offline::size(&self.file).is_ok_and(|size| size == self.size_bytes)

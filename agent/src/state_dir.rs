@@ -32,7 +32,7 @@ impl StateDir {
     /// # Errors
     /// If another process has it, or the file system refuses.
     pub(crate) fn open(root: &Path) -> Result<Self, StateDirError> {
-        for path in [root.to_owned(), root.join("spool"), root.join("maps")] {
+        for path in [root.to_owned(), root.join("spool"), root.join("maps"), root.join("snapshots")] {
             DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
@@ -67,6 +67,11 @@ impl StateDir {
     /// Block hashes of the newest point, one file per disk.
     pub(crate) fn maps(&self) -> PathBuf {
         self.root.join("maps")
+    }
+
+    /// What has to be undone if this process dies: one journal per snapshot that leaves something behind.
+    pub(crate) fn snapshots(&self) -> PathBuf {
+        self.root.join("snapshots")
     }
 }
 

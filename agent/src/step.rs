@@ -1,14 +1,14 @@
 //! The closed set of things that a controller can ask of an agent.
 
+mod take_snapshot;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use chrono::Utc;
-use holdfast_proto::error::{ErrorDetailExt as _, agent_error, system_error, user_error};
+use holdfast_proto::error::{ErrorDetailExt as _, agent_error, system_error};
 use holdfast_proto::ids::SnapshotId;
 use holdfast_proto::v1::{
-    Consistency, Dispatch, ErrorDetail, SnapshotReleased, SnapshotTaken, TransferDone, dispatch,
-    step_report::Outcome,
+    Consistency, Dispatch, ErrorDetail, SnapshotReleased, TransferDone, dispatch, step_report::Outcome,
 };
 
 use crate::address::Address;
@@ -16,8 +16,9 @@ use crate::config::Config;
 use crate::dial::Dialer;
 use crate::disk::Inventory;
 use crate::failpoint::failpoint;
+use crate::hooks::Hooks;
 use crate::runner::Context;
-use crate::snapshot::{Snapshot, Snapshots};
+use crate::snapshot::Snapshots;
 use crate::transfer::Transfer;
 use crate::transfer::map_store::MapStore;
 
@@ -59,6 +60,7 @@ pub(crate) struct Steps {
     pub(crate) config: Arc<Config>,
     pub(crate) inventory: Arc<Inventory>,
     pub(crate) snapshots: Arc<Snapshots>,
+    pub(crate) hooks: Hooks,
     pub(crate) dialer: Dialer,
     pub(crate) maps: PathBuf,
 }
@@ -101,7 +103,7 @@ impl Steps {
             }
             Work::TransferData { snapshot, gateways } => self.transfer(context, snapshot, &gateways).await,
             Work::ReleaseSnapshot { snapshot } => {
-                self.snapshots.release(snapshot);
+                self.release(snapshot).await?;
                 failpoint("agent::snapshot_released");
                 Ok(Outcome::SnapshotReleased(SnapshotReleased {}))
             }
@@ -114,54 +116,22 @@ impl Steps {
     /// Undoes what a result left behind that nobody wants to hear of.
     pub(crate) fn discard(&self, outcome: &Outcome) {
         if let Some(snapshot) = taken_snapshot(outcome) {
+            // In the background: nobody waits for the end of what nobody wants.
             self.snapshots.release(snapshot);
         }
     }
 
-    async fn take_snapshot(
-        &self,
-        context: &Context,
-        disk_names: Vec<String>,
-        minimum: Consistency,
-    ) -> Result<Outcome, StepFailure> {
-        if minimum == Consistency::Application {
-            return Err(agent_error(
-                "consistency_unavailable",
-                "no application-consistent snapshot can be taken here",
-            )
-            .action("allow file_system consistency")
-            .into());
-        }
-        // An earlier attempt whose report was lost holds the same disks.
-        self.snapshots.release_of_step(context.attempt.step);
-        let (inventory, step) = (Arc::clone(&self.inventory), context.attempt.step);
-        let taken = tokio::task::spawn_blocking(move || {
-            let sources = inventory.select(&disk_names)?;
-            if sources.is_empty() {
-                return Err(user_error("no_disks", "this machine has no disks that could be backed up")
-                    .action("name one under [[disk]] in agent.toml"));
+    async fn release(&self, snapshot: SnapshotId) -> Result<(), StepFailure> {
+        match self.snapshots.release(snapshot).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => {
+                Err(agent_error("release_failed", format!("cannot remove the snapshot: {error}"))
+                    .retryable()
+                    .action("see the directory .holdfast-snapshots beside the images of this machine")
+                    .into())
             }
-            Snapshot::take(step, &sources).map_err(|error| error.detail())
-        })
-        .await;
-        let snapshot = match taken {
-            Ok(snapshot) => snapshot?,
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-        };
-        if context.stop.is_cancelled() {
-            return Err(StepFailure::Cancelled);
         }
-        let taken = SnapshotTaken {
-            snapshot_id: snapshot.id.to_string(),
-            // Nobody can write to it, so it is as consistent as its last user left it.
-            consistency: Consistency::FileSystem.into(),
-            disks: snapshot.disks.iter().map(crate::snapshot::SnapshotDisk::to_wire).collect(),
-            taken_at: Some(timestamp(Utc::now())),
-            warnings: Vec::new(),
-        };
-        self.snapshots.hold(snapshot);
-        failpoint("agent::snapshot_taken");
-        Ok(Outcome::SnapshotTaken(taken))
     }
 
     async fn transfer(
@@ -211,12 +181,5 @@ pub(crate) fn taken_snapshot(outcome: &Outcome) -> Option<SnapshotId> {
     match outcome {
         Outcome::SnapshotTaken(taken) => taken.snapshot_id.parse().ok(),
         _ => None,
-    }
-}
-
-fn timestamp(time: chrono::DateTime<Utc>) -> prost_types::Timestamp {
-    prost_types::Timestamp {
-        seconds: time.timestamp(),
-        nanos: i32::try_from(time.timestamp_subsec_nanos()).unwrap_or_default(),
     }
 }

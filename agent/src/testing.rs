@@ -3,4 +3,6 @@
 pub(crate) mod agent;
 pub(crate) mod controller;
 pub(crate) mod gateway;
+pub(crate) mod hook_dir;
+pub(crate) mod loop_disk;
 pub(crate) mod pki;

@@ -198,6 +198,7 @@ impl Session {
             .collect();
         for id in welcome.remove_snapshot_ids.iter().filter_map(|id| id.parse().ok()) {
             if !unreported.contains(&id) {
+                // In the background; it is not listed any more.
                 self.snapshots.release(id);
             }
         }

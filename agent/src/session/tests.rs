@@ -141,7 +141,7 @@ async fn snapshots_that_cannot_be_taken_say_why() {
     // Held by the snapshot from above.
     let application = TakeSnapshot { disk_names: Vec::new(), minimum: Consistency::Application.into() };
     let detail = failure(session.carry_out(Step::TakeSnapshot(application)).await);
-    assert_eq!(detail.code, "consistency_unavailable");
+    assert_eq!(detail.code, "consistency_not_reached");
     agent.stop().await;
 }
 

@@ -18,18 +18,22 @@ pub(super) fn hold(source: &DiskSource) -> Result<SnapshotDisk, SnapshotError> {
     let hold = kind_of(source)?;
     let mut options = OpenOptions::new();
     options.read(true);
-    match hold {
-        Hold::Exclusive => options.custom_flags(libc::O_EXCL),
-        // Not to wait here for the end of somebody else's write lease.
-        Hold::Lease => options.custom_flags(libc::O_NONBLOCK),
-    };
-    let file = options.open(&source.path).map_err(failed)?;
+    // For a file: not to wait here for the end of somebody else's write lease.
+    let flags = if hold == Hold::Lease { libc::O_NONBLOCK } else { libc::O_EXCL };
+    let file = options.custom_flags(flags).open(&source.path).map_err(failed)?;
     if hold == Hold::Lease {
         lease::take(&file).map_err(failed)?;
     }
     // Only now: before, it could still change.
     let size_bytes = size(&file).map_err(failed)?;
-    Ok(SnapshotDisk { name: source.name.clone(), size_bytes, file, hold, broken: AtomicBool::new(false) })
+    Ok(SnapshotDisk {
+        name: source.name.clone(),
+        size_bytes,
+        file,
+        path: source.path.clone(),
+        hold,
+        broken: AtomicBool::new(false),
+    })
 }
 
 /// Size of an open file or block device, in bytes. Moves the file's position.

@@ -45,6 +45,11 @@ impl TestMachine {
         path
     }
 
+    /// Adds a disk that is there already.
+    pub(crate) fn disk_at(&mut self, name: &str, path: &Path) {
+        self.disks.push((name.to_owned(), path.to_owned()));
+    }
+
     pub(crate) fn config(&self, controller: &TestController) -> Config {
         let mut text = format!(
             "controller = \"https://{}\"\nstate_dir = {:?}\ndiscover = false\n{}\n[timing]\nreconnect_min = \"50ms\"\n\

@@ -21,6 +21,7 @@ use super::pass::joined;
 use super::reader::blocks_of;
 use super::remote_map::{self, QUEUED_RUNS};
 use super::scan::{Scan, Scanned};
+use crate::kernel::IdleIo;
 
 /// How long a feed that ended a scan has to say why.
 const LAST_WORD: std::time::Duration = std::time::Duration::from_secs(1);
@@ -56,6 +57,7 @@ impl DiskScan {
         let DiskScan { transfer, disk, base: known, cell_blocks, batches, meter, scans, stop, .. } = self;
         let layout = if known.base_size_bytes == 0 { Layout::Aligned } else { Layout::Gathered };
         let mut scanning = scans.spawn_blocking(move || {
+            let _idle = IdleIo::begin();
             let source = &transfer.snapshot.disks[disk];
             let map = match local {
                 Some(log) => transfer.maps.begin_changes(&source.name, &key, log),

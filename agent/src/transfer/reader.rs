@@ -53,8 +53,9 @@ impl<'a> Reader<'a> {
     pub(super) fn new(disk: &'a SnapshotDisk) -> Self {
         // Advice only: a kernel that ignores it still reads the right bytes.
         let _ = fadvise(&disk.file, 0, None, Advice::Sequential);
-        let is_file = disk.hold == Hold::Lease;
-        let small = is_file && disk.size_bytes <= CACHE_FRIENDLY_BYTES;
+        let is_file = disk.hold != Hold::Exclusive;
+        // Nobody else reads a clone.
+        let small = disk.hold == Hold::Lease && disk.size_bytes <= CACHE_FRIENDLY_BYTES;
         Self {
             file: &disk.file,
             size_bytes: disk.size_bytes,

@@ -1,0 +1,248 @@
+//! File systems on loop devices, for tests that freeze. Nothing of the machine itself is ever frozen: only what is
+//! mounted here, below a directory of this process.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock};
+
+use crate::kernel;
+
+const PREFIX: &str = "hf-loop-";
+
+/// A directory for loop images; only one exists at a time on this machine.
+pub(crate) struct LoopDir {
+    dir: tempfile::TempDir,
+    _lock: File,
+}
+
+/// A file system on a loop device, mounted. Dropped, it is thawed, unmounted and detached.
+pub(crate) struct Mounted {
+    pub(crate) image: PathBuf,
+    pub(crate) mount_point: PathBuf,
+    device: String,
+}
+
+impl LoopDir {
+    /// `None`, with the reason, where that is not possible.
+    pub(crate) fn new() -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("SKIPPED: freezing file systems needs root");
+            return None;
+        }
+        let lock = File::create(std::env::temp_dir().join("hf-loop.lock")).unwrap();
+        flock(&lock, FlockOperation::LockExclusive).unwrap();
+        clean_up_earlier_runs();
+        let prefix = format!("{PREFIX}{}-", std::process::id());
+        let dir = tempfile::Builder::new().prefix(&prefix).tempdir().unwrap();
+        Some(Self { dir, _lock: lock })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A mounted XFS that can clone files.
+    pub(crate) fn xfs(&self) -> Option<Mounted> {
+        self.file_system("outer", 512, &["mkfs.xfs", "-q", "-f", "-m", "reflink=1"])
+    }
+
+    pub(crate) fn btrfs(&self) -> Option<Mounted> {
+        self.file_system("outer", 512, &["mkfs.btrfs", "-q", "-f"])
+    }
+
+    pub(crate) fn ext4(&self, name: &str) -> Option<Mounted> {
+        self.file_system(name, 64, &MKFS_EXT4)
+    }
+
+    fn file_system(&self, name: &str, mebibytes: u64, mkfs: &[&str]) -> Option<Mounted> {
+        Mounted::make(&self.path().join(format!("{name}.img")), &self.path().join(name), mebibytes, mkfs)
+    }
+
+    /// A disk image that lies on `outer` and is mounted itself.
+    pub(crate) fn disk_on(&self, outer: &Mounted, name: &str) -> Option<Mounted> {
+        let image = outer.mount_point.join(format!("{name}.raw"));
+        Mounted::make(&image, &self.path().join(format!("mnt-{name}")), 64, &MKFS_EXT4)
+    }
+}
+
+const MKFS_EXT4: [&str; 2] = ["mkfs.ext4", "-q"];
+
+impl Mounted {
+    fn make(image: &Path, mount_point: &Path, mebibytes: u64, mkfs: &[&str]) -> Option<Self> {
+        File::create(image).unwrap().set_len(mebibytes << 20).unwrap();
+        let mut arguments = mkfs[1..].to_vec();
+        arguments.push(image.to_str().unwrap());
+        tool(mkfs[0], &arguments)?;
+        Self::mount(image, mount_point)
+    }
+
+    /// Mounts what is on an image.
+    pub(crate) fn mount(image: &Path, mount_point: &Path) -> Option<Self> {
+        std::fs::create_dir_all(mount_point).unwrap();
+        let device = tool("losetup", &["--show", "-f", image.to_str().unwrap()])?;
+        let mounted = Self { image: image.to_owned(), mount_point: mount_point.to_owned(), device };
+        tool("mount", &[&mounted.device, mount_point.to_str().unwrap()])?;
+        Some(mounted)
+    }
+
+    pub(crate) fn freeze(&self) {
+        kernel::freeze(self.open().as_fd()).unwrap();
+    }
+
+    pub(crate) fn thaw(&self) {
+        kernel::thaw(self.open().as_fd()).unwrap();
+    }
+
+    /// Looks by trying: not while something else is about to freeze it.
+    pub(crate) fn is_frozen(&self) -> bool {
+        match kernel::freeze(self.open().as_fd()) {
+            Ok(()) => {
+                self.thaw();
+                false
+            }
+            Err(rustix::io::Errno::BUSY) => true,
+            Err(errno) => panic!("{errno}"),
+        }
+    }
+
+    /// Whether something can be written within this time.
+    pub(crate) fn is_writable_within(&self, limit: Duration) -> bool {
+        let path = self.mount_point.join("probe");
+        let (sender, written) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let mut file = File::create(path).unwrap();
+            file.write_all(b"probe").unwrap();
+            file.sync_all().unwrap();
+            let _ = sender.send(());
+        });
+        written.recv_timeout(limit).is_ok()
+    }
+
+    fn open(&self) -> File {
+        File::open(&self.mount_point).unwrap()
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        clean_up(&self.mount_point, &self.device);
+    }
+}
+
+/// Thaws as often as something that still runs freezes it again.
+fn clean_up(mount_point: &Path, device: &str) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while is_mount_point(mount_point) && Instant::now() < deadline {
+        if let Ok(file) = File::open(mount_point) {
+            while kernel::thaw(file.as_fd()).is_ok() {}
+        }
+        let _ = Command::new("umount").arg(mount_point).stderr(std::process::Stdio::null()).status();
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let _ = Command::new("losetup").args(["-d", device]).status();
+}
+
+fn is_mount_point(path: &Path) -> bool {
+    mount_points().iter().any(|mount_point| mount_point == path)
+}
+
+fn mount_points() -> Vec<PathBuf> {
+    let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    text.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from).collect()
+}
+
+/// What a test that was killed left: mounts and loop devices below a directory of a process that is gone.
+fn clean_up_earlier_runs() {
+    let prefix = std::env::temp_dir().join(PREFIX);
+    let is_left = |path: &Path| {
+        let rest = path.to_str()?.strip_prefix(prefix.to_str()?)?;
+        let process = rest.split_once('-')?.0.parse::<u32>().ok()?;
+        (process != std::process::id() && !Path::new(&format!("/proc/{process}")).is_dir()).then_some(())
+    };
+    // The innermost were mounted last.
+    for mount_point in mount_points().iter().rev().filter(|path| is_left(path).is_some()) {
+        let source = Command::new("findmnt").args(["-n", "-o", "SOURCE"]).arg(mount_point).output();
+        let device = source.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+        clean_up(mount_point, &device.unwrap_or_default());
+    }
+    for entry in std::fs::read_dir("/sys/block").unwrap().flatten() {
+        let backing = std::fs::read_to_string(entry.path().join("loop/backing_file")).unwrap_or_default();
+        if is_left(Path::new(backing.trim())).is_some() {
+            let device = Path::new("/dev").join(entry.file_name());
+            let _ = Command::new("losetup").arg("-d").arg(device).status();
+        }
+    }
+}
+
+/// Runs a tool; `None` (and a loud word) if it is missing or fails.
+pub(crate) fn tool(name: &str, arguments: &[&str]) -> Option<String> {
+    let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
+    match Command::new(name).args(arguments).env("PATH", path).output() {
+        Ok(output) if output.status.success() => {
+            Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        }
+        other => {
+            eprintln!("SKIPPED: `{name} {}` does not work here: {other:?}", arguments.join(" "));
+            None
+        }
+    }
+}
+
+/// Writes and syncs without end.
+pub(crate) struct Writer {
+    stop: Arc<AtomicBool>,
+    rounds: Arc<AtomicU64>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Writer {
+    /// In each round the number of the round goes to all files, one after the other, each synced before the next.
+    pub(crate) fn start(files: Vec<PathBuf>) -> Self {
+        let (stop, rounds) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let thread = std::thread::spawn({
+            let (stop, rounds) = (Arc::clone(&stop), Arc::clone(&rounds));
+            move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let round = rounds.load(Ordering::Relaxed) + 1;
+                    for path in &files {
+                        let mut file =
+                            OpenOptions::new().write(true).create(true).truncate(false).open(path).unwrap();
+                        file.write_all(&round.to_le_bytes()).unwrap();
+                        file.sync_all().unwrap();
+                        // Metadata as well: names come and go.
+                        let name = path.with_extension((round % 50).to_string());
+                        std::fs::write(&name, vec![u8::try_from(round % 251).unwrap(); 20_000]).unwrap();
+                        let _ = std::fs::remove_file(path.with_extension(((round + 25) % 50).to_string()));
+                    }
+                    rounds.store(round, Ordering::Relaxed);
+                }
+            }
+        });
+        let writer = Self { stop, rounds, thread: Some(thread) };
+        writer.wait_for(5);
+        writer
+    }
+
+    /// Waits until so many more rounds are done.
+    pub(crate) fn wait_for(&self, more: u64) {
+        let (target, began) = (self.rounds.load(Ordering::Relaxed) + more, Instant::now());
+        while self.rounds.load(Ordering::Relaxed) < target {
+            assert!(began.elapsed() < Duration::from_secs(30), "the writer is stuck");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let _ = self.thread.take().map(std::thread::JoinHandle::join);
+    }
+}

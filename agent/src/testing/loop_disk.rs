@@ -140,7 +140,10 @@ impl Drop for Mounted {
 fn clean_up(mount_point: &Path, device: &str) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while is_mount_point(mount_point) && Instant::now() < deadline {
-        if let Ok(file) = File::open(mount_point) {
+        // Also what it lies on: a test that failed may have left that frozen, and unmounting would wait for it.
+        let prefix = std::env::temp_dir().join(PREFIX);
+        let is_ours = |path: &&PathBuf| path.to_string_lossy().starts_with(&*prefix.to_string_lossy());
+        for file in mount_points().iter().filter(is_ours).filter_map(|path| File::open(path).ok()) {
             while kernel::thaw(file.as_fd()).is_ok() {}
         }
         let _ = Command::new("umount").arg(mount_point).stderr(std::process::Stdio::null()).status();
@@ -177,6 +180,13 @@ fn clean_up_earlier_runs() {
         if is_left(Path::new(backing.trim())).is_some() {
             let device = Path::new("/dev").join(entry.file_name());
             let _ = Command::new("losetup").arg("-d").arg(device).status();
+        }
+    }
+    for entry in std::fs::read_dir(std::env::temp_dir()).unwrap().flatten() {
+        let path = entry.path();
+        let is_empty_of_mounts = || !mount_points().iter().any(|mount_point| mount_point.starts_with(&path));
+        if is_left(&path).is_some() && is_empty_of_mounts() {
+            let _ = std::fs::remove_dir_all(&path);
         }
     }
 }

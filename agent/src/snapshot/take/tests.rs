@@ -326,18 +326,14 @@ fn a_mounted_partition_is_frozen() {
     let image = outer.mount_point.join("partitioned.raw");
     let file = File::create(&image).unwrap();
     file.set_len(64 << 20).unwrap();
-    // One Linux partition from sector 2048 on, 60 MiB.
-    let mut entry = [0; 16];
-    entry[4] = 0x83;
-    entry[8..12].copy_from_slice(&2048_u32.to_le_bytes());
-    entry[12..].copy_from_slice(&(60_u32 << 11).to_le_bytes());
-    file.write_all_at(&entry, 446).unwrap();
-    file.write_all_at(&[0x55, 0xaa], 510).unwrap();
     drop(file);
-    let Some(device) = tool("losetup", &["--show", "-P", "-f", image.to_str().unwrap()]) else { return };
+    let Some(device) = tool("losetup", &["--show", "-f", image.to_str().unwrap()]) else { return };
     let _detach = Detach(device.clone());
     let partition = format!("{device}p1");
-    if tool("mkfs.ext4", &["-q", &partition]).is_none() {
+    // 60 MiB from sector 2048 on. Told to the kernel, which may not read partition tables itself.
+    if tool("addpart", &[&device, "1", "2048", "122880"]).is_none()
+        || tool("mkfs.ext4", &["-q", &partition]).is_none()
+    {
         return;
     }
     let mount_point = dir.path().join("partition");
@@ -358,6 +354,7 @@ struct Detach(String);
 
 impl Drop for Detach {
     fn drop(&mut self) {
+        tool("delpart", &[&self.0, "1"]);
         tool("losetup", &["-d", &self.0]);
     }
 }

@@ -288,6 +288,7 @@ impl Prepared {
                     source,
                 });
             }
+            failpoint("agent::disk_cloned");
         }
         Ok(())
     }

@@ -39,9 +39,9 @@ remember() {
 
 # The process of this name that quickstart started, if it lives.
 running() {
-    local pid
+    local pid started
     pid=$(head -n 1 "$dir/run/$1.pid" 2>/dev/null) || return 1
-    [[ $pid =~ ^[0-9]+$ ]] && [ "$(started_at "$pid")" = "$(cat "$dir/run/.$1.started" 2>/dev/null)" ] || return 1
+    [[ $pid =~ ^[0-9]+$ ]] && started=$(started_at "$pid") && [ "$started" = "$(cat "$dir/run/.$1.started" 2>/dev/null)" ] || return 1
     case $1 in
     controller | agent) [[ $(readlink "/proc/$pid/exe") == "$dir/bin/"* ]] || return 1 ;;
     esac
@@ -68,7 +68,7 @@ state_of() {
 }
 
 stop_all() {
-    [ -d "$dir/run" ] || return 0
+    [ -e "$dir/.quickstart" ] || return 0
     say "stopping"
     "$here/demo/disks" --stop-writer "$dir"
     stop_one agent
@@ -162,9 +162,12 @@ start_agent() {
 }
 
 enrol() {
-    "$dir/bin/holdfast" token create --uses 1 --ttl 10m --label made-by=quickstart -o json | jq -r .token >"$dir/run/.token"
+    (umask 077 && "$dir/bin/holdfast" token create --uses 1 --ttl 10m --label made-by=quickstart -o json | jq -r .token >"$dir/run/.token")
     "$dir/bin/holdfast-agent" enrol --config "$dir/agent.toml" --ca-file "$dir/controller/pki/ca.pem" --name "$machine" \
-        --token-file "$dir/run/.token" >"$dir/log/enrol.log" 2>&1 || fail "the agent cannot be enrolled: $(tail -n 3 "$dir/log/enrol.log")"
+        --token-file "$dir/run/.token" >"$dir/log/enrol.log" 2>&1 || {
+        rm -f "$dir/run/.token"
+        fail "the agent cannot be enrolled: $(tail -n 3 "$dir/log/enrol.log")"
+    }
     rm -f "$dir/run/.token"
     echo "$machine" >"$dir/machine"
 }
@@ -175,7 +178,7 @@ write_agent_config() {
     touch "$dir/disks"
     for disk in "${new_disks[@]}"; do
         name=${disk%%=*} path=$(realpath -e -- "${disk#*=}")
-        { grep -v "^$name=" "$dir/disks" || true; echo "$name=$path"; } >"$dir/disks.new"
+        { awk -F= -v name="$name" '$1 != name' "$dir/disks"; echo "$name=$path"; } >"$dir/disks.new"
         mv "$dir/disks.new" "$dir/disks"
     done
     {

@@ -4,8 +4,10 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Seek as _, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use holdfast_proto::error::{ErrorDetailExt as _, user_error};
@@ -40,6 +42,10 @@ pub(crate) fn configured(config: &Config) -> Vec<DiskSource> {
 #[derive(Debug)]
 pub(crate) struct Inventory {
     rules: ArcSwap<Rules>,
+    /// What was found last.
+    listed: ArcSwap<Vec<Disk>>,
+    /// A look at the disks is under way: one that does not answer must not collect more and more of them.
+    listing: AtomicBool,
 }
 
 /// What the configuration says of disks.
@@ -57,7 +63,11 @@ impl Rules {
 
 impl Inventory {
     pub(crate) fn new(config: &Config) -> Self {
-        Self { rules: ArcSwap::new(Rules::new(config)) }
+        Self {
+            rules: ArcSwap::new(Rules::new(config)),
+            listed: ArcSwap::default(),
+            listing: AtomicBool::new(false),
+        }
     }
 
     /// Goes by another configuration from now on.
@@ -112,6 +122,21 @@ impl Inventory {
 
     /// The disks with their sizes, for the controller. Those that cannot be read now are left out.
     pub(crate) fn list(&self) -> Vec<Disk> {
+        if self.listing.swap(true, Ordering::AcqRel) {
+            return self.last_list();
+        }
+        let disks = self.look();
+        self.listed.store(Arc::new(disks.clone()));
+        self.listing.store(false, Ordering::Release);
+        disks
+    }
+
+    /// As it was last; empty before the first look is over.
+    pub(crate) fn last_list(&self) -> Vec<Disk> {
+        self.listed.load().as_ref().clone()
+    }
+
+    fn look(&self) -> Vec<Disk> {
         let mut disks = Vec::new();
         for source in self.sources() {
             match size_of(&source.path) {
@@ -131,7 +156,11 @@ impl Inventory {
 /// If it cannot be opened or is neither.
 pub(crate) fn size_of(path: &Path) -> io::Result<u64> {
     let metadata = path.metadata()?;
-    if metadata.is_file() { Ok(metadata.len()) } else { size_of_device(File::open(path)?) }
+    if metadata.is_file() {
+        return Ok(metadata.len());
+    }
+    // Not to wait for the other end of a pipe.
+    size_of_device(File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?)
 }
 
 fn size_of_device(mut device: File) -> io::Result<u64> {

@@ -5,11 +5,13 @@ mod program;
 mod run;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_proto::error::{ErrorDetailExt as _, user_error};
 use holdfast_proto::ids::SnapshotId;
 use holdfast_proto::v1::ErrorDetail;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::HooksConfig;
@@ -45,6 +47,8 @@ pub(crate) struct Hooks {
     machine: String,
     /// Where it is kept in mind that an application is quiesced.
     marks: PathBuf,
+    /// Held from before an application is quiesced until it was woken: one snapshot must not wake it in the middle of another.
+    turn: Arc<Mutex<()>>,
 }
 
 /// The hooks of one snapshot, checked and open: what runs is what was checked.
@@ -98,7 +102,12 @@ impl HookError {
 
 impl Hooks {
     pub(crate) fn new(config: HooksConfig, machine: String, marks: PathBuf) -> Self {
-        Self { config, machine, marks }
+        Self { config, machine, marks, turn: Arc::default() }
+    }
+
+    /// Waits until no other snapshot has the application quiesced.
+    pub(crate) async fn turn(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.turn).lock_owned().await
     }
 
     pub(crate) fn config(&self) -> &HooksConfig {
@@ -168,8 +177,16 @@ impl Hooks {
         self.run(program, snapshot.id, disks, stop).await
     }
 
-    /// Wakes the applications that an earlier process left quiesced.
-    pub(crate) async fn recover(self, stop: CancellationToken) {
+    /// Wakes the applications that an earlier process left quiesced. Has its turn before this returns.
+    pub(crate) fn recover(self, stop: CancellationToken) -> impl Future<Output = ()> + Send {
+        let turn = Arc::clone(&self.turn).try_lock_owned();
+        async move {
+            self.wake_left(stop).await;
+            drop(turn);
+        }
+    }
+
+    async fn wake_left(&self, stop: CancellationToken) {
         let left: Vec<SnapshotId> = std::fs::read_dir(&self.marks)
             .into_iter()
             .flatten()

@@ -55,7 +55,11 @@ fn an_unknown_name_is_refused_and_no_name_means_all() {
     let path = dir.path().join("a.raw");
     std::fs::write(&path, [0; 100]).unwrap();
     let configured = vec![ConfiguredDisk { name: "a".to_owned(), path }];
-    let inventory = Inventory { rules: ArcSwap::from_pointee(Rules { configured, discover: false }) };
+    let inventory = Inventory {
+        rules: ArcSwap::from_pointee(Rules { configured, discover: false }),
+        listed: ArcSwap::default(),
+        listing: AtomicBool::new(false),
+    };
     assert_eq!(inventory.select(&[]).unwrap().len(), 1);
     assert_eq!(inventory.select(&["b".to_owned()]).unwrap_err().code, "disk_not_found");
     assert_eq!(inventory.list(), vec![Disk { name: "a".to_owned(), size_bytes: 100 }]);

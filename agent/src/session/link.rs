@@ -20,6 +20,8 @@ use super::{Session, SessionError};
 use crate::attempt::Attempt;
 use crate::step::{Work, taken_snapshot};
 
+/// One disk that does not answer must keep neither heartbeats nor the other disks from the controller.
+const LIST_LIMIT: Duration = Duration::from_secs(5);
 /// Messages that wait for the connection. The controller reads fast; if it does not, the session ends.
 const QUEUED_MESSAGES: usize = 64;
 /// How long a terminal report may stay without acknowledgement on a living session before it is sent again.
@@ -208,7 +210,17 @@ impl Session {
 
     async fn list_disks(&self) -> Vec<Disk> {
         let inventory = std::sync::Arc::clone(&self.inventory);
-        tokio::task::spawn_blocking(move || inventory.list()).await.unwrap_or_default()
+        let look = tokio::task::spawn_blocking({
+            let inventory = std::sync::Arc::clone(&inventory);
+            move || inventory.list()
+        });
+        match tokio::time::timeout(LIST_LIMIT, look).await {
+            Ok(listed) => listed.unwrap_or_default(),
+            Err(_) => {
+                tracing::warn!("a disk does not answer; the disks are told as they were last");
+                inventory.last_list()
+            }
+        }
     }
 }
 

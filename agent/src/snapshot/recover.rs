@@ -38,12 +38,16 @@ fn recover_all(journals: &Journals, configured: &[DiskSource]) -> Vec<Snapshot> 
         tracing::error!(%error, "cannot list the journals of the snapshots");
         Vec::new()
     });
-    for journal in &found {
-        thaw(journal);
-    }
+    let found: Vec<(Journal, Thawed)> =
+        found.into_iter().map(|journal| (journal.clone(), thaw(&journal))).collect();
     let mut survivors = Vec::new();
     let mut named = BTreeSet::new();
-    for journal in found {
+    for (journal, thawed) in found {
+        if thawed == Thawed::NotAll {
+            // The next start must still know what to thaw.
+            named.insert(journal.id());
+            continue;
+        }
         let survivor = (journal.phase == Phase::Taken).then(|| load(&journal)).flatten();
         if let Some(snapshot) = survivor {
             tracing::info!(snapshot = %snapshot.id, "snapshot of an earlier process found");
@@ -63,27 +67,34 @@ fn recover_all(journals: &Journals, configured: &[DiskSource]) -> Vec<Snapshot> 
     survivors
 }
 
-fn thaw(journal: &Journal) {
+fn thaw(journal: &Journal) -> Thawed {
     if journal.frozen.is_empty() {
-        return;
+        return Thawed::All;
     }
     let mounts = match Mounts::read() {
         Ok(mounts) => mounts,
-        Err(error) => return tracing::error!(%error, "cannot find what may be frozen"),
+        Err(error) => {
+            tracing::error!(%error, "cannot find what may be frozen");
+            return Thawed::NotAll;
+        }
     };
     let mut files = Vec::new();
+    let mut thawed = Thawed::All;
     for frozen in journal.frozen.iter().filter(|frozen| mounts.contains(frozen.device)) {
         match mounts.open(frozen.device) {
             Ok(mounted) => files.push(mounted.file),
             Err(error) => {
                 tracing::error!(mount_point = %frozen.mount_point.display(), %error, "cannot thaw");
+                thawed = Thawed::NotAll;
             }
         }
     }
     if thaw_within(files, THAW_LIMIT) == Thawed::NotAll {
         let mount_points: Vec<_> = journal.frozen.iter().map(|frozen| &frozen.mount_point).collect();
         tracing::error!(?mount_points, "not everything that may be frozen answers");
+        thawed = Thawed::NotAll;
     }
+    thawed
 }
 
 /// `None` if it is not whole.

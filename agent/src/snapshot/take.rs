@@ -13,7 +13,9 @@ use super::journal::{CloneRecord, FrozenMount, Phase};
 use super::mounts::{DeviceNumber, MountedOn, Mounts};
 use super::reflink::{CloneDir, CloneName, Reflinks, clone_into};
 use super::undertaking::Undertaking;
-use super::watchdog::{Failure, FreezeError, MAX_FROZEN, Remains, Watchdog};
+use super::watchdog::{
+    Failure, FreezeError, MAX_FROZEN, OWN_THAW_LIMIT, Remains, Thawed, Watchdog, thaw_within,
+};
 use super::{Hold, Snapshot, SnapshotDisk, SnapshotError, offline};
 use crate::config::SnapshotConfig;
 use crate::disk::DiskSource;
@@ -239,7 +241,8 @@ impl Prepared {
             self.clone_all()?;
         } else if let Err(stopped) = self.clone_frozen() {
             let refused = matches!(stopped.error, SnapshotError::Freeze(FreezeError::Refused { .. }));
-            if !(refused && self.order.minimum == Consistency::Crash) {
+            let thawed = matches!(stopped.remains, Remains::Nothing);
+            if !(refused && thawed && self.order.minimum == Consistency::Crash) {
                 return Err(self.undo(stopped));
             }
             self.consistency = Consistency::Crash;
@@ -293,6 +296,10 @@ impl Prepared {
         Ok(())
     }
 
+    fn frozen_files(&self) -> Vec<File> {
+        self.frozen.iter().filter_map(|mounted| mounted.file.try_clone().ok()).collect()
+    }
+
     /// Not before everything is thawed: removing files may have to wait for that.
     fn undo(self, stopped: Stopped) -> SnapshotError {
         match stopped.remains {
@@ -301,7 +308,11 @@ impl Prepared {
                 tracing::error!(snapshot = %self.undertaking.id(), "a file system does not answer; the watchdog stays");
                 std::thread::spawn(move || {
                     watchdog.wait();
-                    drop(self);
+                    // It may have been killed while a freeze was on its way, which then came to its end without it.
+                    match thaw_within(self.frozen_files(), OWN_THAW_LIMIT) {
+                        Thawed::All => drop(self),
+                        Thawed::NotAll => self.undertaking.leave(),
+                    }
                 });
             }
             Remains::Unknown => {

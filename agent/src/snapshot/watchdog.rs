@@ -27,7 +27,7 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 /// What the watchdog needs beyond the limit of the freeze to say how it ended.
 const ANSWER_GRACE: Duration = Duration::from_secs(5);
 /// How long the agent waits itself for thaws that it has to do in the watchdog's place.
-const OWN_THAW_LIMIT: Duration = Duration::from_secs(10);
+pub(crate) const OWN_THAW_LIMIT: Duration = Duration::from_secs(10);
 /// How long the process may take to end when its work is done.
 const END_LIMIT: Duration = Duration::from_secs(2);
 

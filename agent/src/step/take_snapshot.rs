@@ -47,6 +47,10 @@ impl Steps {
         let needed = self.needed(&hooks)?;
         let order = (disk_names, minimum, needed);
 
+        let turn = tokio::select! {
+            turn = self.hooks.turn() => turn,
+            () = context.stop.cancelled() => return Err(StepFailure::Cancelled),
+        };
         let quiesced = self.quiesce(context, id, &hooks).await;
         let taken = match &quiesced {
             Err(HookError::Stopped { .. }) => Err(StepFailure::Cancelled),
@@ -55,6 +59,7 @@ impl Steps {
         };
         let taken_at = Utc::now();
         let woken = self.wake(id, &hooks, &quiesced).await;
+        drop(turn);
         let mut fresh = match (taken, &woken) {
             (Err(error), Err(hook)) => {
                 tracing::error!(snapshot = %id, error = %hook, "the application may be quiesced still");
@@ -175,7 +180,10 @@ impl Steps {
             }
             _ => Ok(Quiesced::No),
         };
-        self.hooks.forget(id);
+        // Otherwise the next start tries again.
+        if woken.is_ok() {
+            self.hooks.forget(id);
+        }
         woken
     }
 
@@ -245,7 +253,11 @@ async fn bounded<T: Send + 'static>(
     match tokio::time::timeout(limit, receiver).await {
         Ok(Ok(result)) => result,
         Ok(Err(_)) => match thread.await {
-            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+            // Not further up: the application must still be woken.
+            Err(panic) => {
+                tracing::error!(%panic, "taking the snapshot panicked");
+                Err(agent_error("internal", "the agent hit an internal error; see its log"))
+            }
             Ok(()) => Err(late.detail()),
         },
         Err(_) => Err(late.detail()),

@@ -50,10 +50,15 @@ pub(crate) enum Target {
     Names(BTreeSet<String>),
 }
 
+/// See [`Policy::etag`].
+pub(crate) fn etag(id: Uuid, revision: i64) -> String {
+    format!("{}-{revision}", id.simple())
+}
+
 impl Policy {
     /// Changes with each change, also if the policy is deleted and made again.
     pub(crate) fn etag(&self) -> String {
-        format!("{}-{}", self.id.simple(), self.revision)
+        etag(self.id, self.revision)
     }
 
     /// The slot that is due now: of those that were missed, the newest one.

@@ -49,7 +49,8 @@ pub(crate) fn decode(token: &str) -> Option<Option<String>> {
         return Some(None);
     }
     let bytes = hex::decode(token).ok()?;
-    String::from_utf8(bytes).ok().map(Some)
+    // No key of ours has a NUL, and Postgres takes none.
+    String::from_utf8(bytes).ok().filter(|key| !key.contains('\0')).map(Some)
 }
 
 /// The key of rows sorted by time and id.
@@ -60,4 +61,18 @@ pub(super) fn time_key(at: DateTime<Utc>, id: Uuid) -> String {
 pub(crate) fn parse_time_key(key: &str) -> Option<(DateTime<Utc>, Uuid)> {
     let (micros, id) = key.split_once(':')?;
     Some((DateTime::from_timestamp_micros(micros.parse().ok()?)?, id.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::decode;
+
+    #[test]
+    fn what_is_no_key_of_ours_is_no_token() {
+        assert_eq!(decode(""), Some(None));
+        assert_eq!(decode(&hex::encode("web1")), Some(Some("web1".to_owned())));
+        for bad in ["0", "zz", "ff", "00", "7765620031"] {
+            assert_eq!(decode(bad), None, "{bad}");
+        }
+    }
 }

@@ -4,7 +4,7 @@ use sqlx::postgres::PgConnection;
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use crate::domain::policy::{Policy, PolicyDocument};
+use crate::domain::policy::{Policy, PolicyDocument, etag};
 
 use super::page::{Page, PageSize};
 use super::{During, Store, StoreError, audit};
@@ -101,6 +101,7 @@ impl Store {
         let (name, operator) = (name.to_owned(), operator.to_owned());
         self.transaction("delete a policy", move |connection| {
             Box::pin(async move {
+                // Not checked: one that this version cannot read can still be deleted.
                 let current = lock(connection, &name).await?.ok_or_else(|| not_found(&name))?;
                 check_etag(Some(&current), &name, etag.as_deref())?;
                 sqlx::query("DELETE FROM policies WHERE id = $1")
@@ -108,7 +109,7 @@ impl Store {
                     .execute(&mut *connection)
                     .await
                     .during("delete a policy")?;
-                let detail = json!({ "name": name, "spec": current.document });
+                let detail = json!({ "name": name, "spec": current.spec.0 });
                 audit::record(connection, &operator, "policy.delete", &current.id.to_string(), detail).await
             })
         })
@@ -119,7 +120,7 @@ impl Store {
 async fn apply(connection: &mut PgConnection, new: NewPolicy) -> Result<Applied, StoreError> {
     let current = lock(connection, &new.name).await?;
     check_etag(current.as_ref(), &new.name, new.etag.as_deref())?;
-    let Some(current) = current else {
+    let Some(current) = current.map(PolicyRow::checked).transpose()? else {
         let id = Uuid::now_v7();
         let made = sqlx::query(
             "INSERT INTO policies (id, name, spec) VALUES ($1, $2, $3) ON CONFLICT (name) DO NOTHING",
@@ -155,19 +156,18 @@ async fn apply(connection: &mut PgConnection, new: NewPolicy) -> Result<Applied,
 }
 
 /// The policy of this name, locked against other changes and against schedulers.
-async fn lock(connection: &mut PgConnection, name: &str) -> Result<Option<Policy>, StoreError> {
-    let row: Option<PolicyRow> = sqlx::query_as("SELECT * FROM policies WHERE name = $1 FOR UPDATE")
+async fn lock(connection: &mut PgConnection, name: &str) -> Result<Option<PolicyRow>, StoreError> {
+    sqlx::query_as("SELECT * FROM policies WHERE name = $1 FOR UPDATE")
         .bind(name)
         .fetch_optional(connection)
         .await
-        .during("lock a policy")?;
-    row.map(PolicyRow::checked).transpose()
+        .during("lock a policy")
 }
 
-fn check_etag(current: Option<&Policy>, name: &str, wanted: Option<&str>) -> Result<(), StoreError> {
+fn check_etag(current: Option<&PolicyRow>, name: &str, wanted: Option<&str>) -> Result<(), StoreError> {
     match (wanted, current) {
         (None, _) => Ok(()),
-        (Some(wanted), Some(current)) if current.etag() == wanted => Ok(()),
+        (Some(wanted), Some(current)) if etag(current.id, current.revision) == wanted => Ok(()),
         (Some(_), _) => Err(StoreError::PolicyChanged { name: name.to_owned() }),
     }
 }

@@ -144,7 +144,8 @@ async fn a_hook_may_be_a_condition() {
         let detail = refused(&mut session, Consistency::Crash).await;
         assert_eq!(detail.code, code, "{detail:?}");
         assert_eq!(hooked.ran(), ran);
-        assert_eq!(hooked.marks(), 0);
+        // One that could not be woken is woken again at the next start.
+        assert_eq!(hooked.marks(), usize::from(thaw == "exit 1"));
         // Nothing holds the disk.
         drop(session);
         let (_session, hello) = controller.session().await;

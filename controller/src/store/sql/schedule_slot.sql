@@ -10,8 +10,11 @@ WITH wanted AS (
 ),
 judged AS (
     SELECT wanted.*,
-           EXISTS (SELECT 1 FROM jobs j WHERE j.machine_id = wanted.machine_id AND j.policy_id = $6
-                     AND j.state IN ('queued', 'running')) AS overlapped
+           -- Two, so that each finds its partial index: one over both states reads all jobs that the machine ever had.
+           (EXISTS (SELECT 1 FROM jobs j WHERE j.machine_id = wanted.machine_id AND j.policy_id = $6
+                      AND j.state = 'queued')
+            OR EXISTS (SELECT 1 FROM jobs j WHERE j.machine_id = wanted.machine_id AND j.policy_id = $6
+                         AND j.state = 'running' AND j.kind = 'backup')) AS overlapped
     FROM wanted
 ),
 made AS (

@@ -177,7 +177,8 @@ async fn a_policy_of_a_newer_version_does_not_stop_the_others() {
     let (policies, _) = store.policies().await.unwrap();
     assert_eq!(policies.iter().map(|policy| policy.name.as_str()).collect::<Vec<_>>(), ["old"]);
     assert!(matches!(store.find_policy("new").await, Err(StoreError::Corrupt { .. })));
-    store.delete_policy("old", None, "test").await.unwrap();
+    store.delete_policy("new", None, "test").await.unwrap();
+    assert!(matches!(store.find_policy("new").await, Err(StoreError::NotFound { .. })));
 }
 
 #[tokio::test]

@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use crate::wait;
 
+/// Followed by the number of the process that made it.
+const FOLDER: &str = "mounted-disks-";
 const POOL_MIB: u64 = 1024;
 const DISK_MIB: u64 = 64;
 /// Longer than any freeze may last.
@@ -40,11 +42,13 @@ pub struct Instant {
 impl MountedDisks {
     pub const NAMES: [&'static str; 2] = ["first", "second"];
 
-    /// Makes the disks in a new folder and begins to write.
+    /// Makes the disks in a folder of this process below `parent` and begins to write.
     #[must_use]
-    pub fn make(dir: &Path) -> Self {
+    pub fn make(parent: &Path) -> Self {
+        take_down_leftovers();
+        let dir = &parent.join(format!("{FOLDER}{}", std::process::id()));
         fs::create_dir_all(dir.join("pool")).unwrap();
-        let mut disks = Self { dir: dir.to_owned(), writer: None };
+        let mut disks = Self { dir: dir.clone(), writer: None };
         let pool = dir.join("pool.img");
         File::create(&pool).unwrap().set_len(POOL_MIB << 20).unwrap();
         run("mkfs.xfs", &["-q", "-m", "reflink=1", path(&pool)]);
@@ -182,6 +186,21 @@ impl Drop for MountedDisks {
             let status = Command::new("umount").arg("-d").arg(&at).stderr(Stdio::null()).status();
             if !status.is_ok_and(|status| status.success()) {
                 let _ = Command::new("umount").args(["-l", "-d"]).arg(&at).stderr(Stdio::null()).status();
+            }
+        }
+    }
+}
+
+/// Thaws and unmounts what tests left that were killed.
+fn take_down_leftovers() {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    // The newest first: they lie on the others.
+    for at in mounts.lines().rev().filter_map(|line| line.split(' ').nth(1)) {
+        let owner = at.split_once(FOLDER).and_then(|(_, rest)| rest.split('/').next());
+        let is_dead = |pid: &str| Path::new("/proc").join(pid).try_exists().is_ok_and(|lives| !lives);
+        if owner.is_some_and(is_dead) {
+            for (program, options) in [("fsfreeze", &["-u"][..]), ("umount", &["-l", "-d"])] {
+                let _ = Command::new(program).args(options).arg(at).stderr(Stdio::null()).status();
             }
         }
     }

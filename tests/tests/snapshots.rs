@@ -20,7 +20,7 @@ struct Rig {
 impl Rig {
     fn new(postgres: Postgres) -> Self {
         let world = World::start_with(postgres, &[]);
-        let disks = MountedDisks::make(&world.path("disks"));
+        let disks = MountedDisks::make(world.folder());
         let paths = disks.with_paths();
         let named: Vec<(&str, &Path)> = paths.iter().map(|(name, path)| (*name, path.as_path())).collect();
         let agent = world.running_agent("web1", &named);

@@ -133,6 +133,12 @@ impl Agent {
         self.process.as_mut().unwrap().signal(Signal::CONT);
     }
 
+    /// Of the running process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().unwrap().pid()
+    }
+
     pub fn has_ended(&mut self) -> bool {
         self.process.as_mut().is_none_or(Process::has_ended)
     }

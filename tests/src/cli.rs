@@ -1,3 +1,4 @@
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -47,14 +48,19 @@ impl Cli {
     #[must_use]
     pub fn spawn(&self, args: &[&str]) -> Running {
         let mut command = program::command("holdfast");
-        command
-            .args(args)
-            .env("HOLDFAST_ADDRESS", &self.address)
-            .env("HOLDFAST_CA_FILE", &self.ca_file)
-            .env("HOLDFAST_API_KEY_FILE", &self.api_key_file)
-            .env("HOME", "/nonexistent")
-            .env_remove("XDG_CONFIG_HOME");
+        command.args(args).envs(self.environment()).env_remove("XDG_CONFIG_HOME");
         run_in_background(&format!("holdfast {}", args.join(" ")), command)
+    }
+
+    /// What tells the client whom to ask, and as whom; and no settings of the user's.
+    #[must_use]
+    pub fn environment(&self) -> [(&'static str, OsString); 4] {
+        [
+            ("HOLDFAST_ADDRESS", (&self.address).into()),
+            ("HOLDFAST_CA_FILE", (&self.ca_file).into()),
+            ("HOLDFAST_API_KEY_FILE", (&self.api_key_file).into()),
+            ("HOME", "/nonexistent".into()),
+        ]
     }
 
     /// Runs a command that must succeed and gives what it printed as JSON.

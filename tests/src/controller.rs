@@ -140,6 +140,12 @@ impl Controller {
         self.process = None;
     }
 
+    /// Of the running process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().unwrap().pid()
+    }
+
     pub fn has_ended(&mut self) -> bool {
         self.process.as_mut().is_none_or(Process::has_ended)
     }

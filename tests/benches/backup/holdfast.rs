@@ -1,0 +1,91 @@
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use holdfast_tests::agent::Enrolment;
+use holdfast_tests::{Agent, Cli, Controller, Database, Postgres, program, wait};
+
+use crate::Program;
+use crate::cost::{self, Cost, Watched};
+
+const MACHINE: &str = "bench";
+
+/// A whole installation with one machine; periods are the ones that users have.
+pub(crate) struct Holdfast {
+    cli: Cli,
+    agent: Agent,
+    controller: Controller,
+    vault: PathBuf,
+    _database: Database,
+    _postgres: Postgres,
+}
+
+impl Holdfast {
+    pub(crate) fn start(folder: &Path, disk: &Path) -> Self {
+        let logs = folder.join("logs");
+        fs::create_dir(&logs).unwrap();
+        let postgres = Postgres::shared();
+        let database = Database::create(&postgres);
+        let data_dir = folder.join("controller");
+        let mut controller = Controller::init(&data_dir, database.url(), &logs, &[]);
+        fs::write(data_dir.join("controller.toml"), "").unwrap();
+        controller.start();
+        let api_key_file = controller.create_api_key("operator", "admin");
+        let cli = Cli { address: controller.operators(), ca_file: controller.ca_file(), api_key_file };
+        let token = cli.json(&["token", "create"])["token"].as_str().unwrap().to_owned();
+        let mut agent =
+            Agent::configure(&folder.join("agents"), &logs, MACHINE, &controller.agents(), &[("disk", disk)]);
+        let _ = agent.enrol(&Enrolment { token, ca_file: controller.ca_file() }).succeeds();
+        agent.start();
+        wait::until("the machine to be online", std::time::Duration::from_secs(60), || {
+            (cli.json(&["machine", "show", MACHINE])["state"] == "online").then_some(())
+        });
+        let vault = controller.vault_dir();
+        Self { cli, agent, controller, vault, _database: database, _postgres: postgres }
+    }
+
+    /// Of the client and of the two services; Postgres has next to nothing to do.
+    fn run(&self, mut command: Command) -> Cost {
+        command.envs(self.cli.environment());
+        let agent = Watched::start(self.agent.pid());
+        let controller = Watched::start(self.controller.pid());
+        let cost = cost::of(command);
+        let (agent_cpu, agent_peak) = agent.end();
+        let (controller_cpu, controller_peak) = controller.end();
+        eprintln!(
+            "    agent {:.2} s CPU, {} MiB; controller {:.2} s CPU, {} MiB",
+            agent_cpu.as_secs_f64(),
+            agent_peak >> 10,
+            controller_cpu.as_secs_f64(),
+            controller_peak >> 10
+        );
+        Cost {
+            wall: cost.wall,
+            cpu: cost.cpu + agent_cpu + controller_cpu,
+            peak_kib: cost.peak_kib.max(agent_peak).max(controller_peak),
+        }
+    }
+}
+
+impl Program for Holdfast {
+    fn back_up(&mut self, _disk: &Path) -> Cost {
+        let mut command = program::command("holdfast");
+        command.args(["backup", MACHINE, "--wait", "-o", "json"]);
+        self.run(command)
+    }
+
+    fn restore(&mut self, to: &Path) -> Cost {
+        let mut command = program::command("holdfast");
+        command.args(["restore", &format!("{MACHINE}@latest"), "--disk", "disk", "--to"]);
+        command.arg(to.join("disk.raw"));
+        self.run(command)
+    }
+
+    fn verify(&mut self) -> Option<Cost> {
+        None
+    }
+
+    fn repository(&self) -> &Path {
+        &self.vault
+    }
+}

@@ -79,7 +79,7 @@ impl Authority for StoreAuthority {
                 .collect(),
         };
         self.0.store.record_point(new, self.0.timing.retry_delay).await.map_err(|error| status_of(&error))?;
-        self.0.sessions.wake.notify_one();
+        self.0.sessions.wake();
         Ok(())
     }
 
@@ -113,7 +113,7 @@ impl Authority for StoreAuthority {
             .commit_aborted(step, attempt, signed(seq)?, lease)
             .await
             .map_err(|error| status_of(&error))?;
-        self.0.sessions.wake.notify_one();
+        self.0.sessions.wake();
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
@@ -37,8 +37,8 @@ pub(crate) type Outbound = mpsc::Sender<Result<ControllerMessage, Status>>;
 pub(crate) struct Sessions {
     live: Mutex<HashMap<AgentId, Arc<Live>>>,
     progress: Mutex<HashMap<(StepId, i64), ProgressUpdate>>,
-    /// Something may be ready to be dispatched.
-    pub(crate) wake: Notify,
+    /// Seen by all that wait for jobs to change: something may be ready to be dispatched or shown.
+    changes: watch::Sender<()>,
 }
 
 /// One connected agent.
@@ -63,6 +63,16 @@ pub(crate) struct Live {
 pub(crate) struct NotDelivered;
 
 impl Sessions {
+    /// Says that jobs changed.
+    pub(crate) fn wake(&self) {
+        self.changes.send_replace(());
+    }
+
+    /// Sees every later [`Sessions::wake`], several at once as one.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
     pub(crate) fn get(&self, agent: AgentId) -> Option<Arc<Live>> {
         locked(&self.live).get(&agent).cloned()
     }

@@ -31,6 +31,7 @@ where
 {
     let app = Arc::clone(app);
     let tracker = app.tracker.clone();
+    let mut changes = app.sessions.changes();
     let work = async move {
         loop {
             if let Err(error) = pass(Arc::clone(&app)).await {
@@ -42,7 +43,7 @@ where
             }
             tokio::select! {
                 () = tokio::time::sleep(period) => {}
-                () = app.sessions.wake.notified(), if name == "dispatch" => {}
+                Ok(()) = changes.changed(), if name == "dispatch" => {}
                 () = app.shutdown.cancelled() => return,
             }
         }

@@ -28,6 +28,8 @@ use super::{caller, wire};
 const COMPLETE_WITHIN: Duration = Duration::from_secs(24 * 3600);
 /// How often a watched job is read.
 const WATCH_PERIOD: Duration = Duration::from_millis(500);
+/// Shortest time between two reads for one watcher.
+const WATCH_PAUSE: Duration = Duration::from_millis(20);
 
 #[derive(Clone, Debug)]
 pub(crate) struct JobApi(pub(crate) Arc<App>);
@@ -76,7 +78,7 @@ impl JobService for JobApi {
             }),
         };
         let job = self.0.store.create_backup(new).await.map_err(|error| status_of(&error))?;
-        self.0.sessions.wake.notify_one();
+        self.0.sessions.wake();
         self.read(job).await.map(Response::new)
     }
 
@@ -127,7 +129,7 @@ impl JobService for JobApi {
         let operator = caller::admin(&request)?.name.clone();
         let job = JobId::from_wire(&request.get_ref().id)?;
         self.0.store.request_cancel(job, &operator).await.map_err(|error| status_of(&error))?;
-        self.0.sessions.wake.notify_one();
+        self.0.sessions.wake();
         self.read(job).await.map(Response::new)
     }
 }
@@ -142,6 +144,7 @@ impl JobApi {
     async fn watch(&self, job: JobId, first: Job, sender: mpsc::Sender<Result<Job, Status>>) {
         let mut last = first.clone();
         let mut next = Ok(first);
+        let mut changes = self.0.sessions.changes();
         loop {
             let ended = next.as_ref().map_or(true, |job| job.ended_at.is_some());
             if sender.send(next).await.is_err() || ended {
@@ -150,9 +153,13 @@ impl JobApi {
             next = loop {
                 tokio::select! {
                     () = tokio::time::sleep(WATCH_PERIOD) => {}
+                    Ok(()) = changes.changed() => {}
                     () = sender.closed() => return,
                     () = self.0.shutdown.cancelled() => return,
                 }
+                // Also in a fleet where jobs change all the time, a watcher asks only so often.
+                tokio::time::sleep(WATCH_PAUSE).await;
+                changes.mark_unchanged();
                 match self.read(job).await {
                     Ok(now) if now == last => {}
                     Ok(now) => {

@@ -55,7 +55,7 @@ pub(super) async fn handle(app: &Arc<App>, live: &Arc<Live>, report: StepReport)
     live.take_back((step, number));
     debug!(%step, attempt = number, outcome = described, ?result, "report");
     crash_point("controller::report_recorded");
-    app.sessions.wake.notify_one();
+    app.sessions.wake();
     let ack = ReportAck { attempt: Some(attempt), sequence: report.sequence, result: result.into() };
     // A session that does not take the answer is ending; the report will come again.
     let _ = live.send(controller_message::Kind::Ack(ack));

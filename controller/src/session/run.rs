@@ -104,7 +104,7 @@ async fn open(
         app.sessions.unregister(&live);
         return Err(status_of(&error));
     }
-    app.sessions.wake.notify_one();
+    app.sessions.wake();
     if !suspects.is_empty() {
         app.tracker.spawn(lose(Arc::clone(app), Arc::clone(&live), suspects));
     }
@@ -162,7 +162,7 @@ async fn lose(app: Arc<App>, live: Arc<Live>, suspects: Vec<(StepId, i64)>) {
             }
         }
     }
-    app.sessions.wake.notify_one();
+    app.sessions.wake();
 }
 
 async fn serve(

@@ -15,7 +15,7 @@ pub(super) async fn pass(app: Arc<App>) -> Result<(), StoreError> {
     for (step, attempt) in app.store.expired_leases().await? {
         if app.store.end_expired(step, attempt, app.timing.retry_delay).await? {
             info!(%step, attempt, "attempt lost: its lease is over");
-            app.sessions.wake.notify_one();
+            app.sessions.wake();
         }
     }
     for step in app.store.abandoned_steps(app.timing.give_up_after).await? {

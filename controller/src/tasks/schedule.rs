@@ -41,7 +41,7 @@ pub(super) async fn pass(app: Arc<App>) -> Result<(), StoreError> {
             None => debug!(policy = name, %slot, "another controller was faster, or the policy was changed"),
         }
     }
-    app.sessions.wake.notify_one();
+    app.sessions.wake();
     Ok(())
 }
 

@@ -53,7 +53,7 @@ impl Gateway {
             }
         }
         self.inner.stopping.cancel();
-        self.inner.sessions.close_all();
+        self.inner.transfers.close_all();
         self.inner.tasks.close();
         self.inner.tasks.wait().await;
     }
@@ -87,12 +87,12 @@ impl Gateway {
     /// Forgets transfers that nobody calls and whose attempt is over. The others stay: an agent that finds nothing to send
     /// is silent for as long as it reads its disks.
     async fn forget_idle(&self) {
-        for session in self.inner.sessions.idle(self.inner.config.idle_timeout) {
-            match within(self.inner.authority.is_live(session.step, session.attempt)).await {
-                Ok(true) => session.touch(),
-                Ok(false) => self.inner.sessions.remove(&session),
+        for transfer in self.inner.transfers.idle(self.inner.config.idle_timeout) {
+            match within(self.inner.authority.is_live(transfer.step, transfer.attempt)).await {
+                Ok(true) => transfer.touch(),
+                Ok(false) => self.inner.transfers.remove(&transfer),
                 Err(status) => {
-                    warn!(machine = %session.machine, reason = status.message(), "an idle transfer stays")
+                    warn!(machine = %transfer.machine, reason = status.message(), "an idle transfer stays")
                 }
             }
         }
@@ -100,7 +100,7 @@ impl Gateway {
 
     async fn settle(&self, commit: &UnsettledCommit) -> Result<(), Status> {
         let UnsettledCommit { machine, step, attempt, seq } = *commit;
-        if self.inner.sessions.is_committing(machine, seq) {
+        if self.inner.transfers.is_committing(machine, seq) {
             return Ok(());
         }
         match self.inner.vault.conclude(machine.0, seq, "its gateway did not finish the commit").await {
@@ -129,10 +129,10 @@ impl Gateway {
             if within(self.inner.authority.is_live(StepId(open.step_id), open.attempt)).await? {
                 continue;
             }
-            if let Some(session) = self.inner.sessions.get(MachineId(machine))
-                && session.backup.seq() == open.seq
+            if let Some(transfer) = self.inner.transfers.get(MachineId(machine))
+                && transfer.backup.seq() == open.seq
             {
-                self.inner.sessions.remove(&session);
+                self.inner.transfers.remove(&transfer);
             }
             vault.conclude(machine, open.seq, "its attempt is over").await.map_err(failed)?;
             info!(%machine, seq = open.seq, "a dead backup is concluded");

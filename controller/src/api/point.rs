@@ -13,7 +13,6 @@ use crate::store::StoreError;
 use crate::store::page::parse_time_key;
 use crate::store::point::PointRow;
 
-use super::error::status_of;
 use super::{caller, wire};
 
 #[derive(Clone, Debug)]
@@ -30,20 +29,17 @@ impl PointService for PointApi {
         let store = &self.0.store;
         let machine = match request.machine.as_str() {
             "" => None,
-            name => Some(store.find_machine(name).await.map_err(|error| status_of(&error))?.facts.id),
+            name => Some(store.find_machine(name).await?.facts.id),
         };
         let before = wire::page_after(&request.page_token, |key| parse_time_key(&key))?;
-        let page = store
-            .list_points(machine, before, wire::page_size(request.page_size)?)
-            .await
-            .map_err(|error| status_of(&error))?;
+        let page = store.list_points(machine, before, wire::page_size(request.page_size)?).await?;
         let points = page.rows.into_iter().map(to_wire).collect();
         Ok(Response::new(ListPointsResponse { points, next_page_token: page.next }))
     }
 
     async fn get_point(&self, request: Request<GetPointRequest>) -> Result<Response<Point>, Status> {
         caller::reader(&request)?;
-        let row = find(&self.0, &request.get_ref().point).await.map_err(|error| status_of(&error))?;
+        let row = find(&self.0, &request.get_ref().point).await?;
         Ok(Response::new(to_wire(row)))
     }
 }

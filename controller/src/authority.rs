@@ -7,10 +7,10 @@ use holdfast_proto::error::{ErrorDetailExt as _, system_error};
 use holdfast_proto::ids::{AgentId, MachineId, PointId, StepId};
 use holdfast_vault_engine as vault;
 
-use crate::api::point;
 use crate::app::App;
 use crate::domain::job::Consistency;
-use crate::store::point::{NewPoint, PointDiskRow};
+use crate::store::commit::NewPoint;
+use crate::store::point::PointDiskRow;
 
 /// Answers the gateway's questions from the catalogue.
 #[derive(Clone, Debug)]
@@ -82,7 +82,7 @@ impl Authority for StoreAuthority {
     }
 
     async fn find_point(&self, spec: &str) -> Result<PointLocation, Status> {
-        let row = point::find(&self.0, spec).await?;
+        let row = self.0.store.resolve_point(spec).await?;
         Ok(PointLocation { machine: MachineId(row.machine_id), seq: u64::try_from(row.seq).unwrap_or(0) })
     }
 

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use holdfast_proto::ids::{JobId, MachineId, StepId};
 
 use crate::domain::backup::{EndedStep, StepOutcome, after_step};
-use crate::domain::error::{Fault, JobError};
+use crate::domain::error::JobError;
 use crate::domain::job::{Consistency, StepKind, StepState};
 
 use super::advance::{JobToAdvance, advance};
@@ -214,14 +214,18 @@ async fn keep(
             .execute(connection)
             .await
             .during("give a job its point")?;
-            if updated.rows_affected() == 1 { StepOutcome::Done } else { StepOutcome::Failed(unconfirmed()) }
+            if updated.rows_affected() == 1 {
+                StepOutcome::Done
+            } else {
+                StepOutcome::Failed(JobError::unconfirmed_point())
+            }
         }
         (StepKind::ReleaseSnapshot, AttemptEnd::Released) => StepOutcome::Done,
         (_, AttemptEnd::Failed(error)) => StepOutcome::Failed(error),
         (_, AttemptEnd::Cancelled) => StepOutcome::Cancelled,
         (_, AttemptEnd::Lost) => StepOutcome::Lost,
         (_, AttemptEnd::SnapshotTaken(_) | AttemptEnd::Transferred { .. } | AttemptEnd::Released) => {
-            StepOutcome::Failed(wrong_report())
+            StepOutcome::Failed(JobError::wrong_report())
         }
     })
 }
@@ -265,25 +269,5 @@ impl StepForUpdate {
     fn state(&self) -> Result<StepState, StoreError> {
         StepState::parse(&self.state)
             .ok_or_else(|| StoreError::Corrupt { what: format!("step state {:?}", self.state) })
-    }
-}
-
-fn unconfirmed() -> JobError {
-    JobError {
-        code: "transfer_unconfirmed".to_owned(),
-        fault: Fault::System,
-        retryable: true,
-        message: "the agent reported a point that the catalogue does not have".to_owned(),
-        action: String::new(),
-    }
-}
-
-fn wrong_report() -> JobError {
-    JobError {
-        code: "wrong_report".to_owned(),
-        fault: Fault::Agent,
-        retryable: false,
-        message: "the agent reported the end of another kind of step".to_owned(),
-        action: "upgrade the agent to the controller's version".to_owned(),
     }
 }

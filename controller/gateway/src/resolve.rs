@@ -3,7 +3,9 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tracing::{info, warn};
@@ -18,6 +20,10 @@ use crate::{Gateway, UnsettledCommit};
 
 /// Aborts that are remembered; more are forgotten and read again.
 const MAX_SETTLED: usize = 1 << 20;
+
+/// How often staging files are looked for, and how long they are left alone.
+const SWEEP_PERIOD: Duration = Duration::from_secs(24 * 3600);
+const STAGING_KEPT: Duration = Duration::from_secs(24 * 3600);
 
 /// Sequence numbers whose object is known to be an abort: it never changes, so it is not read in every pass.
 #[derive(Default)]
@@ -42,9 +48,10 @@ impl Settled {
 impl Gateway {
     /// Runs until the token is cancelled. Then it ends the streams of agents, and returns when commits that began are through.
     pub async fn run_resolver(self, shutdown: CancellationToken) {
+        let mut swept = None;
         loop {
             tokio::select! {
-                () = self.pass() => {}
+                () = self.pass(&mut swept) => {}
                 () = shutdown.cancelled() => break,
             }
             tokio::select! {
@@ -58,10 +65,24 @@ impl Gateway {
         self.inner.tasks.wait().await;
     }
 
-    async fn pass(&self) {
+    /// `swept`: when staging files were last looked for.
+    async fn pass(&self, swept: &mut Option<Instant>) {
+        if swept.is_none_or(|at| at.elapsed() >= SWEEP_PERIOD) {
+            *swept = Some(Instant::now());
+            self.sweep_staging().await;
+        }
         self.forget_idle().await;
         if let Err(status) = self.resolve().await {
             warn!(reason = status.message(), "open ends are not settled; the next pass tries again");
+        }
+    }
+
+    /// What killed gateways left only takes space: if it cannot be removed now, it can tomorrow.
+    async fn sweep_staging(&self) {
+        match self.inner.vault.sweep_staging(STAGING_KEPT).await {
+            Ok(0) => {}
+            Ok(count) => info!(count, "staging files of killed gateways are removed"),
+            Err(error) => warn!(reason = chain(&error), "staging files are not swept"),
         }
     }
 

@@ -7,7 +7,7 @@ use holdfast_proto::v1::{Progress, StepReport, step_report::Outcome};
 use tokio::sync::Notify;
 
 use crate::attempt::Attempt;
-use crate::failpoint::failpoint;
+use crate::crash_point::crash_point;
 use crate::spool::Spool;
 
 /// Reports on their way. Bounded: one progress per running attempt, one terminal report per ended one.
@@ -40,7 +40,7 @@ impl Outbox {
         let spool = Arc::clone(&self.spool);
         let kept = tokio::task::spawn_blocking(move || spool.put(attempt, report)).await;
         match kept {
-            Ok(Ok(())) => failpoint("agent::report_spooled"),
+            Ok(Ok(())) => crash_point("agent::report_spooled"),
             Ok(Err(error)) => tracing::error!(error = crate::error::chain(&error), "report not durable"),
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         }

@@ -2,19 +2,20 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use holdfast_proto::error::agent_error;
 use holdfast_proto::ids::StepId;
-use holdfast_proto::v1::{Cancelled, Progress, step_report::Outcome};
+use holdfast_proto::v1::{Cancelled, step_report::Outcome};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::attempt::Attempt;
+use crate::context::{Context, StepFailure};
 use crate::outbox::Outbox;
 use crate::spool::Spool;
-use crate::step::{StepFailure, Steps, Work};
+use crate::step::{Steps, Work};
 
 /// Most attempts that run at once; a controller that sends more is not one of ours.
 const MAX_RUNNING: usize = 256;
@@ -37,30 +38,6 @@ struct Running {
     /// Set if nobody wants to hear how it ends.
     silent: AtomicBool,
     ended: CancellationToken,
-}
-
-/// What a running step sees of its attempt.
-#[derive(Debug, Clone)]
-pub(crate) struct Context {
-    pub(crate) attempt: Attempt,
-    pub(crate) stop: CancellationToken,
-    outbox: Arc<Outbox>,
-    sequence: Arc<AtomicI64>,
-}
-
-impl Context {
-    pub(crate) fn new(attempt: Attempt, stop: CancellationToken, outbox: Arc<Outbox>) -> Self {
-        Self { attempt, stop, outbox, sequence: Arc::new(AtomicI64::new(1)) }
-    }
-
-    /// Tells how far the step is. Not more than once a second.
-    pub(crate) fn progress(&self, progress: Progress) {
-        self.outbox.progress(self.attempt, self.next_sequence(), progress);
-    }
-
-    fn next_sequence(&self) -> i64 {
-        self.sequence.fetch_add(1, Ordering::Relaxed)
-    }
 }
 
 impl Runner {

@@ -13,11 +13,11 @@ use holdfast_proto::v1::{
 
 use crate::address::Address;
 use crate::config::Config;
+use crate::context::{Context, StepFailure};
+use crate::crash_point::crash_point;
 use crate::dial::Dialer;
 use crate::disk::Inventory;
-use crate::failpoint::failpoint;
 use crate::hooks::Hooks;
-use crate::runner::Context;
 use crate::snapshot::Snapshots;
 use crate::transfer::Transfer;
 use crate::transfer::map_store::MapStore;
@@ -38,20 +38,6 @@ pub(crate) enum Work {
     },
     /// From a newer or broken controller.
     Unknown,
-}
-
-/// Why a step has no result.
-#[derive(Debug)]
-pub(crate) enum StepFailure {
-    /// It was told to stop.
-    Cancelled,
-    Failed(Box<ErrorDetail>),
-}
-
-impl From<ErrorDetail> for StepFailure {
-    fn from(detail: ErrorDetail) -> Self {
-        Self::Failed(Box::new(detail))
-    }
 }
 
 /// What steps work with.
@@ -104,7 +90,7 @@ impl Steps {
             Work::TransferData { snapshot, gateways } => self.transfer(context, snapshot, &gateways).await,
             Work::ReleaseSnapshot { snapshot } => {
                 self.release(snapshot).await?;
-                failpoint("agent::snapshot_released");
+                crash_point("agent::snapshot_released");
                 Ok(Outcome::SnapshotReleased(SnapshotReleased {}))
             }
             Work::Unknown => Err(system_error("unknown_step", "the controller asked for something unknown")

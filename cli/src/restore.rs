@@ -3,6 +3,7 @@
 
 mod target;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -142,7 +143,7 @@ fn write(target: &Target, cells: DiskCells) -> Result<u64, CliError> {
     Ok(blocks * BLOCK_SIZE as u64)
 }
 
-fn decode(cell: &RestoredCell) -> Result<Vec<u8>, CliError> {
+fn decode(cell: &RestoredCell) -> Result<Cow<'_, [u8]>, CliError> {
     let codec = match cell.codec() {
         v1::Codec::Raw => Codec::Raw,
         v1::Codec::Zstd => Codec::Zstd,

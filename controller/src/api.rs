@@ -2,7 +2,6 @@
 
 pub(crate) mod agent;
 pub(crate) mod caller;
-pub(crate) mod error;
 pub(crate) mod job;
 pub(crate) mod machine;
 pub(crate) mod point;

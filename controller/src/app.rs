@@ -29,7 +29,7 @@ impl App {
         Arc::new(Self {
             store,
             ca,
-            sessions: Sessions::default(),
+            sessions: Sessions::new(),
             timing,
             limits,
             vault_id,

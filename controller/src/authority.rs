@@ -7,11 +7,10 @@ use holdfast_proto::error::{ErrorDetailExt as _, system_error};
 use holdfast_proto::ids::{AgentId, MachineId, PointId, StepId};
 use holdfast_vault_engine as vault;
 
-use crate::api::error::status_of;
-use crate::api::point;
 use crate::app::App;
 use crate::domain::job::Consistency;
-use crate::store::point::{NewPoint, PointDiskRow};
+use crate::store::commit::NewPoint;
+use crate::store::point::PointDiskRow;
 
 /// Answers the gateway's questions from the catalogue.
 #[derive(Clone, Debug)]
@@ -25,8 +24,7 @@ impl Authority for StoreAuthority {
         step: StepId,
         attempt: i64,
     ) -> Result<TransferGrant, Status> {
-        let context =
-            self.0.store.authorise_transfer(agent, step, attempt).await.map_err(|error| status_of(&error))?;
+        let context = self.0.store.authorise_transfer(agent, step, attempt).await?;
         Ok(TransferGrant {
             machine: context.machine,
             machine_name: context.machine_name,
@@ -48,7 +46,7 @@ impl Authority for StoreAuthority {
 
     async fn begin_commit(&self, step: StepId, attempt: i64, seq: u64) -> Result<(), Status> {
         let lease = self.0.timing.agent_lost_after;
-        self.0.store.begin_commit(step, attempt, signed(seq)?, lease).await.map_err(|error| status_of(&error))
+        self.0.store.begin_commit(step, attempt, signed(seq)?, lease).await.map_err(Status::from)
     }
 
     async fn record_point(&self, point: &vault::Point) -> Result<(), Status> {
@@ -78,26 +76,26 @@ impl Authority for StoreAuthority {
                 })
                 .collect(),
         };
-        self.0.store.record_point(new, self.0.timing.retry_delay).await.map_err(|error| status_of(&error))?;
+        self.0.store.record_point(new, self.0.timing.retry_delay).await?;
         self.0.sessions.wake();
         Ok(())
     }
 
     async fn find_point(&self, spec: &str) -> Result<PointLocation, Status> {
-        let row = point::find(&self.0, spec).await.map_err(|error| status_of(&error))?;
+        let row = self.0.store.resolve_point(spec).await?;
         Ok(PointLocation { machine: MachineId(row.machine_id), seq: u64::try_from(row.seq).unwrap_or(0) })
     }
 
     async fn record_restore(&self, operator: &str, point: PointId, disk: &str) -> Result<(), Status> {
-        self.0.store.record_restore(operator, point, disk).await.map_err(|error| status_of(&error))
+        self.0.store.record_restore(operator, point, disk).await.map_err(Status::from)
     }
 
     async fn is_live(&self, step: StepId, attempt: i64) -> Result<bool, Status> {
-        self.0.store.is_live(step, attempt).await.map_err(|error| status_of(&error))
+        self.0.store.is_live(step, attempt).await.map_err(Status::from)
     }
 
     async fn unsettled_commits(&self) -> Result<Vec<UnsettledCommit>, Status> {
-        let rows = self.0.store.unsettled_commits().await.map_err(|error| status_of(&error))?;
+        let rows = self.0.store.unsettled_commits().await?;
         rows.into_iter()
             .map(|row| {
                 let seq = u64::try_from(row.seq).unwrap_or(0);
@@ -108,22 +106,18 @@ impl Authority for StoreAuthority {
 
     async fn commit_aborted(&self, step: StepId, attempt: i64, seq: u64) -> Result<(), Status> {
         let lease = self.0.timing.agent_lost_after;
-        self.0
-            .store
-            .commit_aborted(step, attempt, signed(seq)?, lease)
-            .await
-            .map_err(|error| status_of(&error))?;
+        self.0.store.commit_aborted(step, attempt, signed(seq)?, lease).await?;
         self.0.sessions.wake();
         Ok(())
     }
 
     async fn known_points(&self, machine: MachineId) -> Result<Vec<u64>, Status> {
-        let seqs = self.0.store.known_seqs(machine).await.map_err(|error| status_of(&error))?;
+        let seqs = self.0.store.known_seqs(machine).await?;
         Ok(seqs.into_iter().filter_map(|seq| u64::try_from(seq).ok()).collect())
     }
 
     async fn mark_damaged(&self, point: PointId, reason: &str) -> Result<(), Status> {
-        self.0.store.mark_damaged(point, reason).await.map_err(|error| status_of(&error))
+        self.0.store.mark_damaged(point, reason).await.map_err(Status::from)
     }
 }
 

@@ -21,7 +21,6 @@ use tower::{Layer, Service};
 
 use holdfast_proto::ids::AgentId;
 
-use crate::api::error::status_of;
 use crate::store::Store;
 use crate::store::api_key::ApiKey;
 
@@ -50,11 +49,11 @@ pub(crate) trait Credentials: Send + Sync + 'static {
 #[tonic::async_trait]
 impl Credentials for Store {
     async fn agent_is_active(&self, agent: AgentId, serial: &str) -> Result<bool, Status> {
-        Self::agent_is_active(self, agent, serial).await.map_err(|error| status_of(&error))
+        Self::agent_is_active(self, agent, serial).await.map_err(Status::from)
     }
 
     async fn find_api_key(&self, sha256: &[u8; 32]) -> Result<Option<ApiKey>, Status> {
-        Self::find_api_key(self, sha256).await.map_err(|error| status_of(&error))
+        Self::find_api_key(self, sha256).await.map_err(Status::from)
     }
 }
 

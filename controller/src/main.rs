@@ -13,6 +13,7 @@ mod identity;
 mod init;
 mod listen;
 mod pki;
+mod rpc_error;
 mod serve;
 mod session;
 mod store;

@@ -1,6 +1,7 @@
 //! The agents' control streams. One [`Live`] per connected agent; all writes to the database on behalf of many agents are
 //! gathered here and flushed by `tasks`.
 
+mod dispatch;
 mod hello;
 mod report;
 mod run;
@@ -8,14 +9,16 @@ mod run;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
 use holdfast_proto::error::{ErrorDetailExt as _, system_error};
 use holdfast_proto::ids::{AgentId, MachineId, StepId};
-use holdfast_proto::v1::{CancelStep, ControllerMessage, Dispatch, Ping, StepAttempt, controller_message};
+use holdfast_proto::v1::{ControllerMessage, Ping, controller_message};
 
 use crate::store::session::{HeardSession, ProgressUpdate};
 
@@ -33,8 +36,10 @@ const MAX_PROGRESS: usize = 100_000;
 pub(crate) type Outbound = mpsc::Sender<Result<ControllerMessage, Status>>;
 
 /// All sessions of this controller.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Sessions {
+    /// Since when all that is heard is written down.
+    knows_since: Mutex<Instant>,
     live: Mutex<HashMap<AgentId, Arc<Live>>>,
     progress: Mutex<HashMap<(StepId, i64), ProgressUpdate>>,
     /// Seen by all that wait for jobs to change: something may be ready to be dispatched or shown.
@@ -63,6 +68,15 @@ pub(crate) struct Live {
 pub(crate) struct NotDelivered;
 
 impl Sessions {
+    pub(crate) fn new() -> Self {
+        Self {
+            knows_since: Mutex::new(Instant::now()),
+            live: Mutex::default(),
+            progress: Mutex::default(),
+            changes: watch::Sender::default(),
+        }
+    }
+
     /// Says that jobs changed.
     pub(crate) fn wake(&self) {
         self.changes.send_replace(());
@@ -71,6 +85,12 @@ impl Sessions {
     /// Sees every later [`Sessions::wake`], several at once as one.
     pub(crate) fn changes(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
+    }
+
+    /// Whether this controller has known for so long who is alive: one that has just started, or could not write down who
+    /// lives, does not know who is dead.
+    pub(crate) fn has_known_for(&self, time: Duration) -> bool {
+        locked(&self.knows_since).elapsed() >= time
     }
 
     pub(crate) fn get(&self, agent: AgentId) -> Option<Arc<Live>> {
@@ -115,8 +135,9 @@ impl Sessions {
             .collect()
     }
 
-    /// Puts back what [`Sessions::take_heard`] took and could not be written down.
+    /// Puts back what [`Sessions::take_heard`] took and could not be written down: leases may run out for want of it.
     pub(crate) fn put_back(&self, heard: &[HeardSession]) {
+        *locked(&self.knows_since) = Instant::now();
         for session in heard {
             if let Some(live) = self.get(session.agent) {
                 live.note_heard();
@@ -153,28 +174,6 @@ impl Sessions {
     /// The latest progress of each attempt since the last call.
     pub(crate) fn take_progress(&self) -> Vec<ProgressUpdate> {
         std::mem::take(&mut *locked(&self.progress)).into_values().collect()
-    }
-
-    /// Hands a step to an agent.
-    pub(crate) fn dispatch(
-        &self,
-        agent: AgentId,
-        attempt: (StepId, i64),
-        dispatch: Dispatch,
-    ) -> Result<(), NotDelivered> {
-        let live = self.get(agent).ok_or(NotDelivered)?;
-        // Before it is sent: the answer may be faster than this thread.
-        live.hand_over(attempt);
-        live.send(controller_message::Kind::Dispatch(dispatch))
-            .inspect_err(|NotDelivered| live.take_back(attempt))
-    }
-
-    pub(crate) fn cancel(&self, agent: AgentId, attempt: StepAttempt) -> Result<(), NotDelivered> {
-        self.send(agent, controller_message::Kind::Cancel(CancelStep { attempt: Some(attempt) }))
-    }
-
-    fn send(&self, agent: AgentId, kind: controller_message::Kind) -> Result<(), NotDelivered> {
-        self.get(agent).ok_or(NotDelivered)?.send(kind)
     }
 }
 
@@ -221,7 +220,7 @@ impl Live {
     }
 
     /// Whether the agent answers a ping that is sent now.
-    async fn answers(&self, nonce: u64, within: std::time::Duration) -> bool {
+    async fn answers(&self, nonce: u64, within: Duration) -> bool {
         let answered = async {
             loop {
                 let waiting = self.ponged.notified();

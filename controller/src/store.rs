@@ -3,11 +3,13 @@
 //!
 //! Architecture invariant: no SQL outside this folder, and no `Pool::begin` outside [`Store::transaction`].
 
+mod advance;
 pub(crate) mod agent;
 pub(crate) mod api_key;
 pub(crate) mod attempt;
 pub(crate) mod audit;
 pub(crate) mod claim;
+pub(crate) mod commit;
 pub(crate) mod error;
 pub(crate) mod job;
 pub(crate) mod machine;
@@ -18,10 +20,12 @@ pub(crate) mod reap;
 pub(crate) mod request;
 pub(crate) mod schedule;
 pub(crate) mod session;
+mod slot;
 pub(crate) mod status;
 #[cfg(test)]
 mod tests;
 pub(crate) mod token;
+pub(crate) mod transfer;
 
 use std::time::Duration;
 

@@ -141,7 +141,7 @@ fn agent_dies_at(failpoints: &[&str]) {
 
 #[test]
 fn the_gateway_dies_while_it_receives() {
-    controller_dies_at(&["gateway::opened", "gateway::segment_durable"]);
+    controller_dies_at(&["gateway::opened", "engine::segment_durable"]);
 }
 
 #[test]

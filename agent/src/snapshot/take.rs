@@ -18,8 +18,8 @@ use super::watchdog::{
 };
 use super::{Hold, Snapshot, SnapshotDisk, SnapshotError, offline};
 use crate::config::SnapshotConfig;
+use crate::crash_point::crash_point;
 use crate::disk::DiskSource;
-use crate::failpoint::failpoint;
 
 /// What is asked for.
 #[derive(Debug)]
@@ -258,7 +258,7 @@ impl Prepared {
     fn clone_frozen(&self) -> Result<(), Stopped> {
         let watchdog = Watchdog::start().map_err(SnapshotError::from)?;
         let frozen = watchdog.freeze(&self.frozen, self.order.limits.freeze_limit)?;
-        failpoint("agent::frozen");
+        crash_point("agent::frozen");
         let cloned = self.check_unchanged().and_then(|()| self.clone_all());
         let held = frozen.thaw()?;
         tracing::info!(
@@ -291,7 +291,7 @@ impl Prepared {
                     source,
                 });
             }
-            failpoint("agent::disk_cloned");
+            crash_point("agent::disk_cloned");
         }
         Ok(())
     }

@@ -10,11 +10,11 @@ use holdfast_proto::ids::SnapshotId;
 use holdfast_proto::v1::{Consistency, ErrorDetail, SnapshotTaken, step_report::Outcome};
 use tokio::sync::oneshot;
 
-use super::{StepFailure, Steps};
+use super::Steps;
 use crate::config::OnFailure;
-use crate::failpoint::failpoint;
+use crate::context::{Context, StepFailure};
+use crate::crash_point::crash_point;
 use crate::hooks::{HookError, OpenHooks};
-use crate::runner::Context;
 use crate::snapshot::take::{Fresh, Order, prepare};
 use crate::snapshot::undertaking::Undertaking;
 use crate::snapshot::{Snapshot, SnapshotDisk, SnapshotError};
@@ -90,7 +90,7 @@ impl Steps {
         let disks = snapshot.disks.iter().map(SnapshotDisk::to_wire).collect();
         self.snapshots.hold(snapshot);
         self.show(context, id, &hooks, &mut warnings).await?;
-        failpoint("agent::snapshot_taken");
+        crash_point("agent::snapshot_taken");
         Ok(Outcome::SnapshotTaken(SnapshotTaken {
             snapshot_id: id.to_string(),
             consistency: consistency.into(),

@@ -38,17 +38,13 @@ pub(super) fn encode(batch: Batch, disk_name: &str, level: i32) -> EncodedFrame 
 }
 
 fn encode_one(cell: PlainCell, level: i32) -> v1::Cell {
-    let (codec, data) = encode_cell(&cell.data, level);
+    let plain_bytes = u32::try_from(cell.data.len()).unwrap_or(u32::MAX);
+    let (codec, data) = encode_cell(cell.data, level);
     let codec = match codec {
         Codec::Raw => v1::Codec::Raw,
         Codec::Zstd => v1::Codec::Zstd,
     };
-    v1::Cell {
-        codec: codec.into(),
-        plain_bytes: u32::try_from(cell.data.len()).unwrap_or(u32::MAX),
-        extents: wire_extents(&cell.extents),
-        data: data.into(),
-    }
+    v1::Cell { codec: codec.into(), plain_bytes, extents: wire_extents(&cell.extents), data: data.into() }
 }
 
 fn wire_extents(extents: &[Extent]) -> Vec<v1::Extent> {

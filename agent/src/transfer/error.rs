@@ -4,11 +4,12 @@ use std::io;
 
 use holdfast_proto::error::{ErrorDetailExt as _, agent_error, detail_of, system_error};
 use holdfast_proto::v1::ErrorDetail;
+use tokio::task::JoinError;
 use tonic::{Code, Status};
 
+use crate::context::StepFailure;
 use crate::dial::DialError;
 use crate::snapshot::SnapshotError;
-use crate::step::StepFailure;
 
 /// Why a pass ended.
 #[derive(Debug, thiserror::Error)]
@@ -107,4 +108,12 @@ impl From<TransferError> for StepFailure {
         };
         detail.into()
     }
+}
+
+/// The result of a task of a pass; one that was aborted has stopped.
+pub(super) fn joined<T>(result: Result<T, JoinError>) -> Result<T, TransferError> {
+    result.map_err(|error| match error.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(_) => TransferError::Stopped,
+    })
 }

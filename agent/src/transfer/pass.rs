@@ -12,7 +12,7 @@ use holdfast_proto::v1::{
 };
 use holdfast_vault_format::{BLOCK_SIZE, MAX_CELL_BYTES};
 use tokio::sync::{Mutex, Semaphore, mpsc};
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Channel;
@@ -20,14 +20,14 @@ use tonic::transport::Channel;
 use super::Transfer;
 use super::compress::{self, EncodedFrame};
 use super::disk_scan::{DiskBatch, DiskScan};
-use super::error::TransferError;
+use super::error::{TransferError, joined};
 use super::meter::Meter;
 use super::scan::Scanned;
 use super::upload::{FrameQueue, Upload};
 use crate::address::Address;
+use crate::context::Context;
+use crate::crash_point::crash_point;
 use crate::dial::Purpose;
-use crate::failpoint::failpoint;
-use crate::runner::Context;
 
 /// Disks that are scanned at once: each takes some 8 MiB of buffers.
 const MAX_PARALLEL_DISKS: usize = 12;
@@ -68,16 +68,16 @@ impl Transfer {
         let (gateway, channel) = self.connect().await?;
         let mut client = client(channel);
         let answer = self.open(context, &mut client).await?;
-        failpoint("agent::transfer_opened");
+        crash_point("agent::transfer_opened");
         if !answer.committed_point_id.is_empty() {
             return Ok(answer.committed_point_id);
         }
         let opened = self.check_answer(gateway, client, answer)?;
         let scanned = self.send_all(&opened, meter, scans).await?;
         self.snapshot.check()?;
-        failpoint("agent::before_commit");
+        crash_point("agent::before_commit");
         let answer = self.commit(context, &opened, &scanned).await?;
-        failpoint("agent::committed");
+        crash_point("agent::committed");
         self.keep_maps(scanned, &answer).await;
         Ok(answer.point_id)
     }
@@ -305,14 +305,6 @@ async fn collect(
         Some(failure) => Err(failure),
         None => scanned.into_iter().collect::<Option<_>>().ok_or(TransferError::Stopped),
     }
-}
-
-/// The result of a task of this pass; one that was aborted has stopped.
-pub(super) fn joined<T>(result: Result<T, JoinError>) -> Result<T, TransferError> {
-    result.map_err(|error| match error.try_into_panic() {
-        Ok(panic) => std::panic::resume_unwind(panic),
-        Err(_) => TransferError::Stopped,
-    })
 }
 
 fn client(channel: Channel) -> TransferServiceClient<Channel> {

@@ -6,6 +6,7 @@ use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt as _;
 
 use holdfast_vault_format::BLOCK_SIZE;
+use holdfast_vault_format::block::blocks_of;
 use rustix::fs::{Advice, SeekFrom, fadvise, seek};
 use rustix::io::Errno;
 
@@ -117,9 +118,4 @@ impl<'a> Reader<'a> {
         }
         Ok(())
     }
-}
-
-/// Blocks that so many bytes take.
-pub(super) fn blocks_of(bytes: u64) -> u64 {
-    bytes.div_ceil(BLOCK_SIZE as u64)
 }

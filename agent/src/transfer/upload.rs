@@ -14,7 +14,7 @@ use tonic::transport::Channel;
 use super::compress::EncodedFrame;
 use super::error::TransferError;
 use super::meter::Meter;
-use crate::failpoint::failpoint;
+use crate::crash_point::crash_point;
 
 const WHAT: &str = "send cells";
 
@@ -122,7 +122,7 @@ impl Upload {
             for frame in ack.frames {
                 if let Some(changed_bytes) = lock(outstanding).remove(&frame) {
                     self.meter.acknowledged(changed_bytes);
-                    failpoint("agent::frame_acked");
+                    crash_point("agent::frame_acked");
                 }
             }
         }

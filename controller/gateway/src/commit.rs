@@ -11,7 +11,7 @@ use holdfast_vault_engine::{Point, Prepared, VaultError};
 use crate::error::{chain, invalid, status_of};
 use crate::metrics::POINTS;
 use crate::retry::{persistently, within};
-use crate::session::{CommitState, Connection, Session};
+use crate::transfers::{CommitState, Connection, Transfer};
 use crate::{Gateway, crash_point};
 
 /// Tries to create a point before it is left to the resolver.
@@ -23,23 +23,23 @@ impl Gateway {
     pub(crate) async fn commit(
         &self,
         agent: AgentId,
-        (session, connection): (Arc<Session>, Connection),
+        (transfer, connection): (Arc<Transfer>, Connection),
         request: CommitTransferRequest,
     ) -> Result<CommitTransferResponse, Status> {
         let attempt = request.attempt.as_ref().ok_or_else(|| invalid("no attempt is named"))?;
-        if (StepId::from_wire(&attempt.step_id)?, attempt.attempt) != (session.step, session.attempt) {
+        if (StepId::from_wire(&attempt.step_id)?, attempt.attempt) != (transfer.step, transfer.attempt) {
             return Err(invalid("the transfer is of another attempt"));
         }
-        within(self.inner.authority.authorise_transfer(agent, session.step, session.attempt)).await?;
+        within(self.inner.authority.authorise_transfer(agent, transfer.step, transfer.attempt)).await?;
         let read: Vec<(String, u64)> =
             request.disks.into_iter().map(|disk| (disk.name, disk.read_bytes)).collect();
-        let mut state = session.commit.lock().await;
-        let made = self.make_point(&session, &mut state, &read).await;
+        let mut state = transfer.commit.lock().await;
+        let made = self.make_point(&transfer, &mut state, &read).await;
         drop(state);
-        session.touch();
+        transfer.touch();
         let point = made.inspect_err(|status| {
             if matches!(status.code(), Code::FailedPrecondition | Code::InvalidArgument | Code::DataLoss) {
-                self.inner.sessions.remove(&session);
+                self.inner.transfers.remove(&transfer);
             }
         })?;
         let map_ids = connection
@@ -53,14 +53,14 @@ impl Gateway {
     /// Goes on from wherever an earlier call got to.
     async fn make_point(
         &self,
-        session: &Arc<Session>,
+        transfer: &Arc<Transfer>,
         state: &mut CommitState,
         read: &[(String, u64)],
     ) -> Result<Point, Status> {
         if let CommitState::Receiving = state {
-            let prepared = session.backup.prepare(read).await.map_err(|error| {
+            let prepared = transfer.backup.prepare(read).await.map_err(|error| {
                 // It takes nothing any more: the agent has to open its transfer afresh.
-                self.inner.sessions.remove(session);
+                self.inner.transfers.remove(transfer);
                 status_of(&error)
             })?;
             *state = CommitState::Prepared(Box::new(prepared));
@@ -68,13 +68,13 @@ impl Gateway {
         if let CommitState::Prepared(prepared) = state {
             crash_point("gateway::prepared");
             let authority = &self.inner.authority;
-            let seq = session.backup.seq();
-            persistently("begin a commit", || authority.begin_commit(session.step, session.attempt, seq))
+            let seq = transfer.backup.seq();
+            persistently("begin a commit", || authority.begin_commit(transfer.step, transfer.attempt, seq))
                 .await?;
             crash_point("gateway::commit_begun");
             let point = create(prepared).await.map_err(|error| status_of(&error))?;
             crash_point("gateway::point_created");
-            info!(machine = %session.machine, point = %point.id, seq = point.seq, "point committed");
+            info!(machine = %transfer.machine, point = %point.id, seq = point.seq, "point committed");
             POINTS.add(1);
             *state = CommitState::Created(Box::new(point));
         }

@@ -10,8 +10,8 @@ mod resolve;
 mod restore;
 mod retry;
 mod send;
-mod session;
-mod transfer;
+mod transfer_api;
+mod transfers;
 mod wire;
 
 use std::sync::Arc;
@@ -30,10 +30,10 @@ pub use authority::{
     AgentIdentity, Authority, OperatorIdentity, PointLocation, Role, TransferGrant, UnsettledCommit,
 };
 pub use restore::RestoreApi;
-pub use transfer::TransferApi;
+pub use transfer_api::TransferApi;
 
 use resolve::Settled;
-use session::Sessions;
+use transfers::Transfers;
 
 /// Limits and periods of a gateway.
 #[derive(Clone, Copy, Debug)]
@@ -73,7 +73,7 @@ struct Inner {
     vault: Vault,
     authority: Arc<dyn Authority>,
     config: GatewayConfig,
-    sessions: Sessions,
+    transfers: Transfers,
     streams: Arc<Semaphore>,
     restores: Arc<Semaphore>,
     /// What must come to its end before the process stops.
@@ -95,7 +95,7 @@ impl Gateway {
             vault,
             authority,
             config,
-            sessions: Sessions::default(),
+            transfers: Transfers::default(),
             streams: Arc::new(Semaphore::new(config.max_streams)),
             restores: Arc::new(Semaphore::new(config.max_restores)),
             tasks: TaskTracker::new(),

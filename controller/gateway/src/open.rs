@@ -9,11 +9,11 @@ use holdfast_vault_engine::{BeginBackup, Begun, MAX_CELL_BYTES, Point};
 
 use crate::error::{chain, invalid, reopen, stale, status_of};
 use crate::retry::{persistently, within};
-use crate::session::{CommitState, Session};
+use crate::transfers::{CommitState, Transfer};
 use crate::{Gateway, TransferGrant, crash_point};
 
 impl Gateway {
-    /// Opens an attempt's transfer, or joins it again. A session of this very attempt goes on: what it received is made
+    /// Opens an attempt's transfer, or joins it again. A transfer of this very attempt goes on: what it received is made
     /// durable first, so that the agent sees it in the maps. Anything else is begun afresh, which takes over what is
     /// durable.
     pub(crate) async fn open(
@@ -26,58 +26,58 @@ impl Gateway {
         let grant = within(self.inner.authority.authorise_transfer(agent, step, attempt)).await?;
         check_disks(&grant, &request)?;
         let disks: Vec<String> = request.disks.into_iter().map(|disk| disk.name).collect();
-        let sessions = &self.inner.sessions;
-        let lock = sessions.opening(grant.machine);
+        let transfers = &self.inner.transfers;
+        let lock = transfers.opening(grant.machine);
         let _opening = lock.lock().await;
         if self.inner.stopping.is_cancelled() {
             return Err(reopen("the gateway stops"));
         }
-        if let Some(session) = sessions.get(grant.machine) {
-            if session.step == step && session.attempt > attempt {
+        if let Some(transfer) = transfers.get(grant.machine) {
+            if transfer.step == step && transfer.attempt > attempt {
                 return Err(stale(attempt));
             }
-            if (session.agent, session.step, session.attempt) == (agent, step, attempt)
-                && let Some(response) = self.join(&session, disks.clone()).await?
+            if (transfer.agent, transfer.step, transfer.attempt) == (agent, step, attempt)
+                && let Some(response) = self.join(&transfer, disks.clone()).await?
             {
                 return Ok(response);
             }
-            sessions.remove(&session);
+            transfers.remove(&transfer);
         }
-        sessions.make_room(grant.machine, self.inner.config.max_transfers)?;
+        transfers.make_room(grant.machine, self.inner.config.max_transfers)?;
         self.begin(agent, step, attempt, grant, disks).await
     }
 
-    /// Goes on with an open session; `None` if it is of no use any more.
+    /// Goes on with an open transfer; `None` if it is of no use any more.
     async fn join(
         &self,
-        session: &Arc<Session>,
+        transfer: &Arc<Transfer>,
         disks: Vec<String>,
     ) -> Result<Option<OpenTransferResponse>, Status> {
         // What an ended stream still hands over must be in the maps, too.
-        session.reconnect(disks).wait().await;
-        let mut commit = session.commit.lock().await;
+        transfer.reconnect(disks).wait().await;
+        let mut commit = transfer.commit.lock().await;
         self.record_created(&mut commit).await?;
         match &*commit {
             CommitState::Recorded(point) | CommitState::Created(point) => return Ok(Some(committed(point))),
             CommitState::Prepared(_) => return Ok(None),
             CommitState::Receiving => {}
         }
-        let outcome = self.inner.vault.outcome(session.machine.0, session.backup.seq()).await;
+        let outcome = self.inner.vault.outcome(transfer.machine.0, transfer.backup.seq()).await;
         if outcome.map_err(|error| status_of(&error))?.is_some() {
             // Another gateway began for this machine meanwhile: what is sent here could never be committed.
             return Ok(None);
         }
-        if let Err(error) = session.backup.flush().await {
-            warn!(machine = %session.machine, error = chain(&error),
+        if let Err(error) = transfer.backup.flush().await {
+            warn!(machine = %transfer.machine, error = chain(&error),
                 "the transfer cannot go on where it was; it begins afresh");
             if error.is_no_space() {
-                self.inner.sessions.remove(session);
+                self.inner.transfers.remove(transfer);
                 return Err(status_of(&error));
             }
             return Ok(None);
         }
-        session.touch();
-        describe(session).map(Some)
+        transfer.touch();
+        describe(transfer).map(Some)
     }
 
     async fn begin(
@@ -106,9 +106,9 @@ impl Gateway {
             }
             Begun::Open(backup) => {
                 crash_point("gateway::opened");
-                let session = Session::new(agent, grant.machine, (step, attempt), names, backup);
-                let response = describe(&session)?;
-                self.inner.sessions.insert(session);
+                let transfer = Transfer::new(agent, grant.machine, (step, attempt), names, backup);
+                let response = describe(&transfer)?;
+                self.inner.transfers.insert(transfer);
                 Ok(response)
             }
         }
@@ -129,13 +129,13 @@ fn check_disks(grant: &TransferGrant, request: &OpenTransferRequest) -> Result<(
     if named == granted { Ok(()) } else { Err(invalid("these are not the disks of the snapshot")) }
 }
 
-fn describe(session: &Session) -> Result<OpenTransferResponse, Status> {
-    let connection = session.connection();
+fn describe(transfer: &Transfer) -> Result<OpenTransferResponse, Status> {
+    let connection = transfer.connection();
     let disks = connection
         .disks
         .iter()
         .map(|disk| {
-            let base = session.backup.disk_base(disk).map_err(|error| status_of(&error))?;
+            let base = transfer.backup.disk_base(disk).map_err(|error| status_of(&error))?;
             Ok(DiskBase {
                 name: disk.clone(),
                 base_size_bytes: base.base_size_bytes,

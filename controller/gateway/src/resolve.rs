@@ -3,7 +3,9 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tracing::{info, warn};
@@ -18,6 +20,10 @@ use crate::{Gateway, UnsettledCommit};
 
 /// Aborts that are remembered; more are forgotten and read again.
 const MAX_SETTLED: usize = 1 << 20;
+
+/// How often staging files are looked for, and how long they are left alone.
+const SWEEP_PERIOD: Duration = Duration::from_secs(24 * 3600);
+const STAGING_KEPT: Duration = Duration::from_secs(24 * 3600);
 
 /// Sequence numbers whose object is known to be an abort: it never changes, so it is not read in every pass.
 #[derive(Default)]
@@ -42,9 +48,10 @@ impl Settled {
 impl Gateway {
     /// Runs until the token is cancelled. Then it ends the streams of agents, and returns when commits that began are through.
     pub async fn run_resolver(self, shutdown: CancellationToken) {
+        let mut swept = None;
         loop {
             tokio::select! {
-                () = self.pass() => {}
+                () = self.pass(&mut swept) => {}
                 () = shutdown.cancelled() => break,
             }
             tokio::select! {
@@ -53,15 +60,29 @@ impl Gateway {
             }
         }
         self.inner.stopping.cancel();
-        self.inner.sessions.close_all();
+        self.inner.transfers.close_all();
         self.inner.tasks.close();
         self.inner.tasks.wait().await;
     }
 
-    async fn pass(&self) {
+    /// `swept`: when staging files were last looked for.
+    async fn pass(&self, swept: &mut Option<Instant>) {
+        if swept.is_none_or(|at| at.elapsed() >= SWEEP_PERIOD) {
+            *swept = Some(Instant::now());
+            self.sweep_staging().await;
+        }
         self.forget_idle().await;
         if let Err(status) = self.resolve().await {
             warn!(reason = status.message(), "open ends are not settled; the next pass tries again");
+        }
+    }
+
+    /// What killed gateways left only takes space: if it cannot be removed now, it can tomorrow.
+    async fn sweep_staging(&self) {
+        match self.inner.vault.sweep_staging(STAGING_KEPT).await {
+            Ok(0) => {}
+            Ok(count) => info!(count, "staging files of killed gateways are removed"),
+            Err(error) => warn!(reason = chain(&error), "staging files are not swept"),
         }
     }
 
@@ -87,12 +108,12 @@ impl Gateway {
     /// Forgets transfers that nobody calls and whose attempt is over. The others stay: an agent that finds nothing to send
     /// is silent for as long as it reads its disks.
     async fn forget_idle(&self) {
-        for session in self.inner.sessions.idle(self.inner.config.idle_timeout) {
-            match within(self.inner.authority.is_live(session.step, session.attempt)).await {
-                Ok(true) => session.touch(),
-                Ok(false) => self.inner.sessions.remove(&session),
+        for transfer in self.inner.transfers.idle(self.inner.config.idle_timeout) {
+            match within(self.inner.authority.is_live(transfer.step, transfer.attempt)).await {
+                Ok(true) => transfer.touch(),
+                Ok(false) => self.inner.transfers.remove(&transfer),
                 Err(status) => {
-                    warn!(machine = %session.machine, reason = status.message(), "an idle transfer stays")
+                    warn!(machine = %transfer.machine, reason = status.message(), "an idle transfer stays")
                 }
             }
         }
@@ -100,7 +121,7 @@ impl Gateway {
 
     async fn settle(&self, commit: &UnsettledCommit) -> Result<(), Status> {
         let UnsettledCommit { machine, step, attempt, seq } = *commit;
-        if self.inner.sessions.is_committing(machine, seq) {
+        if self.inner.transfers.is_committing(machine, seq) {
             return Ok(());
         }
         match self.inner.vault.conclude(machine.0, seq, "its gateway did not finish the commit").await {
@@ -129,10 +150,10 @@ impl Gateway {
             if within(self.inner.authority.is_live(StepId(open.step_id), open.attempt)).await? {
                 continue;
             }
-            if let Some(session) = self.inner.sessions.get(MachineId(machine))
-                && session.backup.seq() == open.seq
+            if let Some(transfer) = self.inner.transfers.get(MachineId(machine))
+                && transfer.backup.seq() == open.seq
             {
-                self.inner.sessions.remove(&session);
+                self.inner.transfers.remove(&transfer);
             }
             vault.conclude(machine, open.seq, "its attempt is over").await.map_err(failed)?;
             info!(%machine, seq = open.seq, "a dead backup is concluded");

@@ -16,7 +16,7 @@ use holdfast_vault_engine::{Receipt, VaultError};
 use crate::Gateway;
 use crate::error::{internal, invalid_cell, reopen, status_of};
 use crate::metrics::{ACKNOWLEDGED_FRAMES, RECEIVED_BYTES, RECEIVED_CELLS, REFUSED_FRAMES};
-use crate::session::{Connection, Session};
+use crate::transfers::{Connection, Transfer};
 use crate::wire;
 
 /// Frames of one stream that are decoded at once.
@@ -42,8 +42,8 @@ pub(crate) async fn serve(
         () = acks.closed() => return Ok(()),
     };
     let Some(first) = first else { return Ok(()) };
-    let (session, connection) = gateway.inner.sessions.find(agent, &first.transfer_id)?;
-    let stream = Stream { session, connection };
+    let (transfer, connection) = gateway.inner.transfers.find(agent, &first.transfer_id)?;
+    let stream = Stream { transfer, connection };
     tokio::select! {
         received = stream.receive(first, frames, acks) => received,
         () = stream.connection.closed.cancelled() => Err(reopen("the transfer was opened again, or ended")),
@@ -51,7 +51,7 @@ pub(crate) async fn serve(
 }
 
 struct Stream {
-    session: Arc<Session>,
+    transfer: Arc<Transfer>,
     connection: Connection,
 }
 
@@ -108,11 +108,11 @@ impl Stream {
     /// Hands a frame to the vault. In a task that goes on when the stream ends: opening the transfer again waits for it, so
     /// that the maps do not change behind the agent's back.
     async fn push(&self, frame: CellFrame) -> Result<(u64, Receipt), Status> {
-        self.session.touch();
+        self.transfer.touch();
         let number = frame.frame;
         let frame = wire::read_frame(frame).inspect_err(|_| REFUSED_FRAMES.add(1))?;
         let (bytes, cells) = (frame.cells.iter().map(|cell| cell.data.len()).sum(), frame.cells.len());
-        let backup = self.session.backup.clone();
+        let backup = self.transfer.backup.clone();
         let push = async move { backup.push(&frame.disk, frame.cells, frame.zeros).await };
         let receipt = self.connection.work.spawn(push).await.map_err(|_| internal())?.map_err(|error| {
             REFUSED_FRAMES.add(usize::from(error.is_invalid_input()));
@@ -125,7 +125,7 @@ impl Stream {
 
     /// Makes what was received durable; in a task, like a push.
     async fn flush(&self) -> Result<(), Status> {
-        let backup = self.session.backup.clone();
+        let backup = self.transfer.backup.clone();
         let flush = async move { backup.flush().await };
         self.connection.work.spawn(flush).await.map_err(|_| internal())?.map_err(|error| status_of(&error))
     }

@@ -23,7 +23,7 @@ use crate::session;
 use crate::store::agent::NewAgent;
 
 use super::caller;
-use super::error::{invalid, status_of};
+use crate::rpc_error::invalid;
 
 const MAX_CSR_BYTES: usize = 8 << 10;
 /// Signatures are the dearest thing that a stranger can ask for.
@@ -84,7 +84,7 @@ impl AgentService for AgentApi {
             not_after: certificate.not_after,
         };
         let name = new.machine_name.clone();
-        self.app.store.enrol(new).await.map_err(|error| status_of(&error))?;
+        self.app.store.enrol(new).await?;
         info!(%agent, %machine, name, "agent enrolled");
         Ok(Response::new(EnrollResponse {
             agent_id: agent.to_string(),
@@ -100,11 +100,7 @@ impl AgentService for AgentApi {
     ) -> Result<Response<RenewCertificateResponse>, Status> {
         let agent = caller::agent(&request)?;
         let certificate = self.sign(&request.get_ref().csr_der, agent)?;
-        self.app
-            .store
-            .add_certificate(agent, certificate.serial.clone(), certificate.not_after)
-            .await
-            .map_err(|error| status_of(&error))?;
+        self.app.store.add_certificate(agent, certificate.serial.clone(), certificate.not_after).await?;
         info!(%agent, serial = certificate.serial, "certificate renewed");
         Ok(Response::new(RenewCertificateResponse {
             certificate_chain_pem: certificate.chain_pem,

@@ -21,8 +21,8 @@ use crate::domain::name::is_disk_name;
 use crate::domain::policy::{Bound, bind};
 use crate::store::job::{AppliedPolicy, JobFilter, JobRow, NewBackup, StepRow};
 
-use super::error::{invalid, quarantined, status_of};
 use super::{caller, wire};
+use crate::rpc_error::{invalid, quarantined};
 
 /// A backup that was asked for, of a machine without a policy, and could not start within this time expires.
 const COMPLETE_WITHIN: Duration = Duration::from_secs(24 * 3600);
@@ -49,12 +49,11 @@ impl JobService for JobApi {
         if request.disk_names.len() > 1024 || !request.disk_names.iter().all(|name| is_disk_name(name)) {
             return Err(invalid("invalid_disk_name", "a disk's name is 1 to 64 of [A-Za-z0-9._-]"));
         }
-        let machine =
-            self.0.store.find_machine(&request.machine).await.map_err(|error| status_of(&error))?.facts;
+        let machine = self.0.store.find_machine(&request.machine).await?.facts;
         if let Some(reason) = machine.quarantine {
             return Err(quarantined(&reason));
         }
-        let (policies, _) = self.0.store.policies().await.map_err(|error| status_of(&error))?;
+        let (policies, _) = self.0.store.policies().await?;
         let policy = match bind(&machine.name, &machine.labels, &policies) {
             Bound::One(policy) => Some(policy),
             Bound::None | Bound::Tie(_) => None,
@@ -77,7 +76,7 @@ impl JobService for JobApi {
                 revision: policy.revision,
             }),
         };
-        let job = self.0.store.create_backup(new).await.map_err(|error| status_of(&error))?;
+        let job = self.0.store.create_backup(new).await?;
         self.0.sessions.wake();
         self.read(job).await.map(Response::new)
     }
@@ -99,15 +98,14 @@ impl JobService for JobApi {
         };
         let machine = match request.machine.as_str() {
             "" => None,
-            name => Some(self.0.store.find_machine(name).await.map_err(|error| status_of(&error))?.facts.id),
+            name => Some(self.0.store.find_machine(name).await?.facts.id),
         };
         let before = wire::page_after(&request.page_token, |key| key.parse().ok())?;
         let page = self
             .0
             .store
             .list_jobs(JobFilter { machine, state, before }, wire::page_size(request.page_size)?)
-            .await
-            .map_err(|error| status_of(&error))?;
+            .await?;
         let jobs = page.rows.into_iter().map(to_wire).collect();
         Ok(Response::new(ListJobsResponse { jobs, next_page_token: page.next }))
     }
@@ -128,7 +126,7 @@ impl JobService for JobApi {
     async fn cancel_job(&self, request: Request<CancelJobRequest>) -> Result<Response<Job>, Status> {
         let operator = caller::admin(&request)?.name.clone();
         let job = JobId::from_wire(&request.get_ref().id)?;
-        self.0.store.request_cancel(job, &operator).await.map_err(|error| status_of(&error))?;
+        self.0.store.request_cancel(job, &operator).await?;
         self.0.sessions.wake();
         self.read(job).await.map(Response::new)
     }
@@ -136,7 +134,7 @@ impl JobService for JobApi {
 
 impl JobApi {
     async fn read(&self, job: JobId) -> Result<Job, Status> {
-        self.0.store.find_job(job).await.map(to_wire).map_err(|error| status_of(&error))
+        self.0.store.find_job(job).await.map(to_wire).map_err(Status::from)
     }
 
     /// Sends the job whenever it differs from what was sent last. The database is read, so that it does not matter which

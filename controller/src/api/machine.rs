@@ -21,8 +21,8 @@ use crate::identity::sha256;
 use crate::store::machine::{LabelChange, MAX_LABELS, MachineRow};
 use crate::store::token::NewToken;
 
-use super::error::{invalid, status_of};
 use super::{caller, wire};
+use crate::rpc_error::invalid;
 
 const MAX_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
 const DEFAULT_TTL: Duration = Duration::from_secs(3600);
@@ -39,13 +39,8 @@ impl MachineService for MachineApi {
         caller::reader(&request)?;
         let request = request.into_inner();
         let after = wire::page_after(&request.page_token, Some)?;
-        let page = self
-            .0
-            .store
-            .list_machines(after.as_deref(), wire::page_size(request.page_size)?)
-            .await
-            .map_err(|error| status_of(&error))?;
-        let (policies, now) = self.0.store.policies().await.map_err(|error| status_of(&error))?;
+        let page = self.0.store.list_machines(after.as_deref(), wire::page_size(request.page_size)?).await?;
+        let (policies, now) = self.0.store.policies().await?;
         let machines = page.rows.into_iter().map(|row| to_wire(row, &policies, now)).collect();
         Ok(Response::new(ListMachinesResponse { machines, next_page_token: page.next }))
     }
@@ -62,12 +57,8 @@ impl MachineService for MachineApi {
         let operator = caller::admin(&request)?.name.clone();
         let LabelMachineRequest { machine, set, remove } = request.into_inner();
         let set = check_labels(set)?;
-        let row = self.0.store.find_machine(&machine).await.map_err(|error| status_of(&error))?;
-        self.0
-            .store
-            .label_machine(MachineId(row.facts.id), LabelChange { set, remove }, &operator)
-            .await
-            .map_err(|error| status_of(&error))?;
+        let row = self.0.store.find_machine(&machine).await?;
+        self.0.store.label_machine(MachineId(row.facts.id), LabelChange { set, remove }, &operator).await?;
         self.read(&row.facts.id.to_string()).await.map(Response::new)
     }
 
@@ -86,7 +77,7 @@ impl MachineService for MachineApi {
         let labels = check_labels(request.labels)?;
         let token = format!("hft_{}", hex::encode(rand::random::<[u8; 32]>()));
         let new = NewToken { sha256: sha256(token.as_bytes()), max_uses, ttl, labels, created_by: operator };
-        let expires_at = self.0.store.create_token(new).await.map_err(|error| status_of(&error))?;
+        let expires_at = self.0.store.create_token(new).await?;
         Ok(Response::new(CreateEnrolmentTokenResponse {
             token,
             expires_at: Some(wire::timestamp(expires_at)),
@@ -97,8 +88,8 @@ impl MachineService for MachineApi {
 
 impl MachineApi {
     async fn read(&self, name_or_id: &str) -> Result<Machine, Status> {
-        let row = self.0.store.find_machine(name_or_id).await.map_err(|error| status_of(&error))?;
-        let (policies, now) = self.0.store.policies().await.map_err(|error| status_of(&error))?;
+        let row = self.0.store.find_machine(name_or_id).await?;
+        let (policies, now) = self.0.store.policies().await?;
         Ok(to_wire(row, &policies, now))
     }
 }

@@ -2,18 +2,15 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use holdfast_proto::ids::PointId;
 use holdfast_proto::v1::point_service_server::PointService;
 use holdfast_proto::v1::{
     GetPointRequest, ListPointsRequest, ListPointsResponse, Point, PointDisk, PointState,
 };
 
 use crate::app::App;
-use crate::store::StoreError;
 use crate::store::page::parse_time_key;
 use crate::store::point::PointRow;
 
-use super::error::status_of;
 use super::{caller, wire};
 
 #[derive(Clone, Debug)]
@@ -30,35 +27,19 @@ impl PointService for PointApi {
         let store = &self.0.store;
         let machine = match request.machine.as_str() {
             "" => None,
-            name => Some(store.find_machine(name).await.map_err(|error| status_of(&error))?.facts.id),
+            name => Some(store.find_machine(name).await?.facts.id),
         };
         let before = wire::page_after(&request.page_token, |key| parse_time_key(&key))?;
-        let page = store
-            .list_points(machine, before, wire::page_size(request.page_size)?)
-            .await
-            .map_err(|error| status_of(&error))?;
+        let page = store.list_points(machine, before, wire::page_size(request.page_size)?).await?;
         let points = page.rows.into_iter().map(to_wire).collect();
         Ok(Response::new(ListPointsResponse { points, next_page_token: page.next }))
     }
 
     async fn get_point(&self, request: Request<GetPointRequest>) -> Result<Response<Point>, Status> {
         caller::reader(&request)?;
-        let row = find(&self.0, &request.get_ref().point).await.map_err(|error| status_of(&error))?;
+        let row = self.0.store.resolve_point(&request.get_ref().point).await?;
         Ok(Response::new(to_wire(row)))
     }
-}
-
-/// Finds a point by its id, or as `MACHINE@latest`.
-pub(crate) async fn find(app: &App, spec: &str) -> Result<PointRow, StoreError> {
-    let unknown = || StoreError::NotFound { noun: "point", name: spec.to_owned() };
-    let id = match spec.strip_suffix("@latest") {
-        Some(machine) => {
-            let machine = app.store.find_machine(machine).await?.facts;
-            app.store.latest_point(machine.id).await?.ok_or_else(unknown)?
-        }
-        None => spec.parse::<PointId>().map_err(|_| unknown())?,
-    };
-    app.store.find_point(id).await
 }
 
 fn to_wire(row: PointRow) -> Point {

@@ -19,8 +19,8 @@ use crate::domain::policy::{
 use crate::store::StoreError;
 use crate::store::policy::{Applied, NewPolicy};
 
-use super::error::{invalid, status_of};
 use super::{caller, wire};
+use crate::rpc_error::invalid;
 
 /// Names of machines in one answer.
 const MAX_NAMES: usize = 1000;
@@ -44,9 +44,9 @@ impl PolicyService for PolicyApi {
             self.would_apply(&name, &document, etag.as_deref()).await?
         } else {
             let new = NewPolicy { name: name.clone(), document: document.clone(), etag, operator };
-            store.apply_policy(new).await.map_err(|error| status_of(&error))?
+            store.apply_policy(new).await?
         };
-        let (mut policies, now) = store.policies().await.map_err(|error| status_of(&error))?;
+        let (mut policies, now) = store.policies().await?;
         if validate_only {
             let proposed = policies.iter().find(|policy| policy.name == name).cloned();
             let proposed = match (proposed, outcome) {
@@ -69,7 +69,7 @@ impl PolicyService for PolicyApi {
             policies.push(proposed);
         }
         let Some(policy) = policies.iter().find(|policy| policy.name == name) else {
-            return Err(status_of(&StoreError::NotFound { noun: "policy", name }));
+            return Err(StoreError::NotFound { noun: "policy", name }.into());
         };
         let (machines, conflicts) = self.reach(policy, &policies).await?;
         let outcome = match outcome {
@@ -83,8 +83,7 @@ impl PolicyService for PolicyApi {
 
     async fn get_policy(&self, request: Request<GetPolicyRequest>) -> Result<Response<v1::Policy>, Status> {
         caller::reader(&request)?;
-        let policy =
-            self.0.store.find_policy(&request.get_ref().name).await.map_err(|error| status_of(&error))?;
+        let policy = self.0.store.find_policy(&request.get_ref().name).await?;
         Ok(Response::new(to_wire(&policy, Utc::now())))
     }
 
@@ -96,8 +95,7 @@ impl PolicyService for PolicyApi {
         let request = request.into_inner();
         let after = wire::page_after(&request.page_token, Some)?;
         let size = wire::page_size(request.page_size)?;
-        let page =
-            self.0.store.list_policies(after.as_deref(), size).await.map_err(|error| status_of(&error))?;
+        let page = self.0.store.list_policies(after.as_deref(), size).await?;
         let now = Utc::now();
         let policies = page.rows.iter().map(|policy| to_wire(policy, now)).collect();
         Ok(Response::new(ListPoliciesResponse { policies, next_page_token: page.next }))
@@ -110,7 +108,7 @@ impl PolicyService for PolicyApi {
         let operator = caller::admin(&request)?.name.clone();
         let DeletePolicyRequest { name, etag } = request.into_inner();
         let etag = (!etag.is_empty()).then_some(etag);
-        self.0.store.delete_policy(&name, etag, &operator).await.map_err(|error| status_of(&error))?;
+        self.0.store.delete_policy(&name, etag, &operator).await?;
         Ok(Response::new(DeletePolicyResponse {}))
     }
 
@@ -125,9 +123,9 @@ impl PolicyService for PolicyApi {
             1..=100 => usize::try_from(slots).unwrap_or(10),
             _ => return Err(invalid("invalid_slots", "slots must be 1 to 100")),
         };
-        let (policies, now) = self.0.store.policies().await.map_err(|error| status_of(&error))?;
+        let (policies, now) = self.0.store.policies().await?;
         let Some(policy) = policies.iter().find(|policy| policy.name == name) else {
-            return Err(status_of(&StoreError::NotFound { noun: "policy", name }));
+            return Err(StoreError::NotFound { noun: "policy", name }.into());
         };
         let (machines, conflicts) = self.reach(policy, &policies).await?;
         let slots = policy.spec.schedule.preview(now, slots).into_iter().map(wire::timestamp).collect();
@@ -145,11 +143,11 @@ impl PolicyApi {
         let current = match self.0.store.find_policy(name).await {
             Ok(policy) => Some(policy),
             Err(StoreError::NotFound { .. }) => None,
-            Err(error) => return Err(status_of(&error)),
+            Err(error) => return Err(error.into()),
         };
         let fits = etag.is_none_or(|etag| current.as_ref().is_some_and(|policy| policy.etag() == etag));
         if !fits {
-            return Err(status_of(&StoreError::PolicyChanged { name: name.to_owned() }));
+            return Err(StoreError::PolicyChanged { name: name.to_owned() }.into());
         }
         Ok(match current {
             None => Applied::Created,
@@ -165,7 +163,7 @@ impl PolicyApi {
         policies: &[Policy],
     ) -> Result<(Vec<String>, Vec<String>), Status> {
         let (mut machines, mut conflicts) = (Vec::new(), Vec::new());
-        for machine in self.0.store.fleet().await.map_err(|error| status_of(&error))? {
+        for machine in self.0.store.fleet().await? {
             match bind(&machine.name, &machine.labels, policies) {
                 Bound::One(bound) if bound.name == policy.name => machines.push(machine.name),
                 Bound::Tie(names) if names.contains(&policy.name.as_str()) => conflicts.push(machine.name),

@@ -10,7 +10,6 @@ use crate::app::App;
 use crate::domain::condition::protection;
 
 use super::caller;
-use super::error::status_of;
 
 #[derive(Clone, Debug)]
 pub(crate) struct StatusApi(pub(crate) Arc<App>);
@@ -19,9 +18,9 @@ pub(crate) struct StatusApi(pub(crate) Arc<App>);
 impl StatusService for StatusApi {
     async fn get_status(&self, request: Request<GetStatusRequest>) -> Result<Response<Status>, RpcStatus> {
         caller::reader(&request)?;
-        let row = self.0.store.status().await.map_err(|error| status_of(&error))?;
-        let (policies, now) = self.0.store.policies().await.map_err(|error| status_of(&error))?;
-        let fleet = self.0.store.fleet().await.map_err(|error| status_of(&error))?;
+        let row = self.0.store.status().await?;
+        let (policies, now) = self.0.store.policies().await?;
+        let fleet = self.0.store.fleet().await?;
         let mut conditions: HashMap<String, i64> = HashMap::new();
         for condition in fleet.iter().flat_map(|row| protection(&row.view(), &policies, now).conditions) {
             *conditions.entry(condition.code.to_owned()).or_default() += 1;

@@ -10,7 +10,7 @@ use crate::domain::error::{Fault, JobError};
 use crate::store::page::{self, PageSize};
 use crate::store::request::RequestKey;
 
-use super::error::invalid;
+use crate::rpc_error::invalid;
 
 pub(super) fn timestamp(at: DateTime<Utc>) -> prost_types::Timestamp {
     prost_types::Timestamp {

@@ -90,11 +90,9 @@ impl Retry {
 /// Decides what follows the end of an attempt.
 pub(crate) fn after_step(job: &JobView, step: EndedStep, outcome: StepOutcome) -> Next {
     let outcome = match outcome {
-        StepOutcome::Lost if job.cancel_requested && step.kind != StepKind::ReleaseSnapshot => {
-            StepOutcome::Cancelled
-        }
-        StepOutcome::Failed(error) if job.cancel_requested && step.kind == StepKind::TakeSnapshot => {
-            let _ = error;
+        StepOutcome::Lost | StepOutcome::Failed(_)
+            if job.cancel_requested && step.kind != StepKind::ReleaseSnapshot =>
+        {
             StepOutcome::Cancelled
         }
         other => other,
@@ -164,11 +162,7 @@ fn after_transfer(job: &JobView, step: EndedStep, outcome: StepOutcome) -> Next 
         StepOutcome::Cancelled => release_after(StepState::Failed, JobError::cancelled()),
         StepOutcome::Lost if step.attempt < MAX_ATTEMPTS => Next::Retry { delay: Retry::AtOnce },
         StepOutcome::Lost => release_after(StepState::Failed, JobError::agent_lost()),
-        StepOutcome::Failed(_) if job.cancel_requested => {
-            release_after(StepState::Failed, JobError::cancelled())
-        }
         StepOutcome::Failed(error) if error.code == SNAPSHOT_LOST && job.round < MAX_ROUNDS => {
-            let _ = error;
             Next::SnapshotAgain
         }
         StepOutcome::Failed(error) if error.code == SNAPSHOT_LOST => release_after(StepState::Failed, error),

@@ -61,4 +61,24 @@ impl JobError {
             action: "bring the machine online and start the backup again".to_owned(),
         }
     }
+
+    pub(crate) fn unconfirmed_point() -> Self {
+        Self {
+            code: "transfer_unconfirmed".to_owned(),
+            fault: Fault::System,
+            retryable: true,
+            message: "the agent reported a point that the catalogue does not have".to_owned(),
+            action: String::new(),
+        }
+    }
+
+    pub(crate) fn wrong_report() -> Self {
+        Self {
+            code: "wrong_report".to_owned(),
+            fault: Fault::Agent,
+            retryable: false,
+            message: "the agent reported the end of another kind of step".to_owned(),
+            action: "upgrade the agent to the controller's version".to_owned(),
+        }
+    }
 }

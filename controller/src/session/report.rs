@@ -10,7 +10,6 @@ use holdfast_proto::v1::{
     self, AckResult, Progress, ReportAck, SnapshotTaken, StepReport, controller_message, step_report::Outcome,
 };
 
-use crate::api::error::status_of;
 use crate::app::{App, crash_point};
 use crate::domain::error::{Fault, JobError};
 use crate::domain::job::Consistency;
@@ -50,7 +49,7 @@ pub(super) async fn handle(app: &Arc<App>, live: &Arc<Live>, report: StepReport)
             info!(agent = %live.agent, %step, "report about a step of another machine refused");
             AckResult::Stale
         }
-        Err(error) => return Err(status_of(&error)),
+        Err(error) => return Err(error.into()),
     };
     live.take_back((step, number));
     debug!(%step, attempt = number, outcome = described, ?result, "report");

@@ -11,7 +11,6 @@ use holdfast_proto::error::{ErrorDetailExt as _, agent_error, system_error};
 use holdfast_proto::ids::{AgentId, MachineId, StepId};
 use holdfast_proto::v1::{AgentMessage, agent_message, controller_message};
 
-use crate::api::error::status_of;
 use crate::app::App;
 use crate::store::attempt::{AttemptEnd, AttemptKey};
 use crate::store::session::NewSession;
@@ -67,7 +66,7 @@ async fn open(
         return Err(agent_error("no_hello", "a session starts with Hello").into_status(Code::InvalidArgument));
     };
     let hello = hello::check(hello)?;
-    let machine = app.store.machine_of(agent).await.map_err(|error| status_of(&error))?;
+    let machine = app.store.machine_of(agent).await?;
     refuse_quarantined(app, machine).await?;
     refuse_clone(app, agent).await?;
 
@@ -82,8 +81,7 @@ async fn open(
             version: hello.version.clone(),
             disks: hello.disks.clone(),
         })
-        .await
-        .map_err(|error| status_of(&error))?;
+        .await?;
     let live = Arc::new(Live {
         agent,
         machine,
@@ -95,14 +93,14 @@ async fn open(
         ponged: Notify::new(),
         closed: CancellationToken::new(),
     });
-    let welcome = hello::reconcile(app, &live, &hello).await.map_err(|error| status_of(&error))?;
+    let welcome = hello::reconcile(app, &live, &hello).await?;
     // Before it is registered, so that Welcome is the first message.
     live.send(controller_message::Kind::Welcome(welcome)).map_err(|_| stopping())?;
     app.sessions.register(&live);
     // From here on `run` closes the session; an attempt that is claimed for it finds it.
     if let Err(error) = app.store.activate_session(agent, epoch, app.controller_id).await {
         app.sessions.unregister(&live);
-        return Err(status_of(&error));
+        return Err(error.into());
     }
     app.sessions.wake();
     if !suspects.is_empty() {
@@ -112,7 +110,7 @@ async fn open(
 }
 
 async fn refuse_quarantined(app: &App, machine: MachineId) -> Result<(), Status> {
-    match app.store.quarantine_of(machine).await.map_err(|error| status_of(&error))? {
+    match app.store.quarantine_of(machine).await? {
         Some(reason) => Err(quarantined(&reason)),
         None => Ok(()),
     }
@@ -135,14 +133,14 @@ pub(super) async fn refuse_clone_of(app: &App, old: &Live) -> Result<(), Status>
     let (agent, machine) = (old.agent, old.machine);
     let reason = "two machines run with one identity: the machine or its agent's state was copied";
     warn!(%agent, %machine, "clone detected: both are quarantined");
-    app.store.quarantine(machine, reason).await.map_err(|error| status_of(&error))?;
+    app.store.quarantine(machine, reason).await?;
     let status = quarantined(reason);
     app.sessions.close_machine(machine, &status);
     Err(status)
 }
 
 async fn suspects(app: &App, machine: MachineId, hello: &CheckedHello) -> Result<Vec<(StepId, i64)>, Status> {
-    let mut out = app.store.attempts_out(machine).await.map_err(|error| status_of(&error))?;
+    let mut out = app.store.attempts_out(machine).await?;
     out.retain(|attempt| !hello.running.contains(attempt));
     Ok(out)
 }
@@ -188,7 +186,7 @@ async fn serve(
             Some(agent_message::Kind::Report(step_report)) => report::handle(app, live, step_report).await?,
             Some(agent_message::Kind::DisksChanged(changed)) => {
                 let disks = hello::check_disks(changed.disks)?;
-                app.store.set_disks(live.machine, disks).await.map_err(|error| status_of(&error))?;
+                app.store.set_disks(live.machine, disks).await?;
             }
             Some(agent_message::Kind::Hello(_)) => {
                 return Err(

@@ -1,5 +1,5 @@
-//! What becomes of an attempt of a step, and of its job with it. Each change locks the machine's slot row first, so all
-//! changes to one machine's jobs happen one after the other.
+//! What becomes of an attempt of a step. What follows for its job is decided by `domain::backup` and carried out by
+//! `advance`.
 
 use std::time::Duration;
 
@@ -10,11 +10,13 @@ use uuid::Uuid;
 
 use holdfast_proto::ids::{JobId, MachineId, StepId};
 
-use crate::domain::backup::{EndedStep, JobView, Next, StepOutcome, after_step};
+use crate::domain::backup::{EndedStep, StepOutcome, after_step};
 use crate::domain::error::JobError;
-use crate::domain::job::{Consistency, JobState, StepKind, StepState};
+use crate::domain::job::{Consistency, StepKind, StepState};
 
+use super::advance::{JobToAdvance, advance};
 use super::machine::DiskRow;
+use super::slot::LockedSlot;
 use super::{During, Store, StoreError};
 
 /// How an attempt ended, with what has to be kept of it.
@@ -58,20 +60,6 @@ pub(crate) enum Recorded {
     Stale,
 }
 
-/// A job as the decisions need it, read under the slot lock.
-#[derive(Debug)]
-pub(super) struct JobRowForUpdate {
-    pub(super) id: JobId,
-    pub(super) machine: Uuid,
-    pub(super) state: JobState,
-    pub(super) cancel_requested: bool,
-    round: i32,
-    has_snapshot: bool,
-    has_point: bool,
-    error: Option<JobError>,
-    warning: Option<JobError>,
-}
-
 #[derive(sqlx::FromRow)]
 struct StepForUpdate {
     id: Uuid,
@@ -91,7 +79,12 @@ impl Store {
         retry_delay: Duration,
     ) -> Result<Recorded, StoreError> {
         self.transaction("end an attempt", move |connection| {
-            Box::pin(async move { end_attempt(connection, key, end, retry_delay).await })
+            Box::pin(async move {
+                match LockedSlot::of_step(connection, key.step).await? {
+                    Some(slot) => end_attempt(connection, &slot, key, end, retry_delay).await,
+                    None => Ok(Recorded::Stale),
+                }
+            })
         })
         .await
     }
@@ -100,19 +93,31 @@ impl Store {
     pub(crate) async fn give_up_step(&self, step: StepId, retry_delay: Duration) -> Result<(), StoreError> {
         self.transaction("give a step up", move |connection| {
             Box::pin(async move {
-                let Some((machine,)) = machine_of_step(connection, step).await? else { return Ok(()) };
-                lock_slot(connection, machine).await?;
+                let Some(slot) = LockedSlot::of_step(connection, step).await? else { return Ok(()) };
                 let row = load_step(connection, step).await?;
                 if row.state()? != StepState::Pending {
                     return Ok(());
                 }
-                let job = JobRowForUpdate::load(connection, JobId(row.job_id)).await?;
+                let job = JobToAdvance::load(connection, JobId(row.job_id)).await?;
                 let ended = EndedStep { kind: row.kind()?, attempt: i64::MAX };
                 let next = after_step(&job.view(), ended, StepOutcome::Failed(JobError::agent_lost()));
-                apply(connection, &job, row.id, next, retry_delay).await
+                advance(connection, &slot, &job, row.id, next, retry_delay).await
             })
         })
         .await
+    }
+
+    /// Whether this attempt is the current one.
+    pub(crate) async fn is_live(&self, step: StepId, attempt: i64) -> Result<bool, StoreError> {
+        let row: Option<(i32,)> = sqlx::query_as(
+            "SELECT 1 FROM steps WHERE id = $1 AND attempt = $2 AND state IN ('dispatched', 'running')",
+        )
+        .bind(step.0)
+        .bind(attempt)
+        .fetch_optional(&self.pool)
+        .await
+        .during("look at an attempt")?;
+        Ok(row.is_some())
     }
 
     /// The attempts of a machine that are out, by the database.
@@ -129,17 +134,17 @@ impl Store {
     }
 }
 
+/// See [`Store::end_attempt`]; `slot` is that of the step's machine.
 pub(super) async fn end_attempt(
     connection: &mut PgConnection,
+    slot: &LockedSlot,
     key: AttemptKey,
     end: AttemptEnd,
     retry_delay: Duration,
 ) -> Result<Recorded, StoreError> {
-    let Some((machine,)) = machine_of_step(connection, key.step).await? else { return Ok(Recorded::Stale) };
-    if key.machine.is_some_and(|claimed| claimed.0 != machine) {
+    if key.machine.is_some_and(|claimed| claimed != slot.machine) {
         return Err(StoreError::ForeignStep);
     }
-    lock_slot(connection, machine).await?;
     let step = load_step(connection, key.step).await?;
     if step.attempt != key.attempt {
         return Ok(Recorded::Stale);
@@ -168,10 +173,10 @@ pub(super) async fn end_attempt(
         return Ok(Recorded::Yes);
     }
     let outcome = keep(connection, &step, kind, end).await?;
-    let job = JobRowForUpdate::load(connection, JobId(step.job_id)).await?;
+    let job = JobToAdvance::load(connection, JobId(step.job_id)).await?;
     record_attempt(connection, &step, &outcome).await?;
     let next = after_step(&job.view(), EndedStep { kind, attempt: step.attempt }, outcome);
-    apply(connection, &job, step.id, next, retry_delay).await?;
+    advance(connection, slot, &job, step.id, next, retry_delay).await?;
     Ok(Recorded::Yes)
 }
 
@@ -209,143 +214,20 @@ async fn keep(
             .execute(connection)
             .await
             .during("give a job its point")?;
-            if updated.rows_affected() == 1 { StepOutcome::Done } else { StepOutcome::Failed(unconfirmed()) }
+            if updated.rows_affected() == 1 {
+                StepOutcome::Done
+            } else {
+                StepOutcome::Failed(JobError::unconfirmed_point())
+            }
         }
         (StepKind::ReleaseSnapshot, AttemptEnd::Released) => StepOutcome::Done,
         (_, AttemptEnd::Failed(error)) => StepOutcome::Failed(error),
         (_, AttemptEnd::Cancelled) => StepOutcome::Cancelled,
         (_, AttemptEnd::Lost) => StepOutcome::Lost,
         (_, AttemptEnd::SnapshotTaken(_) | AttemptEnd::Transferred { .. } | AttemptEnd::Released) => {
-            StepOutcome::Failed(wrong_report())
+            StepOutcome::Failed(JobError::wrong_report())
         }
     })
-}
-
-/// Carries a decision out. The slot must be locked.
-pub(super) async fn apply(
-    connection: &mut PgConnection,
-    job: &JobRowForUpdate,
-    step: Uuid,
-    next: Next,
-    retry_delay: Duration,
-) -> Result<(), StoreError> {
-    match next {
-        Next::Retry { delay } => make_pending(connection, step, Some(delay.delay(retry_delay))).await,
-        Next::SnapshotAgain => {
-            make_pending(connection, step, None).await?;
-            sqlx::query(
-                "UPDATE steps SET state = 'pending', ready_at = now(), lease_until = NULL, ended_at = NULL
-                 WHERE job_id = $1 AND kind = 'take_snapshot'",
-            )
-            .bind(job.id.0)
-            .execute(&mut *connection)
-            .await
-            .during("start the next round")?;
-            sqlx::query("UPDATE jobs SET round = round + 1, snapshot_id = NULL WHERE id = $1")
-                .bind(job.id.0)
-                .execute(connection)
-                .await
-                .during("count the round")?;
-            Ok(())
-        }
-        Next::Advance { state, ready, skip, error } => {
-            end_step(connection, step, state, error.as_ref()).await?;
-            skip_steps(connection, job.id, &skip).await?;
-            sqlx::query(
-                "UPDATE steps SET ready_at = now() WHERE job_id = $1 AND kind = $2 AND state = 'pending'",
-            )
-            .bind(job.id.0)
-            .bind(ready.as_str())
-            .execute(&mut *connection)
-            .await
-            .during("make the next step ready")?;
-            sqlx::query("UPDATE jobs SET error = coalesce(error, $2) WHERE id = $1")
-                .bind(job.id.0)
-                .bind(error.map(Json))
-                .execute(connection)
-                .await
-                .during("keep why a job will fail")?;
-            Ok(())
-        }
-        Next::End { state, skip, job: job_state, error } => {
-            end_step(connection, step, state, error.as_ref()).await?;
-            skip_steps(connection, job.id, &skip).await?;
-            end_job(connection, job, job_state, error).await
-        }
-    }
-}
-
-async fn end_job(
-    connection: &mut PgConnection,
-    job: &JobRowForUpdate,
-    state: JobState,
-    error: Option<JobError>,
-) -> Result<(), StoreError> {
-    debug_assert!(job.state.may_become(state), "{:?} -> {state:?}", job.state);
-    sqlx::query(
-        "UPDATE jobs SET state = $2, error = $3, ended_at = now() WHERE id = $1 AND state = 'running'",
-    )
-    .bind(job.id.0)
-    .bind(state.as_str())
-    .bind(error.map(Json))
-    .execute(&mut *connection)
-    .await
-    .during("end a job")?;
-    sqlx::query("UPDATE machine_slots SET active_job = NULL WHERE machine_id = $1 AND active_job = $2")
-        .bind(job.machine)
-        .bind(job.id.0)
-        .execute(connection)
-        .await
-        .during("free a machine's slot")?;
-    Ok(())
-}
-
-async fn end_step(
-    connection: &mut PgConnection,
-    step: Uuid,
-    state: StepState,
-    error: Option<&JobError>,
-) -> Result<(), StoreError> {
-    let error = if state == StepState::Done { None } else { error };
-    sqlx::query(
-        "UPDATE steps SET state = $2, error = $3, ended_at = now(), lease_until = NULL WHERE id = $1",
-    )
-    .bind(step)
-    .bind(state.as_str())
-    .bind(error.map(Json))
-    .execute(connection)
-    .await
-    .during("end a step")?;
-    Ok(())
-}
-
-async fn make_pending(
-    connection: &mut PgConnection,
-    step: Uuid,
-    ready_in: Option<Duration>,
-) -> Result<(), StoreError> {
-    sqlx::query(
-        "UPDATE steps SET state = 'pending', ready_at = now() + $2, lease_until = NULL, committing_seq = NULL WHERE id = $1",
-    )
-    .bind(step)
-    .bind(ready_in)
-    .execute(connection)
-    .await
-    .during("make a step pending again")?;
-    Ok(())
-}
-
-async fn skip_steps(connection: &mut PgConnection, job: JobId, kinds: &[StepKind]) -> Result<(), StoreError> {
-    let kinds: Vec<&str> = kinds.iter().map(|kind| kind.as_str()).collect();
-    sqlx::query(
-        "UPDATE steps SET state = 'skipped', ended_at = now() WHERE job_id = $1 AND kind = ANY($2) AND state = 'pending'",
-    )
-    .bind(job.0)
-    .bind(kinds)
-    .execute(connection)
-    .await
-    .during("skip steps")?;
-    Ok(())
 }
 
 async fn record_attempt(
@@ -370,27 +252,6 @@ async fn record_attempt(
     Ok(())
 }
 
-/// Locks a machine's jobs until the transaction ends.
-pub(super) async fn lock_slot(connection: &mut PgConnection, machine: Uuid) -> Result<(), StoreError> {
-    sqlx::query("SELECT 1 FROM machine_slots WHERE machine_id = $1 FOR UPDATE")
-        .bind(machine)
-        .execute(connection)
-        .await
-        .during("lock a machine's slot")?;
-    Ok(())
-}
-
-pub(super) async fn machine_of_step(
-    connection: &mut PgConnection,
-    step: StepId,
-) -> Result<Option<(Uuid,)>, StoreError> {
-    sqlx::query_as("SELECT j.machine_id FROM steps s JOIN jobs j ON j.id = s.job_id WHERE s.id = $1")
-        .bind(step.0)
-        .fetch_optional(connection)
-        .await
-        .during("find the machine of a step")
-}
-
 async fn load_step(connection: &mut PgConnection, step: StepId) -> Result<StepForUpdate, StoreError> {
     sqlx::query_as("SELECT id, job_id, kind, state, attempt, committing_seq FROM steps WHERE id = $1")
         .bind(step.0)
@@ -408,74 +269,5 @@ impl StepForUpdate {
     fn state(&self) -> Result<StepState, StoreError> {
         StepState::parse(&self.state)
             .ok_or_else(|| StoreError::Corrupt { what: format!("step state {:?}", self.state) })
-    }
-}
-
-impl JobRowForUpdate {
-    pub(super) async fn load(connection: &mut PgConnection, job: JobId) -> Result<Self, StoreError> {
-        #[derive(sqlx::FromRow)]
-        struct Row {
-            machine_id: Uuid,
-            state: String,
-            cancel_requested: bool,
-            round: i32,
-            has_snapshot: bool,
-            has_point: bool,
-            error: Option<Json<JobError>>,
-            warning: Option<Json<JobError>>,
-        }
-        let row: Row = sqlx::query_as(
-            "SELECT machine_id, state, cancel_requested_at IS NOT NULL AS cancel_requested, round,
-                    snapshot_id IS NOT NULL AS has_snapshot, point_id IS NOT NULL AS has_point, error, warning
-             FROM jobs WHERE id = $1",
-        )
-        .bind(job.0)
-        .fetch_one(connection)
-        .await
-        .during("read a job")?;
-        let state = JobState::parse(&row.state)
-            .ok_or_else(|| StoreError::Corrupt { what: format!("job state {:?}", row.state) })?;
-        Ok(Self {
-            id: job,
-            machine: row.machine_id,
-            state,
-            cancel_requested: row.cancel_requested,
-            round: row.round,
-            has_snapshot: row.has_snapshot,
-            has_point: row.has_point,
-            error: row.error.map(|error| error.0),
-            warning: row.warning.map(|warning| warning.0),
-        })
-    }
-
-    pub(super) fn view(&self) -> JobView {
-        JobView {
-            cancel_requested: self.cancel_requested,
-            round: self.round,
-            has_snapshot: self.has_snapshot,
-            has_point: self.has_point,
-            error: self.error.clone(),
-            warning: self.warning.clone(),
-        }
-    }
-}
-
-fn unconfirmed() -> JobError {
-    JobError {
-        code: "transfer_unconfirmed".to_owned(),
-        fault: crate::domain::error::Fault::System,
-        retryable: true,
-        message: "the agent reported a point that the catalogue does not have".to_owned(),
-        action: String::new(),
-    }
-}
-
-fn wrong_report() -> JobError {
-    JobError {
-        code: "wrong_report".to_owned(),
-        fault: crate::domain::error::Fault::Agent,
-        retryable: false,
-        message: "the agent reported the end of another kind of step".to_owned(),
-        action: "upgrade the agent to the controller's version".to_owned(),
     }
 }

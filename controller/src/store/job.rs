@@ -12,9 +12,10 @@ use crate::domain::backup::cancel_pending;
 use crate::domain::error::JobError;
 use crate::domain::job::{Consistency, JobState, StepKind};
 
-use super::attempt::{JobRowForUpdate, apply, lock_slot};
+use super::advance::{JobToAdvance, advance, end_queued};
 use super::page::{Page, PageSize};
 use super::request::{self, RequestKey};
+use super::slot::LockedSlot;
 use super::{During, Store, StoreError, audit};
 
 /// A job with its steps, as it is shown.
@@ -101,7 +102,7 @@ impl Store {
     }
 
     pub(crate) async fn find_job(&self, job: JobId) -> Result<JobRow, StoreError> {
-        sqlx::query_as(include_str!("sql/find_job.sql"))
+        sqlx::query_as(concat!(include_str!("sql/job.sql"), "WHERE j.id = $1"))
             .bind(job.0)
             .fetch_optional(&self.pool)
             .await
@@ -115,14 +116,19 @@ impl Store {
         filter: JobFilter,
         size: PageSize,
     ) -> Result<Page<JobRow>, StoreError> {
-        let rows = sqlx::query_as(include_str!("sql/list_jobs.sql"))
-            .bind(filter.machine)
-            .bind(filter.state.map(JobState::as_str))
-            .bind(filter.before)
-            .bind(size.limit())
-            .fetch_all(&self.pool)
-            .await
-            .during("list jobs")?;
+        let rows = sqlx::query_as(concat!(
+            include_str!("sql/job.sql"),
+            "WHERE ($1::uuid IS NULL OR j.machine_id = $1) AND ($2::text IS NULL OR j.state = $2)
+               AND ($3::uuid IS NULL OR j.id < $3)
+             ORDER BY j.id DESC LIMIT $4"
+        ))
+        .bind(filter.machine)
+        .bind(filter.state.map(JobState::as_str))
+        .bind(filter.before)
+        .bind(size.limit())
+        .fetch_all(&self.pool)
+        .await
+        .during("list jobs")?;
         Ok(size.page(rows, |row: &JobRow| row.id.to_string()))
     }
 
@@ -140,8 +146,8 @@ impl Store {
                 let Some((machine,)) = row else {
                     return Err(StoreError::NotFound { noun: "job", name: job.to_string() });
                 };
-                lock_slot(connection, machine).await?;
-                let row = JobRowForUpdate::load(connection, job).await?;
+                let slot = LockedSlot::of_machine(connection, MachineId(machine)).await?;
+                let row = JobToAdvance::load(connection, job).await?;
                 match row.state {
                     JobState::Cancelled => return Ok(()),
                     state if state.is_terminal() => return Err(StoreError::JobEnded { state: state.as_str() }),
@@ -157,7 +163,8 @@ impl Store {
                     .during("request a cancel")?;
                 audit::record(connection, &operator, "job.cancel", &job.to_string(), json!({})).await?;
                 if row.state == JobState::Queued {
-                    return end_queued(connection, job, JobState::Cancelled, &JobError::cancelled()).await;
+                    let error = JobError::cancelled();
+                    return end_queued(connection, &slot, job, JobState::Cancelled, &error).await;
                 }
                 let pending: Option<(Uuid, String)> = sqlx::query_as(
                     "SELECT id, kind FROM steps WHERE job_id = $1 AND state = 'pending' AND ready_at IS NOT NULL",
@@ -170,7 +177,7 @@ impl Store {
                     && let Some(kind) = StepKind::parse(&kind)
                     && let Some(next) = cancel_pending(&row.view(), kind)
                 {
-                    apply(connection, &row, step, next, Duration::ZERO).await?;
+                    advance(connection, &slot, &row, step, next, Duration::ZERO).await?;
                 }
                 Ok(())
             })
@@ -252,31 +259,4 @@ async fn insert_backup(connection: &mut PgConnection, new: NewBackup) -> Result<
     let detail = json!({ "machine": new.machine.to_string(), "disks": new.disk_names });
     audit::record(connection, &new.requested_by, "backup.start", &job.to_string(), detail).await?;
     Ok(job)
-}
-
-/// Ends a job that never started.
-pub(super) async fn end_queued(
-    connection: &mut PgConnection,
-    job: JobId,
-    state: JobState,
-    error: &JobError,
-) -> Result<(), StoreError> {
-    debug_assert!(JobState::Queued.may_become(state) && state.is_terminal());
-    sqlx::query(
-        "UPDATE steps SET state = 'skipped', ended_at = now() WHERE job_id = $1 AND state = 'pending'",
-    )
-    .bind(job.0)
-    .execute(&mut *connection)
-    .await
-    .during("skip the steps of a job")?;
-    sqlx::query(
-        "UPDATE jobs SET state = $2, error = $3, ended_at = now() WHERE id = $1 AND state = 'queued'",
-    )
-    .bind(job.0)
-    .bind(state.as_str())
-    .bind(Json(error))
-    .execute(connection)
-    .await
-    .during("end a queued job")?;
-    Ok(())
 }

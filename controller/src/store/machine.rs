@@ -67,7 +67,7 @@ pub(crate) struct DiskRow {
 impl Store {
     /// Finds a machine by its id or unique name.
     pub(crate) async fn find_machine(&self, name_or_id: &str) -> Result<MachineRow, StoreError> {
-        sqlx::query_as(include_str!("sql/find_machine.sql"))
+        sqlx::query_as(concat!(include_str!("sql/machine.sql"), "WHERE m.id = $1 OR m.name = $2"))
             .bind(Uuid::parse_str(name_or_id).ok())
             .bind(name_or_id)
             .fetch_optional(&self.pool)
@@ -82,12 +82,15 @@ impl Store {
         after: Option<&str>,
         size: PageSize,
     ) -> Result<Page<MachineRow>, StoreError> {
-        let rows = sqlx::query_as(include_str!("sql/list_machines.sql"))
-            .bind(after.unwrap_or(""))
-            .bind(size.limit())
-            .fetch_all(&self.pool)
-            .await
-            .during("list machines")?;
+        let rows = sqlx::query_as(concat!(
+            include_str!("sql/machine.sql"),
+            "WHERE m.name > $1 ORDER BY m.name LIMIT $2"
+        ))
+        .bind(after.unwrap_or(""))
+        .bind(size.limit())
+        .fetch_all(&self.pool)
+        .await
+        .during("list machines")?;
         Ok(size.page(rows, |row: &MachineRow| row.facts.name.clone()))
     }
 

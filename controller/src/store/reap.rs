@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use holdfast_proto::ids::{JobId, StepId};
+use holdfast_proto::ids::{JobId, MachineId, StepId};
 
 use crate::domain::error::JobError;
 use crate::domain::job::JobState;
 
-use super::attempt::{AttemptEnd, AttemptKey, end_attempt, lock_slot, machine_of_step};
+use super::advance::end_queued;
+use super::attempt::{AttemptEnd, AttemptKey, end_attempt};
 use super::claim::ClaimedStep;
-use super::job::end_queued;
+use super::slot::LockedSlot;
 use super::{During, Store, StoreError};
 
 /// Rows that one pass looks at; the next pass takes the rest.
@@ -41,8 +42,7 @@ impl Store {
     ) -> Result<bool, StoreError> {
         self.transaction("end an expired attempt", move |connection| {
             Box::pin(async move {
-                let Some((machine,)) = machine_of_step(connection, step).await? else { return Ok(false) };
-                lock_slot(connection, machine).await?;
+                let Some(slot) = LockedSlot::of_step(connection, step).await? else { return Ok(false) };
                 let over: Option<(i32,)> = sqlx::query_as(
                     "SELECT 1 FROM steps WHERE id = $1 AND attempt = $2 AND lease_until < now() AND committing_seq IS NULL
                      AND state IN ('dispatched', 'running') FOR UPDATE",
@@ -56,7 +56,7 @@ impl Store {
                     return Ok(false);
                 }
                 let key = AttemptKey { step, attempt, machine: None };
-                end_attempt(connection, key, AttemptEnd::Lost, retry_delay).await?;
+                end_attempt(connection, &slot, key, AttemptEnd::Lost, retry_delay).await?;
                 Ok(true)
             })
         })
@@ -69,8 +69,7 @@ impl Store {
         let (step, attempt, agent) = (claimed.step, claimed.attempt, claimed.agent);
         self.transaction("undo a claim", move |connection| {
             Box::pin(async move {
-                let Some((machine,)) = machine_of_step(connection, step).await? else { return Ok(()) };
-                lock_slot(connection, machine).await?;
+                let Some(_slot) = LockedSlot::of_step(connection, step).await? else { return Ok(()) };
                 sqlx::query("UPDATE agent_sessions SET controller_id = NULL WHERE agent_id = $1 AND controller_id = $2")
                     .bind(agent.0)
                     .bind(controller)
@@ -131,7 +130,7 @@ impl Store {
             ended += self
                 .transaction("expire a job", move |connection| {
                     Box::pin(async move {
-                        lock_slot(connection, machine).await?;
+                        let slot = LockedSlot::of_machine(connection, MachineId(machine)).await?;
                         let still: Option<(i32,)> =
                             sqlx::query_as("SELECT 1 FROM jobs WHERE id = $1 AND state = 'queued'")
                                 .bind(job)
@@ -141,7 +140,8 @@ impl Store {
                         if still.is_none() {
                             return Ok(0);
                         }
-                        end_queued(connection, JobId(job), JobState::Expired, &JobError::expired()).await?;
+                        end_queued(connection, &slot, JobId(job), JobState::Expired, &JobError::expired())
+                            .await?;
                         Ok(1)
                     })
                 })

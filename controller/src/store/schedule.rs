@@ -59,9 +59,7 @@ impl Store {
         })
         .await
     }
-}
 
-impl Store {
     /// Evaluates a policy from now on, by a clock that went back.
     pub(crate) async fn restart_schedule(&self, policy: &Policy) -> Result<(), StoreError> {
         sqlx::query("UPDATE policies SET evaluated_until = now() WHERE id = $1 AND evaluated_until = $2")

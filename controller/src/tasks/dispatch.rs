@@ -2,12 +2,7 @@ use std::sync::Arc;
 
 use tracing::{debug, info, warn};
 
-use holdfast_proto::v1::{
-    Consistency, Dispatch, ReleaseSnapshot, StepAttempt, TakeSnapshot, TransferData, dispatch::Step,
-};
-
 use crate::app::{App, crash_point};
-use crate::domain::job::{Consistency as Minimum, StepKind};
 use crate::store::StoreError;
 use crate::store::claim::ClaimedStep;
 
@@ -22,10 +17,9 @@ pub(super) async fn pass(app: Arc<App>) -> Result<(), StoreError> {
             .await?;
         let full = i64::try_from(claimed.len()).is_ok_and(|count| count == BATCH);
         for step in claimed {
-            let id = step.step;
-            if let Err(error) = hand_out(&app, step).await {
+            if let Err(error) = hand_out(&app, &step).await {
                 // Its lease ends it; the others of the batch must not wait for that.
-                warn!(step = %id, error = &error as &dyn std::error::Error, "a claim is not taken back");
+                warn!(step = %step.step, error = &error as &dyn std::error::Error, "a claim is not taken back");
             }
         }
         if !full {
@@ -33,36 +27,18 @@ pub(super) async fn pass(app: Arc<App>) -> Result<(), StoreError> {
         }
     }
     for stop in app.store.attempts_to_stop(app.controller_id).await? {
-        let attempt = StepAttempt { step_id: stop.step.to_string(), attempt: stop.attempt };
         // An agent that is away learns it from the answer to its next Hello.
-        let _ = app.sessions.cancel(stop.agent, attempt);
+        let _ = app.sessions.cancel(stop.agent, (stop.step, stop.attempt));
     }
     Ok(())
 }
 
-async fn hand_out(app: &App, claimed: ClaimedStep) -> Result<(), StoreError> {
-    let snapshot_id = claimed.snapshot_id.map(|id| id.to_string()).unwrap_or_default();
-    let key = (claimed.step, claimed.attempt);
-    let step = match claimed.kind {
-        StepKind::TakeSnapshot => Step::TakeSnapshot(TakeSnapshot {
-            disk_names: claimed.disk_names.clone(),
-            minimum: match claimed.minimum {
-                Minimum::Application => Consistency::Application,
-                Minimum::FileSystem => Consistency::FileSystem,
-                Minimum::Crash => Consistency::Crash,
-            }
-            .into(),
-        }),
-        StepKind::TransferData => Step::TransferData(TransferData { snapshot_id, gateways: Vec::new() }),
-        StepKind::ReleaseSnapshot => Step::ReleaseSnapshot(ReleaseSnapshot { snapshot_id }),
-    };
-    let attempt = StepAttempt { step_id: claimed.step.to_string(), attempt: claimed.attempt };
-    let sent =
-        app.sessions.dispatch(claimed.agent, key, Dispatch { attempt: Some(attempt), step: Some(step) });
+async fn hand_out(app: &App, claimed: &ClaimedStep) -> Result<(), StoreError> {
+    let sent = app.sessions.dispatch(claimed);
     crash_point("controller::dispatched");
     if sent.is_err() {
         debug!(step = %claimed.step, agent = %claimed.agent, "the session ended before the dispatch");
-        app.store.undo_claim(&claimed, app.controller_id).await?;
+        app.store.undo_claim(claimed, app.controller_id).await?;
     } else {
         info!(step = %claimed.step, kind = claimed.kind.as_str(), attempt = claimed.attempt, agent = %claimed.agent, "dispatched");
     }

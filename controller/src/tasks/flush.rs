@@ -4,8 +4,6 @@ use crate::app::App;
 use crate::session::end_superseded;
 use crate::store::StoreError;
 
-use super::reap;
-
 /// Writes the progress of all attempts in one statement.
 pub(super) async fn progress(app: Arc<App>) -> Result<(), StoreError> {
     let updates = app.sessions.take_progress();
@@ -27,7 +25,6 @@ pub(super) async fn liveness(app: Arc<App>) -> Result<(), StoreError> {
         }
         Err(error) => {
             app.sessions.put_back(&heard);
-            reap::restart_grace();
             Err(error)
         }
     }

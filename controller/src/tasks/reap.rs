@@ -1,6 +1,5 @@
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::app::App;
@@ -8,7 +7,7 @@ use crate::store::StoreError;
 
 /// Ends what nobody reports on any more.
 pub(super) async fn pass(app: Arc<App>) -> Result<(), StoreError> {
-    if !grace_is_over(&app) {
+    if !app.sessions.has_known_for(app.timing.agent_lost_after) {
         return Ok(());
     }
     app.store.drop_silent_sessions(app.timing.agent_lost_after * 2).await?;
@@ -28,18 +27,4 @@ pub(super) async fn pass(app: Arc<App>) -> Result<(), StoreError> {
 
 pub(super) async fn forget(app: Arc<App>) -> Result<(), StoreError> {
     app.store.forget_requests().await
-}
-
-/// Since when this controller can know who is alive.
-static KNOWS_SINCE: Mutex<Option<Instant>> = Mutex::new(None);
-
-/// A controller that has just started, or could not write down who lives, does not know who is dead.
-fn grace_is_over(app: &App) -> bool {
-    let mut since = KNOWS_SINCE.lock().unwrap_or_else(PoisonError::into_inner);
-    since.get_or_insert_with(Instant::now).elapsed() >= app.timing.agent_lost_after
-}
-
-/// The database was away: leases ran out that were not renewed for want of it.
-pub(super) fn restart_grace() {
-    *KNOWS_SINCE.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
 }

@@ -1,35 +1,33 @@
 //! Receiving a backup. What was acknowledged is durable; everything else may be lost at any time.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use bytes::Bytes;
 use futures::Stream;
 use tokio::sync::{Semaphore, watch};
-use tracing::warn;
 
 use holdfast_vault_format::block::blocks_of;
 use holdfast_vault_format::delta::{Place, SegmentRef};
 use holdfast_vault_format::record::PointRef;
 use holdfast_vault_format::segment::{CellBlocks, MAX_ZERO_EXTENTS};
-use holdfast_vault_format::{
-    BLOCK_SIZE, BlockHasher, Codec, Extent, MAX_CELL_BLOCKS, cell_hash, decode_cell,
-};
+use holdfast_vault_format::{BlockHasher, Extent};
 
 use crate::begin::BeginBackup;
 use crate::layer::Layer;
 use crate::map::{MapLayer, MapReader, MapRun};
-use crate::object::{self, Created};
 use crate::segment::SegmentId;
-use crate::writer::{DataCell, SealedSegment, SegmentWriter};
-use crate::{Point, Vault, VaultError, crash_point};
+use crate::writer::{DataCell, SegmentWriter};
+use crate::{Point, Vault, VaultError};
 
 mod adopt;
+mod check;
+mod upload;
 
-/// Sealed segments that may be on their way to the storage at once; with the open one they bound the memory of a backup.
-const UPLOADS: usize = 3;
-/// A segment that is not stored after so long fails the backup.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(600);
+pub use check::NewCell;
+pub use upload::Receipt;
+
+use check::{CheckedCell, check_cell, check_extents};
+use upload::{UPLOADS, Upload, upload, wait};
+
 /// Block maps of the first generation; a new one means that everything is compared by new hashes.
 const MAP_GENERATION: u32 = 1;
 
@@ -92,29 +90,6 @@ pub(crate) struct OpenSegment {
     done: watch::Sender<Upload>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Upload {
-    Pending,
-    Durable,
-    NoSpace,
-    Failed,
-}
-
-impl Upload {
-    /// An error if it failed; one that goes on has not.
-    fn result(self) -> Result<(), VaultError> {
-        match self {
-            Self::Durable | Self::Pending => Ok(()),
-            Self::NoSpace => Err(VaultError::NoSpace {
-                operation: "create",
-                object: "a segment".to_owned(),
-                source: object_store::Error::Generic { store: "vault", source: "no space left".into() },
-            }),
-            Self::Failed => Err(VaultError::Broken),
-        }
-    }
-}
-
 /// What is known of a disk before anything is sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskBase {
@@ -124,38 +99,6 @@ pub struct DiskBase {
     /// Names the base's block map; `None` without a base.
     pub map_id: Option<[u8; 32]>,
     pub has_overlay: bool,
-}
-
-/// A cell as it came from an agent.
-#[derive(Clone, Debug)]
-pub struct NewCell {
-    pub codec: Codec,
-    pub plain_bytes: u32,
-    pub extents: Vec<Extent>,
-    pub data: Bytes,
-}
-
-/// A cell that was decoded and hashed.
-struct CheckedCell {
-    cell: NewCell,
-    hash: [u8; 32],
-    hashes: Vec<u64>,
-}
-
-/// Tells when what was pushed is durable.
-#[derive(Debug)]
-pub struct Receipt {
-    segments: Vec<watch::Receiver<Upload>>,
-}
-
-impl Receipt {
-    /// Waits until everything of the push is durable.
-    pub async fn durable(self) -> Result<(), VaultError> {
-        for segment in self.segments {
-            wait(segment).await?;
-        }
-        Ok(())
-    }
 }
 
 impl std::fmt::Debug for Backup {
@@ -338,7 +281,7 @@ impl Shared {
 
     fn append(&self, disk: usize, cells: Vec<CheckedCell>, zeros: &[Extent]) -> Result<Receipt, VaultError> {
         let disk_number = u32::try_from(disk).unwrap_or(u32::MAX);
-        let mut segments = Vec::new();
+        let mut receipt = Receipt::default();
         let mut guard = self.state();
         let state = &mut *guard;
         if state.closed {
@@ -346,7 +289,7 @@ impl Shared {
         }
         state.check_uploads()?;
         for CheckedCell { cell, hash, hashes } in cells {
-            let open = self.open_segment(state, &mut segments)?;
+            let open = self.open_segment(state, &mut receipt)?;
             let blocks = CellBlocks { extents: cell.extents, hashes };
             let entry = DataCell { disk: disk_number, codec: cell.codec, plain_len: cell.plain_bytes, hash };
             let number = open.writer.data(entry, blocks.clone(), &cell.data)?;
@@ -358,19 +301,19 @@ impl Shared {
             receive(Arc::make_mut(&mut into.layer), slot, number, &blocks);
         }
         for extents in zeros.chunks(MAX_ZERO_EXTENTS) {
-            let open = self.open_segment(state, &mut segments)?;
+            let open = self.open_segment(state, &mut receipt)?;
             open.writer.zero(disk_number, extents.to_vec())?;
             self.seal_if_full(state)?;
             receive_zeros(Arc::make_mut(&mut state.disks[disk].layer), extents);
         }
-        Ok(Receipt { segments })
+        Ok(receipt)
     }
 
-    /// The open segment, or a new one; the caller's receipt waits for it.
+    /// The open segment, or a new one; `receipt` waits for it.
     pub(crate) fn open_segment<'s>(
         &self,
         state: &'s mut State,
-        waits: &mut Vec<watch::Receiver<Upload>>,
+        receipt: &mut Receipt,
     ) -> Result<&'s mut OpenSegment, VaultError> {
         if state.writer.is_none() {
             let id = SegmentId {
@@ -387,10 +330,7 @@ impl Shared {
             state.writer = Some(OpenSegment { slot: state.segments.len() - 1, writer, done });
         }
         let open = state.writer.as_mut().ok_or(VaultError::Broken)?;
-        let receiver = open.done.subscribe();
-        if !waits.last().is_some_and(|last| last.same_channel(&receiver)) {
-            waits.push(receiver);
-        }
+        receipt.add(open.done.subscribe());
         Ok(open)
     }
 
@@ -414,26 +354,6 @@ impl Shared {
     }
 }
 
-async fn upload(vault: Vault, segment: SealedSegment, done: watch::Sender<Upload>, places: Arc<Semaphore>) {
-    let object = segment.id.name();
-    // Without a place the sender goes, which is a failure to all who wait.
-    let Ok(_place) = places.acquire_owned().await else { return };
-    let stored = store_segment(&vault, &object, segment.bytes.into());
-    let outcome = match tokio::time::timeout(WRITE_TIMEOUT, stored).await {
-        Ok(Ok(())) => Upload::Durable,
-        Ok(Err(error)) => {
-            warn!(object, error = &error as &dyn std::error::Error, "a segment was not written");
-            if error.is_no_space() { Upload::NoSpace } else { Upload::Failed }
-        }
-        Err(_) => {
-            warn!(object, timeout = ?WRITE_TIMEOUT, "a segment was not written in time");
-            Upload::Failed
-        }
-    };
-    crash_point("gateway::segment_durable");
-    done.send_replace(outcome);
-}
-
 /// Lays the blocks of a cell over a disk's layer.
 fn receive(layer: &mut Layer, slot: usize, cell: u32, blocks: &CellBlocks) {
     let mut place = Place::Cell { segment: u32::try_from(slot).unwrap_or(u32::MAX), cell, cell_block: 0 };
@@ -447,45 +367,4 @@ fn receive_zeros(layer: &mut Layer, extents: &[Extent]) {
     for extent in extents {
         layer.insert(*extent, Place::Zero);
     }
-}
-
-fn check_extents(extents: &[Extent], blocks: u64) -> Result<(), VaultError> {
-    let mut at = 0;
-    for extent in extents {
-        let end =
-            extent.end().filter(|end| *end <= blocks && extent.first_block >= at && extent.block_count > 0);
-        at = end.ok_or_else(|| VaultError::BadInput {
-            detail: format!("{extent:?} is out of order or outside the disk of {blocks} blocks"),
-        })?;
-    }
-    Ok(())
-}
-
-fn check_cell(hasher: &BlockHasher, cell: NewCell) -> Result<CheckedCell, VaultError> {
-    let blocks: u64 = cell.extents.iter().map(|extent| extent.block_count).sum();
-    if cell.extents.len() > MAX_CELL_BLOCKS
-        || blocks.checked_mul(BLOCK_SIZE as u64) != Some(u64::from(cell.plain_bytes))
-    {
-        return Err(VaultError::BadInput {
-            detail: "a cell's extents do not add up to its length".to_owned(),
-        });
-    }
-    let plain = decode_cell(cell.codec, cell.plain_bytes, &cell.data)
-        .map_err(|source| VaultError::BadCell { source })?;
-    let hashes = plain.chunks_exact(BLOCK_SIZE).map(|block| hasher.hash(block)).collect();
-    Ok(CheckedCell { hash: cell_hash(&plain), hashes, cell })
-}
-
-/// Stores a segment under its name, which belongs to this backup alone: if it is taken, it must be by the same bytes.
-async fn store_segment(vault: &Vault, object: &str, bytes: Bytes) -> Result<(), VaultError> {
-    match object::create(vault.storage(), object, bytes.clone()).await? {
-        Created::Now => vault.check_present().await,
-        Created::Before if object::read(vault.store(), object).await? == bytes => Ok(()),
-        Created::Before => Err(VaultError::mismatch(object, "another writer took the name")),
-    }
-}
-
-async fn wait(mut upload: watch::Receiver<Upload>) -> Result<(), VaultError> {
-    let outcome = upload.wait_for(|upload| *upload != Upload::Pending).await.map(|upload| *upload);
-    outcome.map_err(|_| VaultError::Broken)?.result()
 }

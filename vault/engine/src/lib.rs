@@ -18,6 +18,7 @@ mod object;
 mod point;
 mod received;
 mod segment;
+mod staging;
 mod store;
 mod vault;
 mod writer;

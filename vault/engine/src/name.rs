@@ -24,15 +24,34 @@ pub(crate) fn segment(machine: Uuid, seq: u64, number: u32, generation: u32) -> 
 /// The sequence number that a name of `open/` or `points/` ends with. Other files, such as a temporary one of a writer
 /// that was killed, are none of ours.
 pub(crate) fn seq_of(path: &Path) -> Option<u64> {
-    let last = path.filename()?;
-    if last.len() == 20 && last.bytes().all(|byte| byte.is_ascii_digit()) { last.parse().ok() } else { None }
+    parse_seq(path.filename()?)
+}
+
+/// A sequence number as names have it: twenty digits.
+pub(crate) fn parse_seq(text: &str) -> Option<u64> {
+    if text.len() == 20 && is_digits(text) { text.parse().ok() } else { None }
 }
 
 /// Number and generation of a segment's name.
 pub(crate) fn segment_of(path: &Path) -> Option<(u32, u32)> {
-    let (number, generation) = path.filename()?.split_once('.')?;
-    if number.len() != 8 || !number.bytes().chain(generation.bytes()).all(|byte| byte.is_ascii_digit()) {
+    parse_segment(path.filename()?)
+}
+
+/// Whether a file's name is what a segment's is while it is written: followed by `#` and a number.
+pub(crate) fn is_staged_segment(text: &str) -> bool {
+    text.split_once('#').is_some_and(|(segment, count)| {
+        parse_segment(segment).is_some() && !count.is_empty() && is_digits(count)
+    })
+}
+
+fn parse_segment(text: &str) -> Option<(u32, u32)> {
+    let (number, generation) = text.split_once('.')?;
+    if number.len() != 8 || !is_digits(number) || !is_digits(generation) {
         return None;
     }
     Some((number.parse().ok()?, generation.parse().ok()?))
+}
+
+fn is_digits(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit())
 }

@@ -36,6 +36,11 @@ impl Storage {
         Self { objects: wrap(self.objects), root: self.root }
     }
 
+    /// The directory, if it is one.
+    pub(crate) fn root(&self) -> Option<&Path> {
+        self.root.as_deref()
+    }
+
     pub(crate) fn objects(&self) -> &dyn ObjectStore {
         self.objects.as_ref()
     }

@@ -61,7 +61,7 @@ async fn begin(vault: &Vault, machine: Uuid) -> Backup {
 
 /// Sends the whole disk, each byte of it `value`.
 async fn push(backup: &Backup, value: u8) {
-    let (codec, data) = encode_cell(&vec![value; MAX_CELL_BYTES], 1);
+    let (codec, data) = encode_cell(vec![value; MAX_CELL_BYTES], 1);
     let data = bytes::Bytes::from(data);
     for frame in (0..BLOCKS / CELL_BLOCKS).step_by(usize::try_from(FRAME_CELLS).unwrap()) {
         let cell = |number: u64| NewCell {

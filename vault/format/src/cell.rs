@@ -1,3 +1,9 @@
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::io;
+
+use zstd::bulk::{Compressor, Decompressor};
+
 use crate::block::BLOCK_SIZE;
 
 /// Most blocks in a cell.
@@ -26,20 +32,41 @@ pub enum CellError {
     Length { expected: usize, actual: usize },
 }
 
+thread_local! {
+    // To make one of them costs a tenth of what it does for a cell: more than a MiB to be allocated and cleared.
+    static COMPRESSOR: RefCell<Option<(i32, Compressor<'static>)>> = const { RefCell::new(None) };
+    static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+}
+
 /// Compresses the blocks of a cell; they stay as they are when that gains less than a sixteenth.
 #[must_use]
-pub fn encode_cell(plain: &[u8], level: i32) -> (Codec, Vec<u8>) {
-    match zstd::bulk::compress(plain, level) {
+pub fn encode_cell(plain: Vec<u8>, level: i32) -> (Codec, Vec<u8>) {
+    match compress(&plain, level) {
         Ok(packed) if packed.len() <= plain.len() - plain.len() / 16 => (Codec::Zstd, packed),
-        _ => (Codec::Raw, plain.to_vec()),
+        _ => (Codec::Raw, plain),
     }
 }
 
-/// Decodes a cell to exactly `plain_bytes`, whatever the bytes are: a frame that holds more is refused, not unpacked.
+fn compress(plain: &[u8], level: i32) -> io::Result<Vec<u8>> {
+    COMPRESSOR.with_borrow_mut(|kept| match kept {
+        Some((made_for, compressor)) if *made_for == level => compressor.compress(plain),
+        _ => kept.insert((level, Compressor::new(level)?)).1.compress(plain),
+    })
+}
+
+fn decompress(data: &[u8], capacity: usize) -> io::Result<Vec<u8>> {
+    DECOMPRESSOR.with_borrow_mut(|kept| match kept {
+        Some(decompressor) => decompressor.decompress(data, capacity),
+        None => kept.insert(Decompressor::new()?).decompress(data, capacity),
+    })
+}
+
+/// Decodes a cell to exactly `plain_bytes`, whatever the bytes are: a frame that holds more is refused, not unpacked. A raw cell is not
+/// copied.
 ///
 /// # Errors
 /// If the size is not that of a cell, or the bytes do not decode to it.
-pub fn decode_cell(codec: Codec, plain_bytes: u32, data: &[u8]) -> Result<Vec<u8>, CellError> {
+pub fn decode_cell(codec: Codec, plain_bytes: u32, data: &[u8]) -> Result<Cow<'_, [u8]>, CellError> {
     let expected = plain_bytes as usize;
     if expected == 0 || expected > MAX_CELL_BYTES || !expected.is_multiple_of(BLOCK_SIZE) {
         return Err(CellError::Size { plain_bytes });
@@ -49,11 +76,9 @@ pub fn decode_cell(codec: Codec, plain_bytes: u32, data: &[u8]) -> Result<Vec<u8
         return Err(CellError::Enlarged { plain_bytes, stored: data.len() });
     }
     let plain = match codec {
-        Codec::Raw if data.len() == expected => data.to_vec(),
+        Codec::Raw if data.len() == expected => Cow::Borrowed(data),
         Codec::Raw => return Err(CellError::Length { expected, actual: data.len() }),
-        Codec::Zstd => {
-            zstd::bulk::decompress(data, expected).map_err(|source| CellError::Decode { source })?
-        }
+        Codec::Zstd => Cow::Owned(decompress(data, expected).map_err(|source| CellError::Decode { source })?),
     };
     if plain.len() == expected { Ok(plain) } else { Err(CellError::Length { expected, actual: plain.len() }) }
 }
@@ -72,16 +97,16 @@ mod tests {
     #[test]
     fn round_trip_and_the_raw_fallback() {
         let text = vec![7; MAX_CELL_BYTES];
-        let (codec, data) = encode_cell(&text, 1);
+        let (codec, data) = encode_cell(text.clone(), 1);
         assert_eq!(codec, Codec::Zstd);
         assert_eq!(decode_cell(codec, 131_072, &data).unwrap(), text);
         let noise: Vec<u8> = rand::random_iter().take(BLOCK_SIZE).collect();
-        assert_eq!(encode_cell(&noise, 1).0, Codec::Raw);
+        assert_eq!(encode_cell(noise, 1).0, Codec::Raw);
     }
 
     #[test]
     fn padding_is_refused() {
-        let (codec, mut data) = encode_cell(&[7; BLOCK_SIZE], 1);
+        let (codec, mut data) = encode_cell(vec![7; BLOCK_SIZE], 1);
         data.extend_from_slice(&0x184d_2a50_u32.to_le_bytes());
         data.extend_from_slice(&8192_u32.to_le_bytes());
         data.resize(data.len() + 8192, 0);

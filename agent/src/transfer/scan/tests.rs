@@ -8,13 +8,14 @@ use holdfast_proto::ids::StepId;
 use proptest::prelude::*;
 use tokio::sync::mpsc;
 
+use holdfast_vault_format::block::blocks_of;
+
 use super::*;
 use crate::disk::DiskSource;
 use crate::snapshot::Snapshot;
 use crate::transfer::base::{MapBlocks, MapMessage, MapRun, RunSource};
 use crate::transfer::gather::{Layout, MAX_CELL_EXTENTS};
 use crate::transfer::map_store::MapStore;
-use crate::transfer::reader::blocks_of;
 
 const KEY: [u8; 32] = [9; 32];
 const CELL_BLOCKS: u64 = 32;

@@ -153,3 +153,22 @@ async fn it_runs_by_itself_and_ends_streams_when_the_gateway_stops() {
     assert_eq!(live.try_open().await.unwrap_err().code(), Code::Unavailable);
     assert_ne!(live.machine, MachineId(dead.machine.0));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_gateway_was_writing_goes_when_the_next_one_starts() {
+    let bed = Bed::new().await;
+    let image = noise(1, MIB);
+    let agent = bed.agent(&[("data", &image)]);
+    agent.back_up(&[("data", &image)]).await;
+    let [seq] = bed.vault.point_seqs(agent.machine.0).await.unwrap().try_into().unwrap();
+    let left = bed.root().join(format!("seg/{}/{seq:020}/00000009.0#1", agent.machine));
+    std::fs::write(&left, b"half a segment").unwrap();
+    let long_ago = std::time::SystemTime::now() - Duration::from_secs(25 * 3600);
+    std::fs::File::options().write(true).open(&left).unwrap().set_modified(long_ago).unwrap();
+    let token = CancellationToken::new();
+    let running = tokio::spawn(bed.gateway.clone().run_resolver(token.clone()));
+    eventually("the file is gone", async || !left.try_exists().unwrap()).await;
+    token.cancel();
+    running.await.unwrap();
+    assert_eq!(bed.points(agent.machine).await, 1);
+}

@@ -10,8 +10,9 @@ use crate::domain::job::{Consistency, StepKind};
 use crate::store::Store;
 use crate::store::attempt::{AttemptEnd, AttemptKey, Recorded, TakenSnapshot};
 use crate::store::claim::ClaimedStep;
+use crate::store::commit::NewPoint;
 use crate::store::machine::DiskRow;
-use crate::store::point::{NewPoint, PointDiskRow};
+use crate::store::point::PointDiskRow;
 use holdfast_proto::ids::{MachineId, PointId};
 
 use super::{machines, queue, store};

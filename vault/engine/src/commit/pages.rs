@@ -5,6 +5,7 @@ use std::sync::Arc;
 use holdfast_vault_format::delta::{MetaPlace, PageRef};
 use holdfast_vault_format::segment::MAX_META_BYTES;
 
+use crate::Receipt;
 use crate::VaultError;
 use crate::backup::Shared;
 
@@ -80,7 +81,7 @@ pub(super) async fn write_meta(
         let mut guard = shared.state();
         let state = &mut *guard;
         state.check_uploads()?;
-        let open = shared.open_segment(state, &mut Vec::new())?;
+        let open = shared.open_segment(state, &mut Receipt::default())?;
         let (cell, hash) = open.writer.meta(&bytes)?;
         let place = MetaPlace { segment: open.writer.id.number, cell };
         shared.seal_if_full(state)?;

@@ -58,7 +58,7 @@ async fn cells_that_compression_made_longer_are_refused() {
     let test = TestVault::new().await;
     let image = Image::noise(41, MIB);
     let backup = begin(&test.vault, request(Uuid::new_v4(), &[("sda", &image)])).await.unwrap();
-    let (_, frame) = encode_cell(&[7; 4096], 1);
+    let (_, frame) = encode_cell(vec![7; 4096], 1);
     for padding in [5_000_usize, 2_000_000] {
         // A skippable frame: zstd reads over it.
         let mut data = frame.clone();

@@ -12,4 +12,5 @@ mod merge;
 mod power_cut;
 mod resume;
 mod round_trip;
+mod staging;
 mod support;

@@ -94,11 +94,7 @@ pub(crate) async fn push_blocks(
 
 pub(crate) fn cell(image: &Image, blocks: &[usize]) -> NewCell {
     let plain: Vec<u8> = blocks.iter().flat_map(|block| image.block(*block)).collect();
-    let (codec, data) = encode_cell(&plain, 1);
-    NewCell {
-        codec,
-        plain_bytes: u32::try_from(plain.len()).unwrap(),
-        extents: extents(blocks),
-        data: data.into(),
-    }
+    let plain_bytes = u32::try_from(plain.len()).unwrap();
+    let (codec, data) = encode_cell(plain, 1);
+    NewCell { codec, plain_bytes, extents: extents(blocks), data: data.into() }
 }

@@ -46,7 +46,8 @@ impl TransferService for TransferApi {
         &self,
         request: Request<ReadBlockMapRequest>,
     ) -> Result<Response<Self::ReadBlockMapStream>, Status> {
-        let (session, _) = self.0.inner.sessions.find(agent_of(&request)?, &request.get_ref().transfer_id)?;
+        let (transfer, _) =
+            self.0.inner.transfers.find(agent_of(&request)?, &request.get_ref().transfer_id)?;
         let request = request.into_inner();
         let layer = match request.layer() {
             v1::MapLayer::Merged => MapLayer::Merged,
@@ -54,9 +55,9 @@ impl TransferService for TransferApi {
             v1::MapLayer::Unspecified => return Err(invalid("no layer is named")),
         };
         let runs =
-            session.backup.read_map(&request.disk_name, layer).await.map_err(|error| status_of(&error))?;
+            transfer.backup.read_map(&request.disk_name, layer).await.map_err(|error| status_of(&error))?;
         let runs = runs.map(move |run| {
-            session.touch();
+            transfer.touch();
             let run = run.map_err(|error| status_of(&error))?;
             let blocks = match run.blocks {
                 MapBlocks::Hashes(hashes) => block_map_run::Blocks::Hashes(hashes),
@@ -92,11 +93,11 @@ impl TransferService for TransferApi {
         request: Request<CommitTransferRequest>,
     ) -> Result<Response<CommitTransferResponse>, Status> {
         let agent = agent_of(&request)?;
-        let session = self.0.inner.sessions.find(agent, &request.get_ref().transfer_id)?;
+        let transfer = self.0.inner.transfers.find(agent, &request.get_ref().transfer_id)?;
         let (gateway, request) = (self.0.clone(), request.into_inner());
         // In a task of its own: a commit that began must not stop in the middle because its client went away.
         let committed =
-            self.0.inner.tasks.spawn(async move { gateway.commit(agent, session, request).await }).await;
+            self.0.inner.tasks.spawn(async move { gateway.commit(agent, transfer, request).await }).await;
         committed.map_err(|_| internal())?.map(Response::new)
     }
 }

@@ -8,4 +8,3 @@ SELECT m.id, m.name, m.labels, m.os, m.quarantine, m.enrolled_at,
 FROM machines m
 LEFT JOIN agents a ON a.machine_id = m.id
 LEFT JOIN agent_sessions s ON s.machine_id = m.id
-WHERE m.id = $1 OR m.name = $2

@@ -1,3 +1,2 @@
 SELECT p.id, p.machine_id, m.name AS machine_name, p.seq, p.created_at, p.consistency, p.state, p.disks
 FROM points p JOIN machines m ON m.id = p.machine_id
-WHERE p.id = $1

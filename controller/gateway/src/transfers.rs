@@ -17,14 +17,14 @@ use crate::error::{busy, foreign, reopen};
 use crate::metrics::TRANSFERS;
 
 #[derive(Default)]
-pub(crate) struct Sessions {
-    by_machine: Mutex<HashMap<MachineId, Arc<Session>>>,
+pub(crate) struct Transfers {
+    by_machine: Mutex<HashMap<MachineId, Arc<Transfer>>>,
     /// Opening is slow and must not happen twice at once for one machine.
     opening: Mutex<HashMap<MachineId, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 /// One open transfer.
-pub(crate) struct Session {
+pub(crate) struct Transfer {
     pub(crate) agent: AgentId,
     pub(crate) machine: MachineId,
     pub(crate) step: StepId,
@@ -45,7 +45,7 @@ pub(crate) enum CommitState {
     Recorded(Box<Point>),
 }
 
-/// The agent's current use of a session: each time it opens the transfer, its older streams end.
+/// The agent's current use of a transfer: each time it opens the transfer, its older streams end.
 #[derive(Clone)]
 pub(crate) struct Connection {
     pub(crate) id: String,
@@ -57,12 +57,12 @@ pub(crate) struct Connection {
     last_used: Instant,
 }
 
-impl Sessions {
-    pub(crate) fn get(&self, machine: MachineId) -> Option<Arc<Session>> {
+impl Transfers {
+    pub(crate) fn get(&self, machine: MachineId) -> Option<Arc<Transfer>> {
         locked(&self.by_machine).get(&machine).cloned()
     }
 
-    /// The session that a transfer id names, and the agent's connection with that id.
+    /// The transfer of this id, and the agent's connection with that id.
     ///
     /// # Errors
     /// PERMISSION_DENIED if it is another agent's, UNAVAILABLE if it is not open (any more).
@@ -70,10 +70,10 @@ impl Sessions {
         &self,
         agent: AgentId,
         transfer_id: &str,
-    ) -> Result<(Arc<Session>, Connection), Status> {
+    ) -> Result<(Arc<Transfer>, Connection), Status> {
         let found = locked(&self.by_machine)
             .values()
-            .find(|session| locked(&session.connection).id == transfer_id)
+            .find(|transfer| locked(&transfer.connection).id == transfer_id)
             .cloned()
             .ok_or_else(|| reopen("this transfer is not open on this gateway"))?;
         if found.agent != agent {
@@ -87,10 +87,10 @@ impl Sessions {
         }
     }
 
-    /// Makes this the machine's session; an older one ends.
-    pub(crate) fn insert(&self, session: Arc<Session>) {
+    /// Makes this the machine's transfer; an older one ends.
+    pub(crate) fn insert(&self, transfer: Arc<Transfer>) {
         let mut map = locked(&self.by_machine);
-        let old = map.insert(session.machine, session);
+        let old = map.insert(transfer.machine, transfer);
         TRANSFERS.set(map.len());
         drop(map);
         if let Some(old) = old {
@@ -98,20 +98,20 @@ impl Sessions {
         }
     }
 
-    pub(crate) fn remove(&self, session: &Arc<Session>) {
+    pub(crate) fn remove(&self, transfer: &Arc<Transfer>) {
         let mut map = locked(&self.by_machine);
-        if map.get(&session.machine).is_some_and(|current| Arc::ptr_eq(current, session)) {
-            map.remove(&session.machine);
+        if map.get(&transfer.machine).is_some_and(|current| Arc::ptr_eq(current, transfer)) {
+            map.remove(&transfer.machine);
         }
         TRANSFERS.set(map.len());
         drop(map);
-        session.close();
+        transfer.close();
     }
 
     /// Ends every stream: the gateway stops.
     pub(crate) fn close_all(&self) {
-        for session in self.all() {
-            session.close();
+        for transfer in self.all() {
+            transfer.close();
         }
     }
 
@@ -126,9 +126,9 @@ impl Sessions {
     /// just being opened count.
     pub(crate) fn make_room(&self, machine: MachineId, limit: usize) -> Result<(), Status> {
         if self.crowd(machine) >= limit {
-            for session in self.all() {
-                if session.is_committed() {
-                    self.remove(&session);
+            for transfer in self.all() {
+                if transfer.is_committed() {
+                    self.remove(&transfer);
                 }
             }
         }
@@ -146,26 +146,26 @@ impl Sessions {
     }
 
     /// Transfers that nobody called for so long and that are not in the middle of a commit.
-    pub(crate) fn idle(&self, idle: Duration) -> Vec<Arc<Session>> {
-        let mut sessions = self.all();
-        sessions.retain(|session| {
-            locked(&session.connection).last_used.elapsed() > idle && session.commit.try_lock().is_ok()
+    pub(crate) fn idle(&self, idle: Duration) -> Vec<Arc<Transfer>> {
+        let mut transfers = self.all();
+        transfers.retain(|transfer| {
+            locked(&transfer.connection).last_used.elapsed() > idle && transfer.commit.try_lock().is_ok()
         });
-        sessions
+        transfers
     }
 
     /// Whether the commit of this backup is under way here.
     pub(crate) fn is_committing(&self, machine: MachineId, seq: u64) -> bool {
         self.get(machine)
-            .is_some_and(|session| session.backup.seq() == seq && session.commit.try_lock().is_err())
+            .is_some_and(|transfer| transfer.backup.seq() == seq && transfer.commit.try_lock().is_err())
     }
 
-    fn all(&self) -> Vec<Arc<Session>> {
+    fn all(&self) -> Vec<Arc<Transfer>> {
         locked(&self.by_machine).values().cloned().collect()
     }
 }
 
-impl Session {
+impl Transfer {
     pub(crate) fn new(
         agent: AgentId,
         machine: MachineId,

@@ -8,4 +8,3 @@ SELECT j.id, j.kind, j.state, j.machine_id, m.name AS machine_name, j.disk_names
             ORDER BY array_position(ARRAY['take_snapshot', 'transfer_data', 'release_snapshot'], s.kind))
         FROM steps s WHERE s.job_id = j.id) AS steps
 FROM jobs j JOIN machines m ON m.id = j.machine_id
-WHERE j.id = $1

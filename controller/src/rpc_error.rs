@@ -7,10 +7,17 @@ use holdfast_proto::error::{ErrorDetail, ErrorDetailExt as _, agent_error, syste
 
 use crate::store::StoreError;
 
-/// Says what a caller gets to know of a store error. Internal ones are logged here and nowhere else.
-pub(crate) fn status_of(error: &StoreError) -> Status {
+/// What a caller gets to know of a store error. Internal ones are logged here and nowhere else.
+impl From<StoreError> for Status {
+    fn from(error: StoreError) -> Self {
+        let (code, detail) = describe(&error);
+        detail.into_status(code)
+    }
+}
+
+fn describe(error: &StoreError) -> (Code, ErrorDetail) {
     let message = error.to_string();
-    let (code, detail): (Code, ErrorDetail) = match error {
+    match error {
         StoreError::NotFound { noun, .. } => (
             Code::NotFound,
             user_error(&format!("{noun}_not_found"), message).action(match *noun {
@@ -65,8 +72,7 @@ pub(crate) fn status_of(error: &StoreError) -> Status {
             error!(error = error as &dyn std::error::Error, "the database holds something unknown");
             (Code::Internal, system_error("database_corrupt", message))
         }
-    };
-    detail.into_status(code)
+    }
 }
 
 /// INVALID_ARGUMENT with a code of its own.
@@ -75,7 +81,7 @@ pub(crate) fn invalid(code: &str, message: impl Into<String>) -> Status {
 }
 
 /// Nothing runs on a machine that is quarantined.
-pub(super) fn quarantined(reason: &str) -> Status {
+pub(crate) fn quarantined(reason: &str) -> Status {
     user_error("machine_quarantined", format!("the machine is quarantined: {reason}"))
         .action("stop the copy, remove its agent's state directory, and enrol it as a machine of its own")
         .into_status(Code::FailedPrecondition)

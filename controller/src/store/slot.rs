@@ -1,0 +1,60 @@
+use sqlx::postgres::PgConnection;
+use uuid::Uuid;
+
+use holdfast_proto::ids::{MachineId, StepId};
+
+use super::{During, StoreError};
+
+/// Proof that the transaction at hand holds a machine's `machine_slots` row: until it ends, nobody else changes a job or step
+/// of the machine. Whatever changes one takes this.
+#[derive(Debug)]
+pub(super) struct LockedSlot {
+    pub(super) machine: MachineId,
+}
+
+impl LockedSlot {
+    pub(super) async fn of_machine(
+        connection: &mut PgConnection,
+        machine: MachineId,
+    ) -> Result<Self, StoreError> {
+        sqlx::query("SELECT 1 FROM machine_slots WHERE machine_id = $1 FOR UPDATE")
+            .bind(machine.0)
+            .execute(connection)
+            .await
+            .during("lock a machine's slot")?;
+        Ok(Self { machine })
+    }
+
+    /// `None` if there is no such step.
+    pub(super) async fn of_step(
+        connection: &mut PgConnection,
+        step: StepId,
+    ) -> Result<Option<Self>, StoreError> {
+        match machine_of_step(connection, step).await? {
+            Some(machine) => Self::of_machine(connection, machine).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Whether a step is one of this machine's.
+    pub(super) async fn covers(
+        &self,
+        connection: &mut PgConnection,
+        step: StepId,
+    ) -> Result<bool, StoreError> {
+        Ok(machine_of_step(connection, step).await? == Some(self.machine))
+    }
+}
+
+async fn machine_of_step(
+    connection: &mut PgConnection,
+    step: StepId,
+) -> Result<Option<MachineId>, StoreError> {
+    let row: Option<(Uuid,)> =
+        sqlx::query_as("SELECT j.machine_id FROM steps s JOIN jobs j ON j.id = s.job_id WHERE s.id = $1")
+            .bind(step.0)
+            .fetch_optional(connection)
+            .await
+            .during("find the machine of a step")?;
+    Ok(row.map(|(machine,)| MachineId(machine)))
+}

@@ -1,0 +1,77 @@
+use chrono::{DateTime, Utc};
+use sqlx::types::Json;
+use uuid::Uuid;
+
+use holdfast_proto::ids::{AgentId, MachineId, SnapshotId, StepId};
+
+use crate::domain::job::Consistency;
+
+use super::machine::DiskRow;
+use super::{During, Store, StoreError};
+
+/// What a transfer needs to know of its job.
+#[derive(Clone, Debug)]
+pub(crate) struct TransferContext {
+    pub(crate) machine: MachineId,
+    pub(crate) machine_name: String,
+    pub(crate) consistency: Consistency,
+    pub(crate) taken_at: DateTime<Utc>,
+    pub(crate) snapshot: SnapshotId,
+    pub(crate) disks: Vec<DiskRow>,
+    pub(crate) last_seq: i64,
+}
+
+#[derive(sqlx::FromRow)]
+struct TransferRow {
+    agent_id: Uuid,
+    kind: String,
+    state: String,
+    attempt: i64,
+    machine_id: Uuid,
+    machine_name: String,
+    consistency: Option<String>,
+    snapshot_taken_at: Option<DateTime<Utc>>,
+    snapshot_id: Option<Uuid>,
+    snapshot_disks: Option<Json<Vec<DiskRow>>>,
+    last_seq: i64,
+}
+
+impl Store {
+    /// Checks that this agent may send data for this attempt now.
+    pub(crate) async fn authorise_transfer(
+        &self,
+        agent: AgentId,
+        step: StepId,
+        attempt: i64,
+    ) -> Result<TransferContext, StoreError> {
+        let row: Option<TransferRow> = sqlx::query_as(include_str!("sql/transfer_context.sql"))
+            .bind(step.0)
+            .fetch_optional(&self.pool)
+            .await
+            .during("authorise a transfer")?;
+        let row = row.ok_or_else(|| StoreError::NotFound { noun: "step", name: step.to_string() })?;
+        if row.agent_id != agent.0 {
+            return Err(StoreError::ForeignStep);
+        }
+        let current =
+            row.attempt == attempt && matches!(row.state.as_str(), "dispatched" | "running" | "done");
+        let (Some(consistency), Some(taken_at), Some(snapshot), Some(disks)) =
+            (row.consistency, row.snapshot_taken_at, row.snapshot_id, row.snapshot_disks)
+        else {
+            return Err(StoreError::StaleAttempt { attempt });
+        };
+        if !current || row.kind != "transfer_data" {
+            return Err(StoreError::StaleAttempt { attempt });
+        }
+        Ok(TransferContext {
+            machine: MachineId(row.machine_id),
+            machine_name: row.machine_name,
+            consistency: Consistency::parse(&consistency)
+                .ok_or_else(|| StoreError::Corrupt { what: format!("consistency {consistency:?}") })?,
+            taken_at,
+            snapshot: SnapshotId(snapshot),
+            disks: disks.0,
+            last_seq: row.last_seq,
+        })
+    }
+}

@@ -1,0 +1,105 @@
+//! What a writer that was killed leaves in a vault's directory. A file is written under a staging name, `NAME#N`, and linked to
+//! its own when it is durable; a listing does not show it, and nothing ever reads it.
+
+use std::collections::HashSet;
+use std::fs::{DirEntry, FileType};
+use std::io;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use crate::{Vault, VaultError, name};
+
+impl Vault {
+    /// Removes staging files of segments that have not been written to for longer than `untouched_for`, except those of
+    /// backups that are not decided: their writers may be alive. Nothing else is ever removed. Answers how many went.
+    ///
+    /// A clock that is wrong costs a living writer its segment, which is then sent again; it never costs data.
+    ///
+    /// # Errors
+    /// If the directory or the vault cannot be read.
+    pub async fn sweep_staging(&self, untouched_for: Duration) -> Result<usize, VaultError> {
+        let Some(root) = self.storage().root() else { return Ok(0) };
+        self.check_present().await?;
+        let segments = root.join("seg");
+        let mut swept = 0;
+        let folder = segments.clone();
+        for machine in blocking(move || machines(&folder)).await? {
+            let undecided: HashSet<u64> =
+                self.unconcluded(machine).await?.iter().map(|open| open.seq).collect();
+            let folder = segments.join(machine.to_string());
+            swept += blocking(move || sweep_machine(&folder, &undecided, untouched_for)).await?;
+        }
+        Ok(swept)
+    }
+}
+
+fn machines(segments: &Path) -> io::Result<Vec<Uuid>> {
+    let exact = |text: &str| Uuid::parse_str(text).ok().filter(|id| id.to_string() == text);
+    Ok(entries(segments, FileType::is_dir)?
+        .iter()
+        .filter_map(|entry| exact(entry.file_name().to_str()?))
+        .collect())
+}
+
+fn sweep_machine(folder: &Path, undecided: &HashSet<u64>, untouched_for: Duration) -> io::Result<usize> {
+    let mut swept = 0;
+    for backup in entries(folder, FileType::is_dir)? {
+        let seq = backup.file_name().to_str().and_then(name::parse_seq);
+        if seq.is_none_or(|seq| undecided.contains(&seq)) {
+            continue;
+        }
+        for file in entries(&backup.path(), FileType::is_file)? {
+            if !file.file_name().to_str().is_some_and(name::is_staged_segment) {
+                continue;
+            }
+            // One from the future is left alone, too.
+            let age = SystemTime::now().duration_since(file.metadata()?.modified()?).unwrap_or_default();
+            if age > untouched_for {
+                swept += usize::from(remove(&file.path()));
+            }
+        }
+    }
+    Ok(swept)
+}
+
+/// What a directory holds of one type; links are not followed. Empty if it is not there (any more).
+fn entries(dir: &Path, wanted: fn(&FileType) -> bool) -> io::Result<Vec<DirEntry>> {
+    let listing = match std::fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        listing => listing?,
+    };
+    let mut found = Vec::new();
+    for entry in listing {
+        let entry = entry?;
+        if wanted(&entry.file_type()?) {
+            found.push(entry);
+        }
+    }
+    Ok(found)
+}
+
+/// Another gateway may have been faster.
+fn remove(path: &Path) -> bool {
+    match std::fs::remove_file(path) {
+        Ok(()) => info!(path = %path.display(), "what a killed writer left is removed"),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return false,
+        Err(error) => {
+            warn!(path = %path.display(), %error, "what a killed writer left cannot be removed");
+            return false;
+        }
+    }
+    true
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, VaultError> {
+    let done = tokio::task::spawn_blocking(work).await.map_err(|source| VaultError::Worker { source })?;
+    done.map_err(|source| {
+        let source = object_store::Error::Generic { store: "directory", source: source.into() };
+        VaultError::storage("look for staging files in", "seg", source)
+    })
+}

@@ -3,13 +3,13 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// What one operation took.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Cost {
     pub(crate) wall: Duration,
     /// User and system time of all processes that worked on it.
     pub(crate) cpu: Duration,
-    /// Of the largest of these processes, in KiB.
-    pub(crate) peak_kib: u64,
+    /// Most memory that was resident in each of these processes, in KiB.
+    pub(crate) peaks_kib: Vec<u64>,
 }
 
 /// Runs a command to its end; it must succeed.
@@ -35,7 +35,7 @@ pub(crate) fn of(command: Command) -> Cost {
     let text = fs::read_to_string(report.path()).unwrap();
     let fields: Vec<f64> = text.split_whitespace().map(|field| field.parse().unwrap()).collect();
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-    Cost { wall, cpu: Duration::from_secs_f64(fields[0] + fields[1]), peak_kib: fields[2] as u64 }
+    Cost { wall, cpu: Duration::from_secs_f64(fields[0] + fields[1]), peaks_kib: vec![fields[2] as u64] }
 }
 
 /// A process that runs before, during and after what is measured.

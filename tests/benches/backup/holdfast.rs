@@ -44,7 +44,7 @@ impl Holdfast {
         Self { cli, agent, controller, vault, _database: database, _postgres: postgres }
     }
 
-    /// Of the client and of the two services; Postgres has next to nothing to do.
+    /// Of agent, controller and client; Postgres has next to nothing to do.
     fn run(&self, mut command: Command) -> Cost {
         command.envs(self.cli.environment());
         let agent = Watched::start(self.agent.pid());
@@ -52,17 +52,10 @@ impl Holdfast {
         let cost = cost::of(command);
         let (agent_cpu, agent_peak) = agent.end();
         let (controller_cpu, controller_peak) = controller.end();
-        eprintln!(
-            "    agent {:.2} s CPU, {} MiB; controller {:.2} s CPU, {} MiB",
-            agent_cpu.as_secs_f64(),
-            agent_peak >> 10,
-            controller_cpu.as_secs_f64(),
-            controller_peak >> 10
-        );
         Cost {
             wall: cost.wall,
             cpu: cost.cpu + agent_cpu + controller_cpu,
-            peak_kib: cost.peak_kib.max(agent_peak).max(controller_peak),
+            peaks_kib: vec![agent_peak, controller_peak, cost.peaks_kib[0]],
         }
     }
 }

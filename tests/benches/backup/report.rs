@@ -50,14 +50,17 @@ impl Report {
             let walls: Vec<f64> = costs.iter().map(|cost| cost.wall.as_secs_f64()).collect();
             let cpu = median(costs.iter().map(|cost| cost.cpu.as_secs_f64()));
             #[allow(clippy::cast_precision_loss)]
-            let (peak, stored) = (
-                median(costs.iter().map(|cost| cost.peak_kib as f64 / 1024.0)),
-                median(stored.iter().map(|bytes| *bytes as f64 / f64::from(1 << 20))),
-            );
+            let peaks = (0..costs[0].peaks_kib.len())
+                .map(|at| median(costs.iter().map(|cost| cost.peaks_kib[at] as f64 / 1024.0)))
+                .map(|peak| format!("{peak:.0}"))
+                .collect::<Vec<_>>()
+                .join(" / ");
+            #[allow(clippy::cast_precision_loss)]
+            let stored = median(stored.iter().map(|bytes| *bytes as f64 / f64::from(1 << 20)));
             let stored = if stored.is_nan() { "-".to_owned() } else { format!("{stored:.1}") };
             writeln!(
                 text,
-                "| {} | {} | {:.2} | {:.2}–{:.2} | {cpu:.2} | {peak:.0} | {stored} |",
+                "| {} | {} | {:.2} | {:.2}–{:.2} | {cpu:.2} | {peaks} | {stored} |",
                 row.operation,
                 row.program,
                 median(walls.iter().copied()),

@@ -8,7 +8,7 @@ use holdfast_proto::ids::MachineId;
 
 use crate::domain::condition::MachineView;
 
-use super::page::{Page, PageSize};
+use super::page::{Page, PageSize, Sorted};
 use super::{During, Store, StoreError};
 
 #[derive(Clone, Debug, sqlx::FromRow)]
@@ -64,6 +64,12 @@ pub(crate) struct DiskRow {
     pub(crate) size_bytes: u64,
 }
 
+impl Sorted for MachineRow {
+    fn sort_key(&self) -> String {
+        self.facts.name.clone()
+    }
+}
+
 impl Store {
     /// Finds a machine by its id or unique name.
     pub(crate) async fn find_machine(&self, name_or_id: &str) -> Result<MachineRow, StoreError> {
@@ -91,7 +97,7 @@ impl Store {
         .fetch_all(&self.pool)
         .await
         .during("list machines")?;
-        Ok(size.page(rows, |row: &MachineRow| row.facts.name.clone()))
+        Ok(size.page(rows))
     }
 
     /// Every machine, by name.

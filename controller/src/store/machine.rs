@@ -32,6 +32,8 @@ pub(crate) struct FleetRow {
     pub(crate) online: bool,
     pub(crate) last_seen_at: Option<DateTime<Utc>>,
     pub(crate) last_point_at: Option<DateTime<Utc>>,
+    /// The newest slot that a point of it serves.
+    pub(crate) served_until: Option<DateTime<Utc>>,
 }
 
 impl FleetRow {
@@ -43,7 +45,7 @@ impl FleetRow {
             quarantine: self.quarantine.as_deref(),
             online: self.online,
             last_seen_at: self.last_seen_at,
-            last_point_at: self.last_point_at,
+            served_until: self.served_until,
         }
     }
 }

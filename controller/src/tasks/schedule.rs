@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 use uuid::Uuid;
 
 use holdfast_proto::ids::MachineId;
@@ -11,6 +11,8 @@ use crate::app::App;
 use crate::domain::policy::{Bound, Policy, bind};
 use crate::store::machine::FleetRow;
 use crate::store::{Store, StoreError};
+
+use super::go_on;
 
 /// The fleet is read after the time: what was labelled in between is no clock that went back.
 const READS_APART: TimeDelta = TimeDelta::minutes(1);
@@ -28,7 +30,7 @@ async fn queue_due(store: &Store) -> Result<bool, StoreError> {
     let (policies, now) = store.policies().await?;
     for policy in policies.iter().filter(|policy| policy.is_ahead_of(now)) {
         warn!(policy = policy.name, until = %policy.evaluated_until, "the database's clock went back");
-        go_on(&policy.name, store.restart_schedule(policy).await)?;
+        go_on("restart a schedule", &policy.name, store.restart_schedule(policy).await)?;
     }
     let due: Vec<_> =
         policies.iter().filter_map(|policy| policy.due(now).map(|slot| (policy.clone(), slot))).collect();
@@ -42,7 +44,7 @@ async fn queue_due(store: &Store) -> Result<bool, StoreError> {
         let machines = bound.remove(&policy.id).unwrap_or_default();
         let machines = machines.into_iter().filter(|machine| was_bound_at(machine, slot, now));
         let machines = machines.map(|machine| MachineId(machine.id)).collect();
-        match go_on(&name, store.schedule(policy, slot, machines).await)? {
+        match go_on("queue a slot", &name, store.schedule(policy, slot, machines).await)? {
             Some(Some(scheduled)) => {
                 info!(policy = name, %slot, queued = scheduled.queued, overlapped = scheduled.overlapped, "slot");
             }
@@ -53,21 +55,6 @@ async fn queue_due(store: &Store) -> Result<bool, StoreError> {
         }
     }
     Ok(true)
-}
-
-/// Logs what failed for one policy; an error only if it would for the next one, too.
-fn go_on<T>(policy: &str, done: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
-    match done {
-        Err(error) if !error.is_out_of_reach() => {
-            error!(
-                policy,
-                error = &error as &dyn std::error::Error,
-                "its slot is not queued; the next pass tries again"
-            );
-            Ok(None)
-        }
-        done => done.map(Some),
-    }
 }
 
 /// The machines that may be backed up, by the policy that they are under.

@@ -21,6 +21,7 @@ fn machine(name: &str, labels: &[(&str, &str)], labelled_at: DateTime<Utc>) -> F
         online: true,
         last_seen_at: None,
         last_point_at: None,
+        served_until: None,
     }
 }
 

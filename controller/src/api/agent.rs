@@ -17,8 +17,7 @@ use holdfast_proto::v1::{
 
 use crate::app::App;
 use crate::domain::name::is_machine_name;
-use crate::identity::sha256;
-use crate::pki::AgentCertificate;
+use crate::pki::{AgentCertificate, sha256};
 use crate::session;
 use crate::store::agent::NewAgent;
 

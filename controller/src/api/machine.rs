@@ -17,7 +17,7 @@ use crate::app::App;
 use crate::domain::condition::{Protection, protection};
 use crate::domain::name::is_label;
 use crate::domain::policy::Policy;
-use crate::identity::sha256;
+use crate::pki::sha256;
 use crate::store::machine::{LabelChange, MAX_LABELS, MachineRow};
 use crate::store::token::NewToken;
 

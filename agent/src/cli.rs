@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::Config;
 use crate::enrol::{EnrolError, Enrolment, Existing, enrol};
+use crate::snapshot::watchdog;
 use crate::state_dir::StateDir;
 use crate::tls::FirstTrust;
 
@@ -26,12 +27,9 @@ enum Command {
     /// Serve the controller until SIGTERM.
     Run(RunArgs),
     /// Started by the agent itself.
-    #[command(name = WATCHDOG, hide = true)]
+    #[command(name = watchdog::COMMAND, hide = true)]
     Watchdog,
 }
-
-/// Name of the command with which the agent starts its watchdog.
-pub(crate) const WATCHDOG: &str = "watchdog";
 
 #[derive(Debug, Args)]
 struct RunArgs {

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use crate::address::{Address, bare_host};
 pub(crate) use hooks::{HooksConfig, OnFailure};
-pub(crate) use snapshot::SnapshotConfig;
+pub(crate) use snapshot::{FREEZE_LIMIT_MAX, SnapshotConfig};
 
 /// The agent's configuration. Unknown keys are refused.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]

@@ -5,8 +5,8 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::config::{Limits, Timing};
+use crate::live::Sessions;
 use crate::pki::Ca;
-use crate::session::Sessions;
 use crate::store::Store;
 
 /// What every part of a running controller shares.

@@ -31,14 +31,6 @@ pub(crate) use operator::OperatorGate;
 /// How long one request may wait for the answer to who its caller is.
 const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// SHA-256: the form in which the database knows keys and tokens.
-pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
-    let mut hash = [0; 32];
-    hash.copy_from_slice(digest.as_ref());
-    hash
-}
-
 /// Where identities are looked up.
 #[tonic::async_trait]
 pub(crate) trait Credentials: Send + Sync + 'static {

@@ -12,6 +12,7 @@ mod domain;
 mod identity;
 mod init;
 mod listen;
+mod live;
 mod pki;
 mod rpc_error;
 mod serve;

@@ -28,3 +28,11 @@ fn validity(now: SystemTime, lifetime: Duration) -> (u64, u64) {
     let backdate = BACKDATE.min(lifetime / 10).as_secs();
     (now.saturating_sub(backdate), now.saturating_add(lifetime.as_secs()))
 }
+
+/// SHA-256: fingerprints, and the form in which the database knows keys and tokens.
+pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest.as_ref());
+    hash
+}

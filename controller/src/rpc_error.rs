@@ -56,6 +56,10 @@ fn describe(error: &StoreError) -> (Code, ErrorDetail) {
         StoreError::ForeignStep => (Code::PermissionDenied, agent_error("foreign_step", message)),
         StoreError::StaleAttempt { .. } => (Code::FailedPrecondition, agent_error("stale_attempt", message)),
         StoreError::Cancelling => (Code::FailedPrecondition, user_error("cancelled", message)),
+        error if error.is_unstorable_text() => {
+            let message = "a text holds a character, such as NUL, that nothing here has in its name";
+            (Code::InvalidArgument, user_error("invalid_text", message))
+        }
         StoreError::Url { .. }
         | StoreError::Connect { .. }
         | StoreError::Migrate { .. }

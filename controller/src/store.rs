@@ -23,7 +23,7 @@ pub(crate) mod session;
 mod slot;
 pub(crate) mod status;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub(crate) mod token;
 pub(crate) mod transfer;
 

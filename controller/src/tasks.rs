@@ -6,10 +6,11 @@ mod flush;
 mod reap;
 mod schedule;
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::{Instrument as _, error_span, warn};
+use tracing::{Instrument as _, error, error_span, warn};
 
 use crate::app::App;
 use crate::store::StoreError;
@@ -23,6 +24,23 @@ pub(crate) fn spawn(app: &Arc<App>) {
     periodic(app, "liveness", timing.liveness_flush, flush::liveness);
     periodic(app, "reap", timing.dispatch.max(timing.agent_lost_after / 6), reap::pass);
     periodic(app, "forget", Duration::from_secs(3600), reap::forget);
+}
+
+/// What fails for one is logged and left to the next pass, so that it keeps no other one waiting. An error only if the next
+/// one would fail as well.
+fn go_on<T>(
+    what: &'static str,
+    subject: impl Display,
+    done: Result<T, StoreError>,
+) -> Result<Option<T>, StoreError> {
+    match done {
+        Err(error) if !error.is_out_of_reach() => {
+            let error = &error as &dyn std::error::Error;
+            error!(%subject, error, "failed to {what}; the next pass tries again");
+            Ok(None)
+        }
+        done => done.map(Some),
+    }
 }
 
 fn periodic<F>(app: &Arc<App>, name: &'static str, period: Duration, pass: fn(Arc<App>) -> F)

@@ -10,6 +10,9 @@ pub use crate::v1::{ErrorDetail, Fault};
 /// The trailer that carries an encoded [`ErrorDetail`].
 pub const ERROR_TRAILER: &str = "holdfast-error-bin";
 
+/// Of a message or an action. Percent-encoded, and once more in base64, both stay below the 16 KiB that peers take as headers.
+const MAX_TEXT_BYTES: usize = 2 << 10;
+
 /// Builds a detail that the user has to act on.
 #[must_use]
 pub fn user_error(code: &str, message: impl Into<String>) -> ErrorDetail {
@@ -46,7 +49,8 @@ pub trait ErrorDetailExt {
     /// Marks it as worth another try without any change.
     #[must_use]
     fn retryable(self) -> Self;
-    /// Wraps it for the wire.
+    /// Wraps it for the wire. Message and action are cut off after 2 KiB each: they may repeat what a caller sent, and
+    /// trailers that are too large break the connection instead of telling anything.
     fn into_status(self, code: Code) -> Status;
 }
 
@@ -61,12 +65,21 @@ impl ErrorDetailExt for ErrorDetail {
         self
     }
 
-    fn into_status(self, code: Code) -> Status {
+    fn into_status(mut self, code: Code) -> Status {
+        cut(&mut self.message);
+        cut(&mut self.action);
         let mut status = Status::new(code, self.message.clone());
         status
             .metadata_mut()
             .insert_bin(ERROR_TRAILER, BinaryMetadataValue::from_bytes(&self.encode_to_vec()));
         status
+    }
+}
+
+fn cut(text: &mut String) {
+    if text.len() > MAX_TEXT_BYTES {
+        text.truncate(text.floor_char_boundary(MAX_TEXT_BYTES));
+        text.push('…');
     }
 }
 
@@ -104,5 +117,29 @@ pub fn detail_of(status: &Status) -> ErrorDetail {
         retryable,
         message: status.message().to_owned(),
         action: String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_caller_sent_cannot_make_the_trailers_too_large() {
+        let echo = "ä".repeat(1 << 20);
+        let status = user_error("invalid", &echo).action(&echo).into_status(Code::InvalidArgument);
+        let detail = detail_of(&status);
+        assert_eq!(detail.code, "invalid");
+        assert!(detail.message.starts_with("ää") && detail.message.ends_with('…'));
+        assert_eq!(detail.message, status.message());
+        let headers = status.into_http::<()>().into_parts().0.headers;
+        let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
+        assert!(bytes < 16 << 10, "{bytes}");
+    }
+
+    #[test]
+    fn a_short_text_stays_whole() {
+        let detail = user_error("invalid", "name: \"ä\"").action("change it");
+        assert_eq!(detail_of(&detail.clone().into_status(Code::NotFound)), detail);
     }
 }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::snapshot::watchdog::FREEZE_LIMIT_MAX;
+/// Nothing is ever frozen for longer.
+pub(crate) const FREEZE_LIMIT_MAX: Duration = Duration::from_secs(10);
 
 /// Limits of taking a snapshot of disks in use.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]

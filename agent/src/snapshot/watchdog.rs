@@ -20,8 +20,8 @@ pub(crate) use serve::serve;
 pub(crate) use wire::MAX_FROZEN;
 use wire::{Answer, Ended, Request, Why};
 
-/// Nothing is ever frozen for longer.
-pub(crate) const FREEZE_LIMIT_MAX: Duration = Duration::from_secs(10);
+/// The command with which the agent starts itself as its watchdog.
+pub(crate) const COMMAND: &str = "watchdog";
 /// How long the new process may take until it can be asked.
 const START_LIMIT: Duration = Duration::from_secs(30);
 /// What the watchdog needs beyond the limit of the freeze to say how it ended.
@@ -271,7 +271,7 @@ pub(crate) fn thaw_within(files: Vec<File>, limit: Duration) -> Thawed {
 fn command() -> Command {
     let mut command = Command::new("/proc/self/exe");
     #[cfg(not(test))]
-    command.arg(crate::cli::WATCHDOG);
+    command.arg(COMMAND);
     #[cfg(test)]
     command.args(tests::AS_WATCHDOG);
     command.env_clear();

@@ -95,6 +95,9 @@ fn parse(text: &str) -> Result<Vec<PolicyFile>, String> {
         if let Some(policy) =
             Option::<PolicyFile>::deserialize(document).map_err(|error| error.to_string())?
         {
+            if policies.iter().any(|other: &PolicyFile| other.name == policy.name) {
+                return Err(format!("policy {:?} is in it twice", policy.name));
+            }
             policies.push(policy);
         }
     }
@@ -219,5 +222,11 @@ complete_within: 24h
         let text = format!("{DAILY}---\nname: second\nmachines: [web1]\nschedule: {{every: 15m}}\n---\n");
         let names: Vec<String> = parse(&text).unwrap().into_iter().map(|policy| policy.name).collect();
         assert_eq!(names, ["daily", "second"]);
+    }
+
+    #[test]
+    fn a_name_comes_once() {
+        let error = parse(&format!("{DAILY}---\n{DAILY}")).unwrap_err();
+        assert!(error.contains("\"daily\" is in it twice"), "{error}");
     }
 }

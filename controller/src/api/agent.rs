@@ -17,8 +17,8 @@ use holdfast_proto::v1::{
 
 use crate::app::App;
 use crate::domain::name::is_machine_name;
-use crate::identity::sha256;
-use crate::pki::AgentCertificate;
+use crate::live::OUTBOUND;
+use crate::pki::{AgentCertificate, sha256};
 use crate::session;
 use crate::store::agent::NewAgent;
 
@@ -113,7 +113,7 @@ impl AgentService for AgentApi {
         request: Request<Streaming<AgentMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let agent = caller::agent(&request)?;
-        let (sender, receiver) = mpsc::channel(session::OUTBOUND);
+        let (sender, receiver) = mpsc::channel(OUTBOUND);
         let span = info_span!("session", %agent);
         let task = session::run(Arc::clone(&self.app), agent, request.into_inner(), sender).instrument(span);
         self.app.tracker.spawn(task);

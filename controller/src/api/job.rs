@@ -106,8 +106,8 @@ impl JobService for JobApi {
             .store
             .list_jobs(JobFilter { machine, state, before }, wire::page_size(request.page_size)?)
             .await?;
-        let jobs = page.rows.into_iter().map(to_wire).collect();
-        Ok(Response::new(ListJobsResponse { jobs, next_page_token: page.next }))
+        let (jobs, next_page_token) = wire::fitting(page, to_wire);
+        Ok(Response::new(ListJobsResponse { jobs, next_page_token }))
     }
 
     async fn watch_job(

@@ -17,7 +17,7 @@ use crate::app::App;
 use crate::domain::condition::{Protection, protection};
 use crate::domain::name::is_label;
 use crate::domain::policy::Policy;
-use crate::identity::sha256;
+use crate::pki::sha256;
 use crate::store::machine::{LabelChange, MAX_LABELS, MachineRow};
 use crate::store::token::NewToken;
 
@@ -41,8 +41,8 @@ impl MachineService for MachineApi {
         let after = wire::page_after(&request.page_token, Some)?;
         let page = self.0.store.list_machines(after.as_deref(), wire::page_size(request.page_size)?).await?;
         let (policies, now) = self.0.store.policies().await?;
-        let machines = page.rows.into_iter().map(|row| to_wire(row, &policies, now)).collect();
-        Ok(Response::new(ListMachinesResponse { machines, next_page_token: page.next }))
+        let (machines, next_page_token) = wire::fitting(page, |row| to_wire(row, &policies, now));
+        Ok(Response::new(ListMachinesResponse { machines, next_page_token }))
     }
 
     async fn get_machine(&self, request: Request<GetMachineRequest>) -> Result<Response<Machine>, Status> {

@@ -31,8 +31,8 @@ impl PointService for PointApi {
         };
         let before = wire::page_after(&request.page_token, |key| parse_time_key(&key))?;
         let page = store.list_points(machine, before, wire::page_size(request.page_size)?).await?;
-        let points = page.rows.into_iter().map(to_wire).collect();
-        Ok(Response::new(ListPointsResponse { points, next_page_token: page.next }))
+        let (points, next_page_token) = wire::fitting(page, to_wire);
+        Ok(Response::new(ListPointsResponse { points, next_page_token }))
     }
 
     async fn get_point(&self, request: Request<GetPointRequest>) -> Result<Response<Point>, Status> {

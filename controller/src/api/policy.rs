@@ -97,8 +97,8 @@ impl PolicyService for PolicyApi {
         let size = wire::page_size(request.page_size)?;
         let page = self.0.store.list_policies(after.as_deref(), size).await?;
         let now = Utc::now();
-        let policies = page.rows.iter().map(|policy| to_wire(policy, now)).collect();
-        Ok(Response::new(ListPoliciesResponse { policies, next_page_token: page.next }))
+        let (policies, next_page_token) = wire::fitting(page, |policy| to_wire(&policy, now));
+        Ok(Response::new(ListPoliciesResponse { policies, next_page_token }))
     }
 
     async fn delete_policy(

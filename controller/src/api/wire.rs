@@ -7,10 +7,13 @@ use uuid::Uuid;
 use holdfast_proto::v1;
 
 use crate::domain::error::{Fault, JobError};
-use crate::store::page::{self, PageSize};
+use crate::store::page::{self, Page, PageSize, Sorted};
 use crate::store::request::RequestKey;
 
 use crate::rpc_error::invalid;
+
+/// What the messages of one page take, at most, unless a single one is larger; clients take 4 MiB.
+const PAGE_BYTES: usize = 3 << 20;
 
 pub(super) fn timestamp(at: DateTime<Utc>) -> prost_types::Timestamp {
     prost_types::Timestamp {
@@ -56,6 +59,27 @@ pub(super) fn page_after<T>(token: &str, parse: impl Fn(String) -> Option<T>) ->
     }
 }
 
+/// A page that fits into a message: as many of the rows as do, at least one, and the token for what comes after them.
+pub(super) fn fitting<T: Sorted, M: prost::Message>(
+    page: Page<T>,
+    to_wire: impl Fn(T) -> M,
+) -> (Vec<M>, String) {
+    let (mut messages, mut bytes, mut next) = (Vec::new(), 0, None);
+    for row in page.rows {
+        let after = page::token_after(&row);
+        let message = to_wire(row);
+        bytes += message.encoded_len();
+        if bytes > PAGE_BYTES
+            && let Some(next) = next
+        {
+            return (messages, next);
+        }
+        messages.push(message);
+        next = Some(after);
+    }
+    (messages, page.next)
+}
+
 /// Reads a request id; the body is what must be equal in a repetition.
 pub(super) fn request_key(id: &str, method: &'static str, body: &[u8]) -> Result<Option<RequestKey>, Status> {
     if id.is_empty() {
@@ -63,4 +87,50 @@ pub(super) fn request_key(id: &str, method: &'static str, body: &[u8]) -> Result
     }
     let id = Uuid::parse_str(id).map_err(|_| invalid("invalid_request_id", "request_id must be a UUID"))?;
     Ok(Some(RequestKey { id, method, body_hash: *blake3::hash(body).as_bytes() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_proto::MAX_MESSAGE_BYTES;
+    use prost::Message as _;
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct Row(usize, usize);
+
+    impl Sorted for Row {
+        fn sort_key(&self) -> String {
+            format!("{:03}", self.0)
+        }
+    }
+
+    /// All pages of rows of so many bytes, as somebody reads them who follows the tokens.
+    fn pages(sizes: &[usize]) -> Vec<Vec<usize>> {
+        let (mut pages, mut start) = (Vec::new(), 0);
+        loop {
+            let rows = sizes.iter().copied().enumerate().skip(start).map(|(index, size)| Row(index, size));
+            let page = Page { rows: rows.collect(), next: String::new() };
+            let (policies, next) = fitting(page, |row| v1::Policy {
+                revision: i64::try_from(row.0).unwrap(),
+                name: "x".repeat(row.1),
+                ..v1::Policy::default()
+            });
+            pages.push(policies.iter().map(|policy| usize::try_from(policy.revision).unwrap()).collect());
+            let answer = v1::ListPoliciesResponse { policies, next_page_token: next.clone() };
+            assert!(answer.encoded_len() < MAX_MESSAGE_BYTES);
+            let Some(last) = page::decode(&next).unwrap() else { return pages };
+            start = last.parse::<usize>().unwrap() + 1;
+        }
+    }
+
+    #[test]
+    fn a_page_is_no_larger_than_a_message_and_nothing_is_left_out() {
+        let large = 2_700_000;
+        assert_eq!(pages(&[]), [[0; 0]]);
+        assert_eq!(pages(&[10; 1000]), [(0..1000).collect::<Vec<_>>()]);
+        assert_eq!(pages(&[large; 3]), [[0], [1], [2]]);
+        assert_eq!(pages(&[PAGE_BYTES + 1000, 10, 10, large]), [vec![0], vec![1, 2, 3]]);
+        assert_eq!(pages(&[10, PAGE_BYTES, 10]), [[0], [1], [2]]);
+    }
 }

@@ -19,7 +19,8 @@ pub(crate) struct MachineView<'m> {
     pub(crate) quarantine: Option<&'m str>,
     pub(crate) online: bool,
     pub(crate) last_seen_at: Option<DateTime<Utc>>,
-    pub(crate) last_point_at: Option<DateTime<Utc>>,
+    /// The newest slot that a point serves; when that point was made does not matter.
+    pub(crate) served_until: Option<DateTime<Utc>>,
 }
 
 /// The protection of one machine.
@@ -80,12 +81,12 @@ pub(crate) fn protection<'p>(
 
 fn objective_missed(machine: &MachineView<'_>, policy: &Policy, now: DateTime<Utc>) -> Option<Condition> {
     let slot = policy.newest_due_objective(machine.labelled_at, now)?;
-    if machine.last_point_at.is_some_and(|at| at >= slot) {
+    if machine.served_until.is_some_and(|served| served >= slot) {
         return None;
     }
-    let newest = machine.last_point_at.map_or_else(
+    let newest = machine.served_until.map_or_else(
         || "it has no point".to_owned(),
-        |at| format!("its newest point is of {}", at.to_rfc3339_opts(SecondsFormat::Secs, true)),
+        |served| format!("its newest point is that of {}", served.to_rfc3339_opts(SecondsFormat::Secs, true)),
     );
     Some(Condition {
         code: "objective_missed",

@@ -1,6 +1,6 @@
 use std::fmt;
 
-use super::sha256;
+use crate::pki::sha256;
 
 const PREFIX: &str = "hfk_";
 const HEX_DIGITS: usize = 64;

@@ -113,7 +113,7 @@ impl Ca {
 
     /// SHA-256 of the certificate, 64 lower-case hex digits.
     pub(crate) fn fingerprint(&self) -> String {
-        hex::encode(crate::identity::sha256(&self.0.certificate))
+        hex::encode(super::sha256(&self.0.certificate))
     }
 
     /// Certifies the public key of a certificate request for this agent. Whatever else the request asks for (subject,

@@ -10,10 +10,9 @@ use holdfast_proto::v1::{AttemptVerdict, Disk, Hello, StepAttempt, Verdict, Welc
 
 use crate::app::App;
 use crate::domain::name::is_disk_name;
+use crate::live::{Live, wire_attempt};
 use crate::store::StoreError;
 use crate::store::machine::DiskRow;
-
-use super::Live;
 
 const MAX_DISKS: usize = 1024;
 const MAX_ATTEMPTS: usize = 1024;
@@ -100,10 +99,6 @@ pub(super) async fn reconcile(app: &App, live: &Live, hello: &CheckedHello) -> R
 /// A snapshot that nobody knows may be that of an adopted attempt whose report is still on its way.
 fn is_being_taken(hello: &CheckedHello, adopted: &[(StepId, i64)]) -> bool {
     hello.running.iter().any(|attempt| adopted.contains(attempt))
-}
-
-pub(super) fn wire_attempt((step, attempt): (StepId, i64)) -> StepAttempt {
-    StepAttempt { step_id: step.to_string(), attempt }
 }
 
 fn prost_duration(duration: std::time::Duration) -> prost_types::Duration {

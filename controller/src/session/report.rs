@@ -13,11 +13,12 @@ use holdfast_proto::v1::{
 use crate::app::{App, crash_point};
 use crate::domain::error::{Fault, JobError};
 use crate::domain::job::Consistency;
+use crate::live::Live;
 use crate::store::StoreError;
 use crate::store::attempt::{AttemptEnd, AttemptKey, Recorded, TakenSnapshot};
 use crate::store::session::ProgressUpdate;
 
-use super::{Live, hello};
+use super::hello;
 
 /// More of a snapshot's warnings are dropped.
 const MAX_WARNINGS: usize = 64;

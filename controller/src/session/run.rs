@@ -1,9 +1,6 @@
-use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
 use tracing::{info, warn};
 
@@ -12,11 +9,12 @@ use holdfast_proto::ids::{AgentId, MachineId, StepId};
 use holdfast_proto::v1::{AgentMessage, agent_message, controller_message};
 
 use crate::app::App;
+use crate::live::{Live, Outbound, superseded};
 use crate::store::attempt::{AttemptEnd, AttemptKey};
 use crate::store::session::NewSession;
 
 use super::hello::{self, CheckedHello};
-use super::{Live, Outbound, report};
+use super::report;
 
 /// How long a new connection may take to say Hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
@@ -82,17 +80,7 @@ async fn open(
             disks: hello.disks.clone(),
         })
         .await?;
-    let live = Arc::new(Live {
-        agent,
-        machine,
-        epoch,
-        outbound: outbound.clone(),
-        attempts: Mutex::default(),
-        heard: AtomicBool::new(true),
-        last_pong: AtomicU64::new(0),
-        ponged: Notify::new(),
-        closed: CancellationToken::new(),
-    });
+    let live = Live::new(agent, machine, epoch, outbound.clone());
     let welcome = hello::reconcile(app, &live, &hello).await?;
     // Before it is registered, so that Welcome is the first message.
     live.send(controller_message::Kind::Welcome(welcome)).map_err(|_| stopping())?;
@@ -126,7 +114,7 @@ async fn refuse_clone(app: &App, agent: AgentId) -> Result<(), Status> {
 }
 
 /// Quarantines the machine if the agent of a session in whose place another one wants to be, or is, still answers.
-pub(super) async fn refuse_clone_of(app: &App, old: &Live) -> Result<(), Status> {
+async fn refuse_clone_of(app: &App, old: &Live) -> Result<(), Status> {
     if !old.answers(rand::random(), app.timing.clone_ping).await {
         return Ok(());
     }
@@ -137,6 +125,14 @@ pub(super) async fn refuse_clone_of(app: &App, old: &Live) -> Result<(), Status>
     let status = quarantined(reason);
     app.sessions.close_machine(machine, &status);
     Err(status)
+}
+
+/// Ends a session in whose place a newer one began at another controller. If its agent still answers, there are two.
+pub(crate) async fn end_superseded(app: Arc<App>, live: Arc<Live>) {
+    match refuse_clone_of(&app, &live).await {
+        Ok(()) => live.close(superseded()),
+        Err(status) => live.close(status),
+    }
 }
 
 async fn suspects(app: &App, machine: MachineId, hello: &CheckedHello) -> Result<Vec<(StepId, i64)>, Status> {

@@ -102,8 +102,12 @@ impl Store {
                 let slot = LockedSlot::of_machine(connection, point.machine).await?;
                 let stored: u64 = point.disks.iter().map(|disk| disk.stored_bytes).sum();
                 let inserted = sqlx::query(
-                    "INSERT INTO points (id, machine_id, seq, hash, created_at, consistency, state, disks, stored_bytes)
-                     VALUES ($1, $2, $3, $4, $5, $6, 'listed', $7, $8) ON CONFLICT (id) DO NOTHING",
+                    "INSERT INTO points (id, machine_id, seq, hash, created_at, consistency, state, disks, stored_bytes,
+                                         serves_until)
+                     VALUES ($1, $2, $3, $4, $5, $6, 'listed', $7, $8,
+                             coalesce((SELECT coalesce(j.slot, j.started_at) FROM steps s JOIN jobs j ON j.id = s.job_id
+                                       WHERE s.id = $9 AND j.machine_id = $2), $5))
+                     ON CONFLICT (id) DO NOTHING",
                 )
                 .bind(point.id.0)
                 .bind(point.machine.0)
@@ -113,6 +117,7 @@ impl Store {
                 .bind(point.consistency.as_str())
                 .bind(Json(&point.disks))
                 .bind(i64::try_from(stored).unwrap_or(i64::MAX))
+                .bind(point.step.0)
                 .execute(&mut *connection)
                 .await
                 .during("insert a point")?;

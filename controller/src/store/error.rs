@@ -51,6 +51,23 @@ impl<T> During<T> for Result<T, sqlx::Error> {
 }
 
 impl StoreError {
+    /// Whether a text was refused because Postgres has no such text, such as one with a NUL: the caller's mistake.
+    pub(crate) fn is_unstorable_text(&self) -> bool {
+        let Self::Query { source, .. } = self else { return false };
+        // character_not_in_repertoire, untranslatable_character
+        source
+            .as_database_error()
+            .and_then(|error| error.code())
+            .is_some_and(|code| matches!(&*code, "22021" | "22P05"))
+    }
+
+    /// Whether the database could not be asked at all; asking it for something else would only wait once more.
+    pub(crate) fn is_out_of_reach(&self) -> bool {
+        use sqlx::Error::{Io, PoolClosed, PoolTimedOut, Tls};
+
+        matches!(self, Self::Query { source: Io(_) | Tls(_) | PoolTimedOut | PoolClosed, .. })
+    }
+
     /// The name of the unique or foreign key constraint that a statement broke.
     pub(crate) fn constraint(error: &sqlx::Error) -> Option<&str> {
         error.as_database_error().and_then(|error| error.constraint())

@@ -13,7 +13,7 @@ use crate::domain::error::JobError;
 use crate::domain::job::{Consistency, JobState, StepKind};
 
 use super::advance::{JobToAdvance, advance, end_queued};
-use super::page::{Page, PageSize};
+use super::page::{Page, PageSize, Sorted};
 use super::request::{self, RequestKey};
 use super::slot::LockedSlot;
 use super::{During, Store, StoreError, audit};
@@ -95,6 +95,12 @@ pub(crate) struct JobFilter {
     pub(crate) before: Option<Uuid>,
 }
 
+impl Sorted for JobRow {
+    fn sort_key(&self) -> String {
+        self.id.to_string()
+    }
+}
+
 impl Store {
     /// Queues a backup with its three steps; answers the first job of a repeated request.
     pub(crate) async fn create_backup(&self, new: NewBackup) -> Result<JobId, StoreError> {
@@ -129,7 +135,7 @@ impl Store {
         .fetch_all(&self.pool)
         .await
         .during("list jobs")?;
-        Ok(size.page(rows, |row: &JobRow| row.id.to_string()))
+        Ok(size.page(rows))
     }
 
     /// Asks a job to stop: a queued one ends here, one whose current step is not claimed goes on without it, and an attempt

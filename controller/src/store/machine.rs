@@ -8,7 +8,7 @@ use holdfast_proto::ids::MachineId;
 
 use crate::domain::condition::MachineView;
 
-use super::page::{Page, PageSize};
+use super::page::{Page, PageSize, Sorted};
 use super::{During, Store, StoreError};
 
 #[derive(Clone, Debug, sqlx::FromRow)]
@@ -32,6 +32,8 @@ pub(crate) struct FleetRow {
     pub(crate) online: bool,
     pub(crate) last_seen_at: Option<DateTime<Utc>>,
     pub(crate) last_point_at: Option<DateTime<Utc>>,
+    /// The newest slot that a point of it serves.
+    pub(crate) served_until: Option<DateTime<Utc>>,
 }
 
 impl FleetRow {
@@ -43,7 +45,7 @@ impl FleetRow {
             quarantine: self.quarantine.as_deref(),
             online: self.online,
             last_seen_at: self.last_seen_at,
-            last_point_at: self.last_point_at,
+            served_until: self.served_until,
         }
     }
 }
@@ -62,6 +64,12 @@ pub(crate) const MAX_LABELS: usize = 64;
 pub(crate) struct DiskRow {
     pub(crate) name: String,
     pub(crate) size_bytes: u64,
+}
+
+impl Sorted for MachineRow {
+    fn sort_key(&self) -> String {
+        self.facts.name.clone()
+    }
 }
 
 impl Store {
@@ -91,7 +99,7 @@ impl Store {
         .fetch_all(&self.pool)
         .await
         .during("list machines")?;
-        Ok(size.page(rows, |row: &MachineRow| row.facts.name.clone()))
+        Ok(size.page(rows))
     }
 
     /// Every machine, by name.

@@ -11,6 +11,12 @@ pub(crate) struct Page<T> {
     pub(crate) next: String,
 }
 
+/// A row of a sorted listing.
+pub(crate) trait Sorted {
+    /// What it is sorted by, as text.
+    fn sort_key(&self) -> String;
+}
+
 /// How many rows a caller gets.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PageSize(i64);
@@ -30,17 +36,18 @@ impl PageSize {
         self.0 + 1
     }
 
-    pub(super) fn page<T>(self, mut rows: Vec<T>, key: impl Fn(&T) -> String) -> Page<T> {
+    pub(super) fn page<T: Sorted>(self, mut rows: Vec<T>) -> Page<T> {
         let size = usize::try_from(self.0).unwrap_or(usize::MAX);
         let more = rows.len() > size;
         rows.truncate(size);
-        let next = if more {
-            rows.last().map(|row| hex::encode(key(row))).unwrap_or_default()
-        } else {
-            String::new()
-        };
+        let next = rows.last().filter(|_| more).map(token_after).unwrap_or_default();
         Page { rows, next }
     }
+}
+
+/// The token of the page that begins after this row.
+pub(crate) fn token_after(row: &impl Sorted) -> String {
+    hex::encode(row.sort_key())
 }
 
 /// The sort key in a token, as text. `None`: not a token of ours.

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use holdfast_proto::ids::{MachineId, PointId};
 
-use super::page::{Page, PageSize, time_key};
+use super::page::{Page, PageSize, Sorted, time_key};
 use super::{During, Store, StoreError, audit};
 
 #[derive(Clone, Debug, sqlx::FromRow)]
@@ -30,6 +30,12 @@ pub(crate) struct PointDiskRow {
     pub(crate) stored_bytes: u64,
 }
 
+impl Sorted for PointRow {
+    fn sort_key(&self) -> String {
+        time_key(self.created_at, self.id)
+    }
+}
+
 impl Store {
     /// Lists points, newest first.
     pub(crate) async fn list_points(
@@ -51,7 +57,7 @@ impl Store {
         .fetch_all(&self.pool)
         .await
         .during("list points")?;
-        Ok(size.page(rows, |row: &PointRow| time_key(row.created_at, row.id)))
+        Ok(size.page(rows))
     }
 
     /// Finds a point by its id, or as `MACHINE@latest`.

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::domain::policy::{Policy, PolicyDocument, etag};
 
-use super::page::{Page, PageSize};
+use super::page::{Page, PageSize, Sorted};
 use super::{During, Store, StoreError, audit};
 
 #[derive(sqlx::FromRow)]
@@ -38,6 +38,12 @@ pub(crate) enum Applied {
     Unchanged,
 }
 
+impl Sorted for Policy {
+    fn sort_key(&self) -> String {
+        self.name.clone()
+    }
+}
+
 impl Store {
     /// Creates or changes a policy.
     pub(crate) async fn apply_policy(&self, new: NewPolicy) -> Result<Applied, StoreError> {
@@ -67,7 +73,7 @@ impl Store {
                 .await
                 .during("list policies")?;
         let policies = rows.into_iter().map(PolicyRow::checked).collect::<Result<_, _>>()?;
-        Ok(size.page(policies, |policy: &Policy| policy.name.clone()))
+        Ok(size.page(policies))
     }
 
     /// All policies, and the database's time. One that this version cannot read is left out and logged: it must not keep the

@@ -9,7 +9,7 @@ use holdfast_proto::ids::{JobId, MachineId, StepId};
 use crate::domain::error::JobError;
 use crate::domain::job::JobState;
 
-use super::advance::end_queued;
+use super::advance::{JobToAdvance, end_queued};
 use super::attempt::{AttemptEnd, AttemptKey, end_attempt};
 use super::claim::ClaimedStep;
 use super::slot::LockedSlot;
@@ -116,38 +116,30 @@ impl Store {
         Ok(rows.into_iter().map(|(step,)| StepId(step)).collect())
     }
 
-    /// Ends queued jobs that were not started in time.
-    pub(crate) async fn expire_queued(&self) -> Result<u64, StoreError> {
+    /// Queued jobs that were not started in time.
+    pub(crate) async fn overdue_jobs(&self) -> Result<Vec<(JobId, MachineId)>, StoreError> {
         let rows: Vec<(Uuid, Uuid)> = sqlx::query_as(
             "SELECT id, machine_id FROM jobs WHERE state = 'queued' AND expires_at < now() ORDER BY expires_at LIMIT $1",
         )
         .bind(BATCH)
         .fetch_all(&self.pool)
         .await
-        .during("find expired jobs")?;
-        let mut ended = 0;
-        for (job, machine) in rows {
-            ended += self
-                .transaction("expire a job", move |connection| {
-                    Box::pin(async move {
-                        let slot = LockedSlot::of_machine(connection, MachineId(machine)).await?;
-                        let still: Option<(i32,)> =
-                            sqlx::query_as("SELECT 1 FROM jobs WHERE id = $1 AND state = 'queued'")
-                                .bind(job)
-                                .fetch_optional(&mut *connection)
-                                .await
-                                .during("check a job to expire")?;
-                        if still.is_none() {
-                            return Ok(0);
-                        }
-                        end_queued(connection, &slot, JobId(job), JobState::Expired, &JobError::expired())
-                            .await?;
-                        Ok(1)
-                    })
-                })
-                .await?;
-        }
-        Ok(ended)
+        .during("find overdue jobs")?;
+        Ok(rows.into_iter().map(|(job, machine)| (JobId(job), MachineId(machine))).collect())
+    }
+
+    /// Ends an overdue job, unless it was started meanwhile.
+    pub(crate) async fn expire_job(&self, job: JobId, machine: MachineId) -> Result<(), StoreError> {
+        self.transaction("expire a job", move |connection| {
+            Box::pin(async move {
+                let slot = LockedSlot::of_machine(connection, machine).await?;
+                if JobToAdvance::load(connection, job).await?.state == JobState::Queued {
+                    end_queued(connection, &slot, job, JobState::Expired, &JobError::expired()).await?;
+                }
+                Ok(())
+            })
+        })
+        .await
     }
 
     /// Sessions of controllers that died without a word count as offline once they were silent for `silence`.

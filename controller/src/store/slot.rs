@@ -5,8 +5,8 @@ use holdfast_proto::ids::{MachineId, StepId};
 
 use super::{During, StoreError};
 
-/// Proof that the transaction at hand holds a machine's `machine_slots` row: until it ends, nobody else changes a job or step
-/// of the machine. Whatever changes one takes this.
+/// Proof that the transaction at hand holds a machine's `machine_slots` row: until it ends, nobody else decides on a job or step
+/// of the machine. Whatever starts, moves or ends one takes this; progress and leases do not need it.
 #[derive(Debug)]
 pub(super) struct LockedSlot {
     pub(super) machine: MachineId,

@@ -2,6 +2,7 @@
 //! databases may be made.
 
 mod claims;
+mod objectives;
 mod schedules;
 mod transactions;
 
@@ -18,7 +19,7 @@ use super::session::NewSession;
 use super::token::NewToken;
 
 /// A store over a database of its own; `None`, said loudly, without a server.
-async fn store() -> Option<Store> {
+pub(crate) async fn store() -> Option<Store> {
     let Ok(server) = std::env::var("HOLDFAST_TEST_POSTGRES_URL") else {
         assert!(std::env::var_os("CI").is_none(), "CI must set HOLDFAST_TEST_POSTGRES_URL");
         eprintln!("SKIPPED: HOLDFAST_TEST_POSTGRES_URL is not set; tests/run sets it");
@@ -34,8 +35,13 @@ async fn store() -> Option<Store> {
     Some(Store::connect(&url).await.unwrap())
 }
 
+/// Runs statements of a test's own.
+pub(crate) async fn execute(store: &Store, statements: &'static str) {
+    sqlx::raw_sql(statements).execute(&store.pool).await.unwrap();
+}
+
 /// Enrols machines whose agents are connected to `controller`.
-async fn machines(store: &Store, controller: Uuid, count: usize) -> Vec<(MachineId, AgentId)> {
+pub(crate) async fn machines(store: &Store, controller: Uuid, count: usize) -> Vec<(MachineId, AgentId)> {
     let token = rand::random();
     let max_uses = i32::try_from(count).unwrap();
     let new = NewToken {

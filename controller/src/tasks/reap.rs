@@ -5,6 +5,8 @@ use tracing::{info, warn};
 use crate::app::App;
 use crate::store::StoreError;
 
+use super::go_on;
+
 /// Ends what nobody reports on any more.
 pub(super) async fn pass(app: Arc<App>) -> Result<(), StoreError> {
     if !app.sessions.has_known_for(app.timing.agent_lost_after) {
@@ -12,16 +14,21 @@ pub(super) async fn pass(app: Arc<App>) -> Result<(), StoreError> {
     }
     app.store.drop_silent_sessions(app.timing.agent_lost_after * 2).await?;
     for (step, attempt) in app.store.expired_leases().await? {
-        if app.store.end_expired(step, attempt, app.timing.retry_delay).await? {
+        let ended = app.store.end_expired(step, attempt, app.timing.retry_delay).await;
+        if go_on("end an attempt", step, ended)? == Some(true) {
             info!(%step, attempt, "attempt lost: its lease is over");
             app.sessions.wake();
         }
     }
     for step in app.store.abandoned_steps(app.timing.give_up_after).await? {
-        app.store.give_up_step(step, app.timing.retry_delay).await?;
-        warn!(%step, "step given up: its agent has been away for too long");
+        let given_up = app.store.give_up_step(step, app.timing.retry_delay).await;
+        if go_on("give a step up", step, given_up)?.is_some() {
+            warn!(%step, "step given up: its agent has been away for too long");
+        }
     }
-    app.store.expire_queued().await?;
+    for (job, machine) in app.store.overdue_jobs().await? {
+        go_on("expire a job", job, app.store.expire_job(job, machine).await)?;
+    }
     Ok(())
 }
 

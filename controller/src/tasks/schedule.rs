@@ -9,40 +9,52 @@ use holdfast_proto::ids::MachineId;
 
 use crate::app::App;
 use crate::domain::policy::{Bound, Policy, bind};
-use crate::store::StoreError;
 use crate::store::machine::FleetRow;
+use crate::store::{Store, StoreError};
+
+use super::go_on;
 
 /// The fleet is read after the time: what was labelled in between is no clock that went back.
 const READS_APART: TimeDelta = TimeDelta::minutes(1);
 
 /// Queues the backups that schedules want now. By the database's clock, so that controllers agree.
 pub(super) async fn pass(app: Arc<App>) -> Result<(), StoreError> {
-    let (policies, now) = app.store.policies().await?;
+    if queue_due(&app.store).await? {
+        app.sessions.wake();
+    }
+    Ok(())
+}
+
+/// Answers whether any slot was due. A policy that fails is tried again in the next pass; the others do not wait for it.
+async fn queue_due(store: &Store) -> Result<bool, StoreError> {
+    let (policies, now) = store.policies().await?;
     for policy in policies.iter().filter(|policy| policy.is_ahead_of(now)) {
         warn!(policy = policy.name, until = %policy.evaluated_until, "the database's clock went back");
-        app.store.restart_schedule(policy).await?;
+        go_on("restart a schedule", &policy.name, store.restart_schedule(policy).await)?;
     }
     let due: Vec<_> =
         policies.iter().filter_map(|policy| policy.due(now).map(|slot| (policy.clone(), slot))).collect();
     if due.is_empty() {
-        return Ok(());
+        return Ok(false);
     }
-    let fleet = app.store.fleet().await?;
+    let fleet = store.fleet().await?;
     let mut bound = bound(&fleet, &policies);
     for (policy, slot) in due {
         let name = policy.name.clone();
         let machines = bound.remove(&policy.id).unwrap_or_default();
         let machines = machines.into_iter().filter(|machine| was_bound_at(machine, slot, now));
         let machines = machines.map(|machine| MachineId(machine.id)).collect();
-        match app.store.schedule(policy, slot, machines).await? {
-            Some(scheduled) => {
+        match go_on("queue a slot", &name, store.schedule(policy, slot, machines).await)? {
+            Some(Some(scheduled)) => {
                 info!(policy = name, %slot, queued = scheduled.queued, overlapped = scheduled.overlapped, "slot");
             }
-            None => debug!(policy = name, %slot, "another controller was faster, or the policy was changed"),
+            Some(None) => {
+                debug!(policy = name, %slot, "another controller was faster, or the policy was changed")
+            }
+            None => {}
         }
     }
-    app.sessions.wake();
-    Ok(())
+    Ok(true)
 }
 
 /// The machines that may be backed up, by the policy that they are under.

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::mm::MlockAllFlags;
 
-use super::FREEZE_LIMIT_MAX;
 use super::wire::{Answer, Ended, Request, Why, receive, send};
+use crate::config::FREEZE_LIMIT_MAX;
 use crate::kernel;
 
 /// How long file systems have to thaw until the agent is told that one does not answer.

@@ -27,13 +27,8 @@ fn policy(name: &str, machines: &[&str]) -> Policy {
     }
 }
 
-/// Codes of a machine that is online, labelled at and with a newest point at these times.
-fn codes(
-    policies: &[Policy],
-    labelled_at: &str,
-    last_point_at: Option<&str>,
-    now: &str,
-) -> Vec<&'static str> {
+/// Codes of a machine that is online, labelled at and served until these times.
+fn codes(policies: &[Policy], labelled_at: &str, served_until: Option<&str>, now: &str) -> Vec<&'static str> {
     let labels = BTreeMap::new();
     let machine = MachineView {
         name: "web1",
@@ -42,7 +37,7 @@ fn codes(
         quarantine: None,
         online: true,
         last_seen_at: Some(at(now)),
-        last_point_at: last_point_at.map(at),
+        served_until: served_until.map(at),
     };
     protection(&machine, policies, at(now)).conditions.iter().map(|condition| condition.code).collect()
 }
@@ -84,7 +79,7 @@ fn a_protected_machine_that_is_away_and_a_clone() {
         quarantine: None,
         online: false,
         last_seen_at: Some(at("05T00:00")),
-        last_point_at: None,
+        served_until: None,
     };
     let codes = |machine: &MachineView<'_>, policies: &[Policy], now| {
         let protection = protection(machine, policies, at(now));

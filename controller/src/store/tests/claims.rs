@@ -88,7 +88,9 @@ async fn many_controllers_claim_and_finish_ten_thousand_jobs() {
                         let key = AttemptKey { step, attempt, machine: None };
                         store.end_attempt(key, AttemptEnd::Lost, NOW).await.unwrap();
                     }
-                    store.expire_queued().await.unwrap();
+                    for (job, machine) in store.overdue_jobs().await.unwrap() {
+                        store.expire_job(job, machine).await.unwrap();
+                    }
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
             })
@@ -156,7 +158,7 @@ async fn finish(store: &Store, step: &ClaimedStep) -> bool {
     }
 }
 
-fn taken() -> AttemptEnd {
+pub(super) fn taken() -> AttemptEnd {
     AttemptEnd::SnapshotTaken(TakenSnapshot {
         id: Uuid::new_v4(),
         consistency: Consistency::FileSystem,
@@ -166,7 +168,7 @@ fn taken() -> AttemptEnd {
     })
 }
 
-fn point(machine: MachineId, step: &ClaimedStep) -> NewPoint {
+pub(super) fn point(machine: MachineId, step: &ClaimedStep) -> NewPoint {
     NewPoint {
         id: PointId::generate(),
         machine,
@@ -187,7 +189,7 @@ fn point(machine: MachineId, step: &ClaimedStep) -> NewPoint {
     }
 }
 
-async fn claim_one(store: &Store, controller: Uuid) -> Option<ClaimedStep> {
+pub(super) async fn claim_one(store: &Store, controller: Uuid) -> Option<ClaimedStep> {
     let mut claimed = store.claim_steps(controller, 10, LEASE, 1000).await.unwrap();
     assert!(claimed.len() <= 1, "{claimed:?}");
     claimed.pop()

@@ -51,3 +51,13 @@ async fn a_token_is_used_so_often_and_no_more() {
         sqlx::query_as("SELECT uses, max_uses FROM enrolment_tokens").fetch_one(&store.pool).await.unwrap();
     assert_eq!((uses, max), (2, 2));
 }
+
+#[tokio::test]
+async fn a_text_that_postgres_does_not_have_is_the_callers_mistake() {
+    let Some(store) = store().await else { return };
+    let code = |error: StoreError| tonic::Status::from(error).code();
+    assert_eq!(code(store.find_policy("a\0b").await.unwrap_err()), tonic::Code::InvalidArgument);
+    assert_eq!(code(store.find_machine("a\0b").await.unwrap_err()), tonic::Code::InvalidArgument);
+    assert_eq!(code(store.find_machine("ab").await.unwrap_err()), tonic::Code::NotFound);
+    assert_eq!(code(store.resolve_point("a\0b@latest").await.unwrap_err()), tonic::Code::InvalidArgument);
+}

@@ -2,6 +2,9 @@ use sqlx::types::Json;
 
 use crate::domain::policy::{PolicyDocument, ScheduleDocument};
 
+use crate::store::policy::NewPolicy;
+use crate::store::tests;
+
 use super::*;
 
 fn at(minute: u32) -> DateTime<Utc> {
@@ -18,6 +21,7 @@ fn machine(name: &str, labels: &[(&str, &str)], labelled_at: DateTime<Utc>) -> F
         online: true,
         last_seen_at: None,
         last_point_at: None,
+        served_until: None,
     }
 }
 
@@ -68,4 +72,29 @@ fn a_machine_that_came_after_the_slot_waits_for_the_next_one() {
     assert!(!labelled(at(12)));
     assert!(!labelled(now + TimeDelta::seconds(2)), "between two reads");
     assert!(labelled(now + TimeDelta::days(365)), "a clock that was a year ahead blocks nothing");
+}
+
+#[tokio::test]
+async fn a_policy_whose_slot_fails_stops_no_other_one() {
+    let Some(store) = tests::store().await else { return };
+    tests::machines(&store, Uuid::new_v4(), 1).await;
+    for (name, key) in [("a-first", "env"), ("b-second", "role")] {
+        let document = policy(name, (key, "test")).document;
+        let new = NewPolicy { name: name.to_owned(), document, etag: None, operator: "test".to_owned() };
+        store.apply_policy(new).await.unwrap();
+    }
+    tests::execute(
+        &store,
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$;
+         CREATE TRIGGER refuse BEFORE INSERT ON jobs FOR EACH ROW WHEN (NEW.policy_name = 'a-first')
+             EXECUTE FUNCTION refuse();
+         UPDATE machines SET labelled_at = now() - interval '1 day';
+         UPDATE policies SET evaluated_until = now() - interval '1 hour'",
+    )
+    .await;
+    assert!(queue_due(&store).await.unwrap());
+    let (policies, now) = store.policies().await.unwrap();
+    let due: Vec<&str> =
+        policies.iter().filter(|one| one.due(now).is_some()).map(|one| one.name.as_str()).collect();
+    assert_eq!(due, ["a-first"], "the second one's slot is done, the first one's will be tried again");
 }

@@ -1,14 +1,12 @@
-use holdfast_proto::v1::{
-    CancelStep, Consistency, Dispatch, ReleaseSnapshot, TakeSnapshot, TransferData, controller_message,
-    dispatch::Step,
-};
-
 use holdfast_proto::ids::{AgentId, StepId};
+use holdfast_proto::v1::{
+    CancelStep, Consistency, Dispatch, ReleaseSnapshot, StepAttempt, TakeSnapshot, TransferData,
+    controller_message, dispatch::Step,
+};
 
 use crate::domain::job::{Consistency as Minimum, StepKind};
 use crate::store::claim::ClaimedStep;
 
-use super::hello::wire_attempt;
 use super::{NotDelivered, Sessions};
 
 impl Sessions {
@@ -45,4 +43,8 @@ fn to_wire(claimed: &ClaimedStep) -> Step {
         StepKind::TransferData => Step::TransferData(TransferData { snapshot_id, gateways: Vec::new() }),
         StepKind::ReleaseSnapshot => Step::ReleaseSnapshot(ReleaseSnapshot { snapshot_id }),
     }
+}
+
+pub(crate) fn wire_attempt((step, attempt): (StepId, i64)) -> StepAttempt {
+    StepAttempt { step_id: step.to_string(), attempt }
 }

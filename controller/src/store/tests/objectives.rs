@@ -1,0 +1,76 @@
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use uuid::Uuid;
+
+use crate::domain::condition::protection;
+use crate::domain::job::StepKind;
+use crate::domain::policy::{PolicyDocument, ScheduleDocument};
+use crate::store::Store;
+use crate::store::attempt::{AttemptEnd, AttemptKey};
+use crate::store::policy::NewPolicy;
+
+use super::claims::{claim_one, point, taken};
+use super::{MachineId, execute, machines, queue, store};
+
+const NOW: Duration = Duration::ZERO;
+
+/// Runs the machine's job up to its point, which is made at `created_at`.
+async fn back_up(store: &Store, controller: Uuid, machine: MachineId, created_at: DateTime<Utc>) {
+    while let Some(step) = claim_one(store, controller).await {
+        let key = AttemptKey { step: step.step, attempt: step.attempt, machine: None };
+        let end = match step.kind {
+            StepKind::TakeSnapshot => taken(),
+            StepKind::TransferData => {
+                let mut new = point(machine, &step);
+                new.created_at = created_at;
+                store.record_point(new, NOW).await.unwrap();
+                continue;
+            }
+            StepKind::ReleaseSnapshot => AttemptEnd::Released,
+        };
+        store.end_attempt(key, end, NOW).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_point_that_came_late_serves_its_own_slot_and_not_the_next_one() {
+    let Some(store) = store().await else { return };
+    let controller = Uuid::new_v4();
+    let machine = machines(&store, controller, 1).await[0].0;
+    let document = PolicyDocument {
+        selector: [("env".to_owned(), "test".to_owned())].into(),
+        schedule: ScheduleDocument { every: "1h".to_owned(), ..ScheduleDocument::default() },
+        complete_within: "5m".to_owned(),
+        ..PolicyDocument::default()
+    }
+    .with_defaults();
+    let new = NewPolicy { name: "hourly".to_owned(), document, etag: None, operator: "test".to_owned() };
+    store.apply_policy(new).await.unwrap();
+    execute(
+        &store,
+        "UPDATE machines SET labelled_at = now() - interval '1 day';
+         UPDATE policies SET evaluated_until = now() - interval '2 hours', updated_at = now() - interval '1 day'",
+    )
+    .await;
+    let (policies, now) = store.policies().await.unwrap();
+    let slot = policies[0].due(now).unwrap();
+    let next = slot + TimeDelta::hours(1);
+    store.schedule(policies[0].clone(), slot, vec![machine]).await.unwrap().unwrap();
+    // It takes until after the next slot.
+    back_up(&store, controller, machine, next + TimeDelta::minutes(2)).await;
+
+    let codes = async |at: DateTime<Utc>| {
+        let fleet = store.fleet().await.unwrap();
+        let protection = protection(&fleet[0].view(), &policies, at);
+        protection.conditions.iter().map(|condition| condition.code).collect::<Vec<_>>()
+    };
+    assert_eq!(store.fleet().await.unwrap()[0].served_until, Some(slot));
+    assert_eq!(codes(next + TimeDelta::minutes(4)).await, [""; 0], "the next one has its time");
+    assert_eq!(codes(next + TimeDelta::minutes(6)).await, ["objective_missed"]);
+    // One that an operator asked for serves every slot before it began.
+    queue(&store, machine).await;
+    back_up(&store, controller, machine, next + TimeDelta::minutes(7)).await;
+    let served = store.fleet().await.unwrap()[0].served_until.unwrap();
+    assert!(served > slot && served <= store.policies().await.unwrap().1, "{served}");
+}

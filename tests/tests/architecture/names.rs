@@ -1,0 +1,138 @@
+//! Names that stand in several places and must be the same in all of them.
+
+use std::collections::BTreeSet;
+
+use crate::source::{files, root, shipped, words_after};
+
+/// Whose crash points are called how.
+const CRASH_POINTS: [(&str, &str); 4] = [
+    ("agent/src", "agent"),
+    ("controller/src", "controller"),
+    ("controller/gateway/src", "gateway"),
+    ("vault/engine/src", "engine"),
+];
+
+#[test]
+fn every_sql_file_is_used_and_every_used_one_is_there() {
+    let there: BTreeSet<String> = files("controller/src/store/sql", "sql")
+        .into_iter()
+        .map(|source| source.path.rsplit('/').next().unwrap().to_owned())
+        .collect();
+    let mut used = BTreeSet::new();
+    for source in shipped("controller/src/store") {
+        used.extend(words_after(&source.text, "include_str!(\"sql/").map(|name| format!("{name}.sql")));
+    }
+    assert_eq!(there, used, "left: the files of controller/src/store/sql; right: what its modules include");
+}
+
+#[test]
+fn crash_points_are_named_after_their_crate_and_every_one_is_tested() {
+    let mut defined = BTreeSet::new();
+    for (folder, prefix) in CRASH_POINTS {
+        for source in shipped(folder) {
+            for name in quoted_after(&source.text, "crash_point(\"") {
+                assert!(
+                    name.starts_with(&format!("{prefix}::")),
+                    "{}: {name} must begin with {prefix}::",
+                    source.path
+                );
+                defined.insert(name);
+            }
+        }
+    }
+    let mut tested = BTreeSet::new();
+    for source in files("tests", "rs").into_iter().chain(files("agent", "rs")) {
+        if source.path.starts_with("tests/tests/") || source.path.contains("/tests") {
+            for (_, prefix) in CRASH_POINTS {
+                let names = words_after(&source.text, &format!("\"{prefix}::"))
+                    .map(|name| format!("{prefix}::{name}"))
+                    .collect::<Vec<_>>();
+                tested.extend(names);
+            }
+        }
+    }
+    tested.retain(|name| !name.ends_with("::"));
+    let untested: Vec<_> = defined.difference(&tested).collect();
+    assert!(
+        untested.is_empty(),
+        "no test dies at {untested:?}: add it to tests/tests/faults.rs, or remove it"
+    );
+    let unknown: Vec<_> = tested.difference(&defined).collect();
+    assert!(
+        unknown.is_empty(),
+        "tests name {unknown:?}, which does not exist: they would pass without dying"
+    );
+}
+
+/// Whoever knows the noun knows the path.
+#[test]
+fn a_noun_has_one_name_in_every_layer() {
+    for source in files("proto/holdfast/v1", "proto") {
+        let noun = source.path.rsplit('/').next().unwrap().trim_end_matches(".proto").to_owned();
+        if !source.text.contains("\nservice ") {
+            continue;
+        }
+        let layers: &[&str] = match noun.as_str() {
+            "agent" => {
+                &["controller/src/api/agent.rs", "controller/src/store/agent.rs", "agent/src/session.rs"]
+            }
+            "transfer" => &[
+                "controller/gateway/src/transfer_api.rs",
+                "controller/src/store/transfer.rs",
+                "agent/src/transfer.rs",
+            ],
+            "restore" => &["controller/gateway/src/restore.rs", "cli/src/restore.rs"],
+            _ => &["controller/src/api/{}.rs", "controller/src/store/{}.rs", "cli/src/{}.rs"],
+        };
+        for path in layers.iter().map(|path| path.replace("{}", &noun)) {
+            assert!(
+                root().join(&path).try_exists().unwrap(),
+                "{path} is missing: the noun {noun} of {} has this name in every layer",
+                source.path
+            );
+        }
+        let service = format!("service {}{}Service {{", noun[..1].to_uppercase(), &noun[1..]);
+        assert!(source.text.contains(&service), "{} must have `{service}`", source.path);
+    }
+}
+
+/// Two branches that each add the next migration meet here, not at an operator's upgrade.
+#[test]
+fn migrations_are_numbered_without_gaps() {
+    let numbers: Vec<usize> = files("migrations", "sql")
+        .iter()
+        .map(|source| source.path.rsplit('/').next().unwrap()[..4].parse().unwrap())
+        .collect();
+    let expected: Vec<usize> = (1..=numbers.len()).collect();
+    assert_eq!(numbers, expected, "give each migration the next number");
+}
+
+#[test]
+fn every_invariant_names_what_enforces_it() {
+    let text = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let mut sources: String = files(".", "rs").into_iter().map(|source| source.text).collect();
+    sources.push_str(&std::fs::read_to_string(root().join("clippy.toml")).unwrap());
+    sources.push_str(&std::fs::read_to_string(root().join("Cargo.toml")).unwrap());
+    let invariants: Vec<&str> = text.split("**Architecture invariant:**").skip(1).collect();
+    assert!(invariants.len() > 10, "ARCHITECTURE.md lists the invariants");
+    for invariant in invariants {
+        let invariant = invariant.split("\n- ").next().unwrap();
+        let Some((what, by)) = invariant.split_once("*Enforced by*") else {
+            panic!("say what enforces it, or do not call it an invariant: {invariant}");
+        };
+        let names: Vec<&str> = by.split('`').skip(1).step_by(2).collect();
+        assert!(!names.is_empty(), "name the test, type or lint in backticks: {what}");
+        for name in names {
+            let known =
+                [format!("fn {name}"), format!("struct {name}"), format!("\"{name}\""), format!("{name} = ")];
+            assert!(
+                known.iter().any(|known| sources.contains(known)),
+                "{name} enforces an invariant and is nowhere: {what}"
+            );
+        }
+    }
+}
+
+fn quoted_after(text: &str, prefix: &str) -> Vec<String> {
+    text.split(prefix).skip(1).map(|rest| rest.split('"').next().unwrap().to_owned()).collect()
+}

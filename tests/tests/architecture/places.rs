@@ -1,0 +1,130 @@
+//! Things that have one place.
+
+use crate::source::{files, root, shipped};
+
+const LONGEST_FILE: usize = 500;
+
+/// What must not stand in the files below a folder, except in some.
+struct Ban {
+    folder: &'static str,
+    words: &'static [&'static str],
+    except: &'static [&'static str],
+    instead: &'static str,
+}
+
+const BANS: [Ban; 10] = [
+    Ban {
+        folder: "controller/src/domain",
+        words: &["sqlx", "tonic", "tokio", "prost", "holdfast_proto", "std::fs", "std::net", "::now()"],
+        except: &[],
+        instead: "the domain is pure: pass values in, hand decisions out",
+    },
+    Ban {
+        folder: "vault/format/src",
+        words: &["std::fs", "std::net", "async ", "::now()"],
+        except: &[],
+        instead: "the format is pure: bytes in, values out",
+    },
+    Ban {
+        folder: "vault/engine/src",
+        words: &[
+            "store().put(",
+            "objects().put(",
+            ".put_opts(",
+            ".put_multipart",
+            ".delete(",
+            ".rename(",
+            ".copy(",
+            "PutMode::Overwrite",
+            "remove_file",
+            "fs::write",
+        ],
+        except: &[
+            "vault/engine/src/object.rs",
+            "vault/engine/src/staging.rs",
+            "vault/engine/src/key_file.rs",
+        ],
+        instead: "objects are created, once, by object::create, and never changed",
+    },
+    Ban {
+        folder: "controller/src",
+        words: &["sqlx::", "include_str!(\"sql/"],
+        except: &["controller/src/store.rs", "controller/src/store/"],
+        instead: "SQL belongs into controller/src/store",
+    },
+    Ban {
+        folder: "controller/src",
+        words: &[".begin()"],
+        except: &["controller/src/store.rs"],
+        instead: "use Store::transaction, which nobody can drop in the middle",
+    },
+    Ban {
+        folder: "controller/src",
+        words: &["FROM machine_slots", "UPDATE machine_slots", "JOIN machine_slots"],
+        except: &["controller/src/store/slot.rs", "controller/src/store/advance.rs"],
+        instead: "take a LockedSlot",
+    },
+    Ban {
+        folder: "controller/src",
+        words: &["UPDATE jobs SET state", "SET state = $2"],
+        except: &["controller/src/store/advance.rs"],
+        instead: "let domain::backup decide and store::advance do it",
+    },
+    Ban {
+        folder: "controller/src/store",
+        words: &["tonic", "v1::"],
+        except: &[],
+        instead: "the store speaks the domain's words: convert in api/, live/ or session/",
+    },
+    Ban {
+        folder: "controller/src/tasks",
+        words: &["tonic", "v1::"],
+        except: &[],
+        instead: "a task decides what is to be sent; live/ knows how it is said",
+    },
+    Ban {
+        folder: "agent/src",
+        words: &["Command::new"],
+        except: &["agent/src/hooks/run.rs", "agent/src/snapshot/watchdog.rs"],
+        instead: "an agent starts itself as its watchdog and the hooks that the machine's owner put there, nothing else",
+    },
+];
+
+#[test]
+fn what_has_one_place_is_nowhere_else() {
+    for Ban { folder, words, except, instead } in BANS {
+        for source in shipped(folder) {
+            if except.iter().any(|path| source.path.starts_with(path)) {
+                continue;
+            }
+            for word in words {
+                assert!(!source.text.contains(word), "{} has {word:?}: {instead}", source.path);
+            }
+        }
+        for path in except {
+            assert!(
+                root().join(path).try_exists().unwrap(),
+                "{path} is gone: mend the exceptions of {folder}"
+            );
+        }
+    }
+}
+
+#[test]
+fn no_source_file_is_longer_than_can_be_read_at_once() {
+    for source in files(".", "rs") {
+        let lines = source.text.lines().count();
+        let path = source.path;
+        assert!(lines <= LONGEST_FILE, "{path} has {lines} lines: split it by idea, not by length");
+    }
+}
+
+/// Clippy refuses the methods; the one place that may begin a transaction says so.
+#[test]
+fn a_transaction_begins_in_one_place() {
+    let lint = std::fs::read_to_string(root().join("clippy.toml")).unwrap();
+    assert!(lint.contains("\"sqlx::Pool::begin\""), "clippy.toml must go on refusing sqlx::Pool::begin");
+    let begins: usize =
+        shipped("controller/src").iter().map(|source| source.text.matches(".begin()").count()).sum();
+    assert_eq!(begins, 1, "Store::transaction is to be the one place that begins a transaction");
+}

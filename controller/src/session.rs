@@ -4,6 +4,7 @@
 mod hello;
 mod report;
 mod run;
+mod wire;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

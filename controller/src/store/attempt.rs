@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use sqlx::postgres::PgConnection;
 use sqlx::types::Json;
 use uuid::Uuid;
@@ -12,9 +11,9 @@ use holdfast_proto::ids::{JobId, MachineId, StepId};
 
 use crate::domain::backup::{EndedStep, JobView, Next, StepOutcome, after_step};
 use crate::domain::error::JobError;
-use crate::domain::job::{Consistency, JobState, StepKind, StepState};
+use crate::domain::job::{JobState, StepKind, StepState};
+use crate::domain::snapshot::TakenSnapshot;
 
-use super::machine::DiskRow;
 use super::{During, Store, StoreError};
 
 /// How an attempt ended, with what has to be kept of it.
@@ -29,16 +28,6 @@ pub(crate) enum AttemptEnd {
     Failed(JobError),
     Cancelled,
     Lost,
-}
-
-#[derive(Clone, Debug)]
-pub(crate) struct TakenSnapshot {
-    pub(crate) id: Uuid,
-    pub(crate) consistency: Consistency,
-    pub(crate) taken_at: DateTime<Utc>,
-    pub(crate) disks: Vec<DiskRow>,
-    /// What it lacks.
-    pub(crate) warning: Option<JobError>,
 }
 
 /// An attempt, and who says so: a report of an agent counts only for its own machine.

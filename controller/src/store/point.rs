@@ -9,9 +9,9 @@ use uuid::Uuid;
 use holdfast_proto::ids::{AgentId, MachineId, PointId, SnapshotId, StepId};
 
 use crate::domain::job::Consistency;
+use crate::domain::snapshot::DiskRow;
 
 use super::attempt::{AttemptEnd, AttemptKey, end_attempt, lock_slot, machine_of_step};
-use super::machine::DiskRow;
 use super::page::{Page, PageSize, time_key};
 use super::{During, Store, StoreError, audit};
 

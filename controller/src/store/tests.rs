@@ -13,9 +13,9 @@ use uuid::Uuid;
 use super::Store;
 use super::agent::NewAgent;
 use super::job::NewBackup;
-use super::machine::DiskRow;
 use super::session::NewSession;
 use super::token::NewToken;
+use crate::domain::snapshot::DiskRow;
 
 /// A store over a database of its own; `None`, said loudly, without a server.
 async fn store() -> Option<Store> {

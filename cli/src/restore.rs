@@ -1,9 +1,9 @@
 //! `restore`: the disk comes as authenticated cells, is written to FILE.partial, checked to be complete, and only then
 //! gets its name.
 
+mod frame;
 mod target;
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,14 +13,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tonic::Streaming;
 
-use holdfast_proto::v1::{self, DiskCells, DiskFrame, ReadDiskRequest, RestoredCell, disk_frame};
+use holdfast_proto::v1::{DiskFrame, ReadDiskRequest, disk_frame};
 use holdfast_vault_format::block::blocks_of;
-use holdfast_vault_format::{BLOCK_SIZE, Codec, cell_hash, decode_cell};
 
 use crate::args::RestoreArgs;
 use crate::client::Client;
 use crate::error::CliError;
 use crate::output::{Output, size};
+use frame::bad_stream;
 use target::Target;
 
 /// Frames that are decoded and written at once; each is about 1 MiB.
@@ -72,7 +72,7 @@ async fn restore(client: Client, output: Output, args: RestoreArgs) -> Result<()
                     bar.inc(joined(writing.join_next().await)?);
                 }
                 let target = Arc::clone(&target);
-                writing.spawn_blocking(move || write(&target, cells));
+                writing.spawn_blocking(move || frame::write(&target, &cells));
             }
             Some(disk_frame::Kind::End(last)) => {
                 end = Some(last);
@@ -116,48 +116,6 @@ async fn next(frames: &mut Streaming<DiskFrame>) -> Result<Option<DiskFrame>, Cl
     }
 }
 
-/// Decodes and writes one frame; answers how many bytes of the disk it was.
-fn write(target: &Target, cells: DiskCells) -> Result<u64, CliError> {
-    let mut blocks = 0;
-    for extent in &cells.zero_extents {
-        target.zeros(extent.first_block, extent.block_count)?;
-        blocks += extent.block_count;
-    }
-    for cell in &cells.cells {
-        let plain = decode(cell)?;
-        for piece in &cell.pieces {
-            let extent = piece.extent.as_ref().ok_or_else(|| bad_stream("a piece without its place"))?;
-            let start = u64::from(piece.cell_block) * BLOCK_SIZE as u64;
-            let bytes = extent
-                .block_count
-                .checked_mul(BLOCK_SIZE as u64)
-                .and_then(|len| {
-                    Some(usize::try_from(start).ok()?..usize::try_from(start.checked_add(len)?).ok()?)
-                })
-                .and_then(|range| plain.get(range))
-                .ok_or_else(|| bad_stream("a piece outside its cell"))?;
-            target.write(extent.first_block, bytes)?;
-            blocks += extent.block_count;
-        }
-    }
-    Ok(blocks * BLOCK_SIZE as u64)
-}
-
-fn decode(cell: &RestoredCell) -> Result<Cow<'_, [u8]>, CliError> {
-    let codec = match cell.codec() {
-        v1::Codec::Raw => Codec::Raw,
-        v1::Codec::Zstd => Codec::Zstd,
-        v1::Codec::Unspecified => return Err(bad_stream("a cell with an unknown codec")),
-    };
-    let plain =
-        decode_cell(codec, cell.plain_bytes, &cell.data).map_err(|error| bad_stream(&error.to_string()))?;
-    if cell_hash(&plain) == cell.plain_hash.as_slice() {
-        Ok(plain)
-    } else {
-        Err(bad_stream("a cell does not match its hash"))
-    }
-}
-
 fn joined(written: Option<Result<Result<u64, CliError>, tokio::task::JoinError>>) -> Result<u64, CliError> {
     match written {
         None => Ok(0),
@@ -176,8 +134,4 @@ fn progress(output: Output, size_bytes: u64) -> ProgressBar {
         bar.set_style(style);
     }
     bar
-}
-
-fn bad_stream(detail: &str) -> CliError {
-    CliError::BadStream { detail: detail.to_owned() }
 }

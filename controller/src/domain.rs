@@ -7,3 +7,4 @@ pub(crate) mod job;
 pub(crate) mod name;
 pub(crate) mod policy;
 pub(crate) mod schedule;
+pub(crate) mod snapshot;

@@ -3,5 +3,6 @@
 mod hello;
 mod report;
 mod run;
+mod wire;
 
 pub(crate) use run::{end_superseded, run};

@@ -2,12 +2,15 @@
 //! the base.
 
 use bytes::Bytes;
+use holdfast_proto::v1::{BlockMapRun, block_map_run::Blocks};
 use tokio::sync::mpsc;
 
 use super::map_file::MapReader;
 
 /// Bytes of one hash.
 pub(super) const HASH_BYTES: usize = 8;
+/// Largest run that is accepted from a gateway, in bytes of hashes.
+const MAX_RUN_BYTES: usize = 1 << 20;
 
 /// Consecutive blocks with known hashes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +76,29 @@ pub(super) struct Cursor {
 }
 
 impl MapRun {
+    /// Reads a run that must not begin before `next_block`.
+    ///
+    /// # Errors
+    /// How the gateway does not keep to the protocol.
+    pub(super) fn from_wire(run: BlockMapRun, next_block: u64) -> Result<Self, &'static str> {
+        let blocks = match run.blocks {
+            Some(Blocks::Hashes(hashes))
+                if !hashes.is_empty()
+                    && hashes.len() <= MAX_RUN_BYTES
+                    && hashes.len().is_multiple_of(HASH_BYTES) =>
+            {
+                MapBlocks::Hashes(hashes)
+            }
+            Some(Blocks::ZeroCount(count)) if count > 0 => MapBlocks::Zeros(count),
+            _ => return Err("a run of the block map has a wrong length"),
+        };
+        let run = Self { first_block: run.first_block, blocks };
+        if run.first_block < next_block || run.first_block.checked_add(run.block_count()).is_none() {
+            return Err("the runs of the block map are not in order");
+        }
+        Ok(run)
+    }
+
     pub(super) fn block_count(&self) -> u64 {
         match &self.blocks {
             MapBlocks::Hashes(hashes) => (hashes.len() / HASH_BYTES) as u64,
@@ -250,5 +276,26 @@ mod tests {
         drop(sender);
         let mut base = Base::new(RunSource::Fetched(receiver), RunSource::Empty);
         assert_eq!(base.known(0, 1), Err(BaseError::Stopped));
+    }
+
+    fn run(first_block: u64, blocks: Option<Blocks>) -> BlockMapRun {
+        BlockMapRun { first_block, blocks }
+    }
+
+    #[test]
+    fn runs_that_cannot_be_are_refused() {
+        MapRun::from_wire(run(3, Some(Blocks::Hashes(vec![0; 16].into()))), 3).unwrap();
+        MapRun::from_wire(run(5, Some(Blocks::ZeroCount(7))), 3).unwrap();
+        for (wrong, next_block) in [
+            (run(0, None), 0),
+            (run(0, Some(Blocks::ZeroCount(0))), 0),
+            (run(0, Some(Blocks::Hashes(vec![0; 15].into()))), 0),
+            (run(0, Some(Blocks::Hashes(vec![].into()))), 0),
+            (run(0, Some(Blocks::Hashes(vec![0; MAX_RUN_BYTES + 8].into()))), 0),
+            (run(2, Some(Blocks::ZeroCount(1))), 3),
+            (run(u64::MAX, Some(Blocks::ZeroCount(2))), 0),
+        ] {
+            assert!(MapRun::from_wire(wrong, next_block).is_err());
+        }
     }
 }

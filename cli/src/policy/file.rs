@@ -88,7 +88,11 @@ pub(crate) fn read(path: &Path) -> Result<Vec<PolicyFile>, CliError> {
     parse(&text).map_err(bad)
 }
 
-fn parse(text: &str) -> Result<Vec<PolicyFile>, String> {
+/// Reads all policies of a text.
+///
+/// # Errors
+/// What is wrong with it, in words.
+pub(crate) fn parse(text: &str) -> Result<Vec<PolicyFile>, String> {
     let mut policies = Vec::new();
     for document in serde_yaml_ng::Deserializer::from_str(text) {
         // An empty document, such as after a last `---`.

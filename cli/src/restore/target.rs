@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -16,13 +17,15 @@ pub(crate) struct Target {
     file: File,
     size_bytes: u64,
     overwrite: bool,
-    /// One bit per block: each has to come exactly once.
+    /// Each block has to come exactly once.
     seen: Mutex<Seen>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Seen {
-    bits: Vec<u64>,
+    /// Runs of blocks, by the first one, with the block after the last one. Neighbours are joined: blocks come nearly in
+    /// order, so there are few, however large the disk is said to be.
+    runs: BTreeMap<u64, u64>,
     count: u64,
     finished: bool,
 }
@@ -59,10 +62,12 @@ impl Target {
             }
             Err(std::fs::TryLockError::Error(source)) => return Err(failed(source)),
         }
-        file.set_len(0).and_then(|()| file.set_len(size_bytes)).map_err(failed)?;
-        let words = usize::try_from(blocks_of(size_bytes).div_ceil(64)).unwrap_or(0);
-        let seen = Mutex::new(Seen { bits: vec![0; words], count: 0, finished: false });
-        Ok(Self { path: path.to_owned(), partial, file, size_bytes, overwrite, seen })
+        // From here on the file is this restore's, and goes with it.
+        let (path, partial) = (path.to_owned(), partial.clone());
+        let target = Self { path, partial, file, size_bytes, overwrite, seen: Mutex::default() };
+        let emptied = target.file.set_len(0).and_then(|()| target.file.set_len(size_bytes));
+        emptied.map_err(|source| target.failed("make room in", source))?;
+        Ok(target)
     }
 
     /// Writes blocks; what is beyond the disk's end is padding.
@@ -83,15 +88,7 @@ impl Target {
         let end = first_block.checked_add(block_count).filter(|end| *end <= blocks_of(self.size_bytes));
         let end = end.ok_or_else(|| bad("a block outside the disk"))?;
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        for block in first_block..end {
-            let (word, bit) = (usize::try_from(block / 64).unwrap_or(usize::MAX), 1 << (block % 64));
-            if seen.bits[word] & bit != 0 {
-                return Err(bad("a block came twice"));
-            }
-            seen.bits[word] |= bit;
-        }
-        seen.count += block_count;
-        Ok(())
+        if seen.claim(first_block, end) { Ok(()) } else { Err(bad("a block came twice")) }
     }
 
     /// Makes the file durable and gives it its name.
@@ -124,6 +121,25 @@ impl Target {
 
     fn failed(&self, operation: &'static str, source: std::io::Error) -> CliError {
         CliError::Target { operation, path: self.partial.clone(), source }
+    }
+}
+
+impl Seen {
+    /// Whether none of these blocks came before.
+    fn claim(&mut self, first: u64, end: u64) -> bool {
+        let before = self.runs.range(..=first).next_back().map(|(start, end)| (*start, *end));
+        let next = self.runs.range(first..).next().map(|(start, _)| *start);
+        if first == end {
+            return true;
+        }
+        if before.is_some_and(|(_, before)| before > first) || next.is_some_and(|next| next < end) {
+            return false;
+        }
+        let start = before.filter(|(_, before)| *before == first).map_or(first, |(start, _)| start);
+        let joined = if next == Some(end) { self.runs.remove(&end) } else { None };
+        self.runs.insert(start, joined.unwrap_or(end));
+        self.count += end - first;
+        true
     }
 }
 
@@ -171,6 +187,45 @@ mod tests {
         assert_eq!(found.len() as u64, size);
         assert!(found[..2 * BLOCK_SIZE].iter().all(|byte| *byte == 0));
         assert!(found[2 * BLOCK_SIZE..].iter().all(|byte| *byte == 7));
+    }
+
+    /// What a controller says is no reason to take memory for it, to work on it for hours, or to leave a file.
+    #[test]
+    fn a_disk_may_have_any_size() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk");
+        for size in [1 << 40, 1 << 43, i64::MAX as u64, u64::MAX] {
+            // The file system may refuse it.
+            let Ok(target) = Target::create(&path, size, false) else { continue };
+            target.zeros(0, blocks_of(size) - 1).unwrap();
+            target.zeros(blocks_of(size) - 2, 1).unwrap_err();
+            target.zeros(blocks_of(size) - 1, 1).unwrap();
+            assert_eq!(target.seen.lock().unwrap().runs.len(), 1);
+        }
+        assert!(names(folder.path()).is_empty());
+    }
+
+    #[test]
+    fn each_block_comes_once_in_whatever_order() {
+        let mut random = 1_u64;
+        for _ in 0..200 {
+            let (mut seen, mut model) = (Seen::default(), [false; 40]);
+            for _ in 0..60 {
+                random =
+                    random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                let first = (random >> 33) % 40;
+                let end = (first + (random >> 60)).min(40);
+                let blocks = &mut model[usize::try_from(first).unwrap()..usize::try_from(end).unwrap()];
+                let fresh = blocks.iter().all(|seen| !seen);
+                assert_eq!(seen.claim(first, end), fresh);
+                if fresh {
+                    blocks.fill(true);
+                }
+                assert_eq!(seen.count, model.iter().filter(|seen| **seen).count() as u64);
+            }
+            let starts = (0..40).filter(|at| model[*at] && (*at == 0 || !model[at - 1])).count();
+            assert_eq!(seen.runs.len(), starts, "neighbours are joined");
+        }
     }
 
     #[test]

@@ -13,8 +13,8 @@ use crate::live::{Live, Outbound, superseded};
 use crate::store::attempt::{AttemptEnd, AttemptKey};
 use crate::store::session::NewSession;
 
-use super::hello::{self, CheckedHello};
-use super::report;
+use super::wire::{self, CheckedHello};
+use super::{hello, report};
 
 /// How long a new connection may take to say Hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
@@ -63,7 +63,7 @@ async fn open(
     let Ok(Ok(Some(AgentMessage { kind: Some(agent_message::Kind::Hello(hello)) }))) = first else {
         return Err(agent_error("no_hello", "a session starts with Hello").into_status(Code::InvalidArgument));
     };
-    let hello = hello::check(hello)?;
+    let hello = wire::check_hello(hello)?;
     let machine = app.store.machine_of(agent).await?;
     refuse_quarantined(app, machine).await?;
     refuse_clone(app, agent).await?;
@@ -181,7 +181,7 @@ async fn serve(
             Some(agent_message::Kind::Pong(pong)) => live.note_pong(pong.nonce),
             Some(agent_message::Kind::Report(step_report)) => report::handle(app, live, step_report).await?,
             Some(agent_message::Kind::DisksChanged(changed)) => {
-                let disks = hello::check_disks(changed.disks)?;
+                let disks = wire::check_disks(changed.disks)?;
                 app.store.set_disks(live.machine, disks).await?;
             }
             Some(agent_message::Kind::Hello(_)) => {

@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use sqlx::postgres::PgConnection;
 use sqlx::types::Json;
 use uuid::Uuid;
@@ -12,10 +11,10 @@ use holdfast_proto::ids::{JobId, MachineId, StepId};
 
 use crate::domain::backup::{EndedStep, StepOutcome, after_step};
 use crate::domain::error::JobError;
-use crate::domain::job::{Consistency, StepKind, StepState};
+use crate::domain::job::{StepKind, StepState};
+use crate::domain::snapshot::TakenSnapshot;
 
 use super::advance::{JobToAdvance, advance};
-use super::machine::DiskRow;
 use super::slot::LockedSlot;
 use super::{During, Store, StoreError};
 
@@ -31,16 +30,6 @@ pub(crate) enum AttemptEnd {
     Failed(JobError),
     Cancelled,
     Lost,
-}
-
-#[derive(Clone, Debug)]
-pub(crate) struct TakenSnapshot {
-    pub(crate) id: Uuid,
-    pub(crate) consistency: Consistency,
-    pub(crate) taken_at: DateTime<Utc>,
-    pub(crate) disks: Vec<DiskRow>,
-    /// What it lacks.
-    pub(crate) warning: Option<JobError>,
 }
 
 /// An attempt, and who says so: a report of an agent counts only for its own machine.

@@ -7,6 +7,7 @@ use uuid::Uuid;
 use holdfast_proto::ids::MachineId;
 
 use crate::domain::condition::MachineView;
+use crate::domain::snapshot::DiskRow;
 
 use super::page::{Page, PageSize, Sorted};
 use super::{During, Store, StoreError};
@@ -59,12 +60,6 @@ pub(crate) struct LabelChange {
 
 /// Most labels of a machine.
 pub(crate) const MAX_LABELS: usize = 64;
-
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub(crate) struct DiskRow {
-    pub(crate) name: String,
-    pub(crate) size_bytes: u64,
-}
 
 impl Sorted for MachineRow {
     fn sort_key(&self) -> String {

@@ -5,7 +5,8 @@ use uuid::Uuid;
 
 use holdfast_proto::ids::{AgentId, MachineId, SnapshotId, StepId};
 
-use super::machine::DiskRow;
+use crate::domain::snapshot::DiskRow;
+
 use super::{During, Store, StoreError};
 
 /// An agent's Hello.

@@ -14,9 +14,9 @@ use uuid::Uuid;
 use super::Store;
 use super::agent::NewAgent;
 use super::job::NewBackup;
-use super::machine::DiskRow;
 use super::session::NewSession;
 use super::token::NewToken;
+use crate::domain::snapshot::DiskRow;
 
 /// A store over a database of its own; `None`, said loudly, without a server.
 pub(crate) async fn store() -> Option<Store> {

@@ -5,8 +5,8 @@ use uuid::Uuid;
 use holdfast_proto::ids::{AgentId, MachineId, SnapshotId, StepId};
 
 use crate::domain::job::Consistency;
+use crate::domain::snapshot::DiskRow;
 
-use super::machine::DiskRow;
 use super::{During, Store, StoreError};
 
 /// What a transfer needs to know of its job.

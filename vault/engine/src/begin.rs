@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use tracing::{info, warn};
 use uuid::Uuid;
 
+use holdfast_vault_format::MAX_DISK_BYTES;
 use holdfast_vault_format::container::{Kind, seal_record};
 use holdfast_vault_format::record::{Consistency, Open};
 
@@ -61,6 +62,11 @@ impl Vault {
     ///
     /// The caller has made sure that this is the machine's current attempt.
     pub async fn begin(&self, request: BeginBackup) -> Result<Begun, VaultError> {
+        if let Some(disk) = request.disks.iter().find(|disk| disk.size_bytes > MAX_DISK_BYTES) {
+            return Err(VaultError::BadInput {
+                detail: format!("disk {:?} is larger than disks can be", disk.name),
+            });
+        }
         for _ in 0..TRIES {
             if let Some(begun) = self.try_begin(&request).await? {
                 return Ok(begun);

@@ -1,5 +1,8 @@
 use highway::{HighwayHash as _, HighwayHasher, Key};
 
+/// The largest disk, in bytes: what files and databases can count. So no position on a disk overflows, its last block included.
+pub const MAX_DISK_BYTES: u64 = i64::MAX as u64;
+
 /// The unit of change, in bytes.
 pub const BLOCK_SIZE: usize = 4096;
 

@@ -3,6 +3,8 @@
 
 use uuid::Uuid;
 
+use crate::block::MAX_DISK_BYTES;
+
 /// What was read is not what this format writes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
@@ -110,10 +112,16 @@ impl<'a> Reader<'a> {
     pub fn i64(&mut self, what: &'static str) -> Result<i64, DecodeError> {
         Ok(i64::from_le_bytes(self.array(what)?))
     }
+    /// The size of a disk, in bytes.
+    pub fn disk_size(&mut self) -> Result<u64, DecodeError> {
+        let what = "a disk's size";
+        Some(self.u64(what)?).filter(|size| *size <= MAX_DISK_BYTES).ok_or(DecodeError::OutOfRange { what })
+    }
     pub fn uuid(&mut self, what: &'static str) -> Result<Uuid, DecodeError> {
         Ok(Uuid::from_bytes(self.array(what)?))
     }
 
+    /// LEB128 in its shortest form.
     pub fn varint(&mut self, what: &'static str) -> Result<u64, DecodeError> {
         let mut value = 0_u64;
         for shift in (0..64).step_by(7) {
@@ -124,7 +132,9 @@ impl<'a> Reader<'a> {
             }
             value |= bits << shift;
             if byte & 0x80 == 0 {
-                return Ok(value);
+                // A longer form of the same number would make two encodings, and two hashes, of one thing.
+                let shortest = byte != 0 || shift == 0;
+                return if shortest { Ok(value) } else { Err(DecodeError::OutOfRange { what }) };
             }
         }
         Err(DecodeError::OutOfRange { what })
@@ -167,6 +177,21 @@ impl<'a> Reader<'a> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_number_has_one_form() {
+        for (bytes, value) in [(&[0_u8][..], 0), (&[0x7f], 127), (&[0x80, 1], 128), (&[0xff, 0x7f], 16_383)] {
+            assert_eq!(Reader::new(bytes).varint("n"), Ok(value));
+        }
+        let too_large = [[0xff; 9].as_slice(), &[2]].concat();
+        for bytes in [&[0x80_u8, 0][..], &[0xff, 0], &[0x80, 0x80, 0], &[0x80; 10], &[0xff; 11], &too_large] {
+            assert_eq!(
+                Reader::new(bytes).varint("n"),
+                Err(DecodeError::OutOfRange { what: "n" }),
+                "{bytes:?}"
+            );
+        }
+    }
 
     proptest! {
         #[test]

@@ -111,7 +111,7 @@ impl DeltaRoot {
 
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes);
-        let size_bytes = reader.u64("the disk's size")?;
+        let size_bytes = reader.disk_size()?;
         let extents = reader.u64("the number of extents")?;
         let count = reader.count(35, "the segments")?;
         let mut segments = Vec::with_capacity(count);

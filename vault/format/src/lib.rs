@@ -11,6 +11,6 @@ pub mod keys;
 pub mod record;
 pub mod segment;
 
-pub use block::{BLOCK_SIZE, BlockHasher, Extent, is_zero};
+pub use block::{BLOCK_SIZE, BlockHasher, Extent, MAX_DISK_BYTES, is_zero};
 pub use bytes::DecodeError;
 pub use cell::{CellError, Codec, MAX_CELL_BLOCKS, MAX_CELL_BYTES, cell_hash, decode_cell, encode_cell};

@@ -127,7 +127,7 @@ impl Abort {
         let mut out = Writer::new();
         out.uuid(self.machine);
         out.u64(self.seq);
-        out.string(&self.reason.chars().take(MAX_REASON / 4).collect::<String>());
+        out.string(&self.reason[..self.reason.floor_char_boundary(MAX_REASON)]);
         out.into_bytes()
     }
 
@@ -226,9 +226,9 @@ impl Point {
 
 fn decode_disk(reader: &mut Reader<'_>) -> Result<PointDisk, DecodeError> {
     let name = reader.string(MAX_NAME, "a disk's name")?;
-    let mut bytes = || reader.u64("a size");
-    let (size_bytes, read_bytes, changed_bytes) = (bytes()?, bytes()?, bytes()?);
-    let (sent_bytes, stored_bytes) = (bytes()?, bytes()?);
+    let size_bytes = reader.disk_size()?;
+    let mut bytes = || reader.u64("a number of bytes");
+    let (read_bytes, changed_bytes, sent_bytes, stored_bytes) = (bytes()?, bytes()?, bytes()?, bytes()?);
     let count = reader.count(41, "the deltas")?;
     let mut stack = Vec::with_capacity(count);
     for _ in 0..count {

@@ -4,7 +4,7 @@
 use holdfast_vault_format::container::{
     FOOTER_LEN, HEADER_LEN, Keyring, Kind, Opener, Sealer, open_record, seal_record,
 };
-use holdfast_vault_format::delta::MetaPlace;
+use holdfast_vault_format::delta::{DeltaRoot, MetaPlace};
 use holdfast_vault_format::keys::DataKey;
 use holdfast_vault_format::record::{
     Abort, Consistency, DeltaRef, Open, Point, PointDisk, PointRef, Signer, verify,
@@ -125,9 +125,32 @@ fn records_of_all_kinds_read_back() {
     assert_eq!(Open::decode(&open.encode()).unwrap(), open);
     let abort = Abort { machine: Uuid::from_u128(1), seq: 2, reason: "lost".to_owned() };
     assert_eq!(Abort::decode(&abort.encode()).unwrap(), abort);
-    // Cut to what a reader takes, whatever the letters.
-    let wordy = Abort { reason: "\u{1F980}".repeat(5000), ..abort };
-    assert!(Abort::decode(&wordy.encode()).is_ok());
+    // What a reader takes is written whole, and the rest cut off, whatever the letters.
+    let long = Abort { reason: "x".repeat(1024), ..abort.clone() };
+    assert_eq!(Abort::decode(&long.encode()).unwrap(), long);
+    for letters in ["x", "\u{e4}", "\u{20ac}", "\u{1F980}"] {
+        let wordy = Abort { reason: letters.repeat(5000), ..abort.clone() };
+        let read = Abort::decode(&wordy.encode()).unwrap();
+        assert!(wordy.reason.starts_with(&read.reason) && read.reason.len() > 1020);
+    }
+}
+
+/// The end of a larger disk's last block is no number.
+#[test]
+fn a_disk_has_a_largest_size() {
+    for (size, good) in [(0, true), (i64::MAX as u64, true), (1 << 63, false), (u64::MAX, false)] {
+        let mut large = point();
+        large.disks[0].size_bytes = size;
+        assert_eq!(Point::decode(&large.encode()).is_ok(), good, "{size}");
+        let root = DeltaRoot {
+            size_bytes: size,
+            extents: 0,
+            segments: Vec::new(),
+            extent_pages: Vec::new(),
+            hash_pages: Vec::new(),
+        };
+        assert_eq!(DeltaRoot::decode(&root.encode()).is_ok(), good, "{size}");
+    }
 }
 
 fn segment() -> impl Strategy<Value = (Directory, Vec<CellBlocks>)> {

@@ -7,11 +7,11 @@ use chrono::Utc;
 use uuid::Uuid;
 
 use crate::domain::job::{Consistency, StepKind};
+use crate::domain::snapshot::{DiskRow, TakenSnapshot};
 use crate::store::Store;
-use crate::store::attempt::{AttemptEnd, AttemptKey, Recorded, TakenSnapshot};
+use crate::store::attempt::{AttemptEnd, AttemptKey, Recorded};
 use crate::store::claim::ClaimedStep;
 use crate::store::commit::NewPoint;
-use crate::store::machine::DiskRow;
 use crate::store::point::PointDiskRow;
 use holdfast_proto::ids::{MachineId, PointId};
 

@@ -74,6 +74,18 @@ async fn cells_that_compression_made_longer_are_refused() {
     restore_disk(&test.vault, &point, "sda", &image).await;
 }
 
+/// There is no point that nobody could read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_is_too_large_is_refused() {
+    let test = TestVault::new().await;
+    let mut large = request(Uuid::new_v4(), &[("sda", &Image::zeros(MIB))]);
+    large.disks[0].size_bytes = 1 << 63;
+    let machine = large.machine;
+    let error = test.vault.begin(large).await.unwrap_err();
+    assert!(error.is_invalid_input(), "{error:?}");
+    assert!(test.vault.unconcluded(machine).await.unwrap().is_empty());
+}
+
 /// Blocks that were never sent are no zeros: without them there is no point.
 #[tokio::test(flavor = "multi_thread")]
 async fn uncovered_blocks_are_no_point() {

@@ -53,8 +53,13 @@ impl Target {
             Err(TryLockError::WouldBlock) => return Err(ToolError::Busy(path.to_owned())),
             Err(TryLockError::Error(source)) => return Err(failed(source)),
         }
-        file.set_len(0).and_then(|()| file.set_len(size_bytes)).map_err(failed)?;
-        Ok(Self { file, partial, path: path.to_owned(), size_bytes })
+        let target = Self { file, partial: partial.clone(), path: path.to_owned(), size_bytes };
+        if let Err(source) = target.file.set_len(0).and_then(|()| target.file.set_len(size_bytes)) {
+            // A disk larger than the file system's files can be.
+            target.discard();
+            return Err(failed(source));
+        }
+        Ok(target)
     }
 
     /// Writes whole blocks; those of zeros stay holes, and what lies behind the end of the disk is cut.
@@ -115,5 +120,20 @@ fn publish_new(partial: &Path, path: &Path) -> io::Result<()> {
             fs::rename(partial, path)
         }
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+    use super::*;
+
+    #[test]
+    fn a_disk_larger_than_files_can_be_leaves_nothing_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = Target::create(&folder.path().join("disk"), u64::MAX).unwrap_err();
+        assert!(matches!(error, ToolError::Write { .. }), "{error:?}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }

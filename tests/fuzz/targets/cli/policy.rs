@@ -1,0 +1,3 @@
+//! The part of `policy` that reads files.
+
+pub(crate) mod file;

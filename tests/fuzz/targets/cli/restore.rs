@@ -1,0 +1,4 @@
+//! The part of `restore` that frames go through.
+
+pub(crate) mod frame;
+pub(crate) mod target;

@@ -1,0 +1,1 @@
+../../../../../cli/src/restore/frame.rs

@@ -1,0 +1,1 @@
+../../../../controller/src/domain.rs

@@ -1,0 +1,1 @@
+../../../../controller/gateway/src/error.rs

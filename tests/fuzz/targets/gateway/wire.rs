@@ -1,0 +1,1 @@
+../../../../controller/gateway/src/wire.rs

@@ -2,12 +2,16 @@ use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use holdfast_vault_format::BLOCK_SIZE;
 use holdfast_vault_format::block::blocks_of;
 
 use crate::error::CliError;
+
+/// Between two syncs: the last one has little left to wait for, and the machine's memory does not fill with what is not written yet.
+const SYNC_BYTES: u64 = 64 << 20;
 
 /// `FILE.partial` while it is written. It is removed unless it is finished.
 #[derive(Debug)]
@@ -16,6 +20,8 @@ pub(crate) struct Target {
     partial: PathBuf,
     file: File,
     size_bytes: u64,
+    /// Bytes, zeros left out.
+    written: AtomicU64,
     overwrite: bool,
     /// Each block has to come exactly once.
     seen: Mutex<Seen>,
@@ -64,7 +70,15 @@ impl Target {
         }
         // From here on the file is this restore's, and goes with it.
         let (path, partial) = (path.to_owned(), partial.clone());
-        let target = Self { path, partial, file, size_bytes, overwrite, seen: Mutex::default() };
+        let target = Self {
+            path,
+            partial,
+            file,
+            size_bytes,
+            written: AtomicU64::new(0),
+            overwrite,
+            seen: Mutex::default(),
+        };
         let emptied = target.file.set_len(0).and_then(|()| target.file.set_len(size_bytes));
         emptied.map_err(|source| target.failed("make room in", source))?;
         Ok(target)
@@ -75,7 +89,12 @@ impl Target {
         self.claim(first_block, (bytes.len() / BLOCK_SIZE) as u64)?;
         let at = first_block * BLOCK_SIZE as u64;
         let len = usize::try_from(self.size_bytes.saturating_sub(at)).unwrap_or(usize::MAX).min(bytes.len());
-        self.file.write_all_at(&bytes[..len], at).map_err(|source| self.failed("write", source))
+        self.file.write_all_at(&bytes[..len], at).map_err(|source| self.failed("write", source))?;
+        let before = self.written.fetch_add(len as u64, Ordering::Relaxed);
+        if before / SYNC_BYTES != (before + len as u64) / SYNC_BYTES {
+            self.file.sync_data().map_err(|source| self.failed("write", source))?;
+        }
+        Ok(())
     }
 
     /// Zeros are holes: the file was made of nothing else.

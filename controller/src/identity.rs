@@ -25,7 +25,7 @@ use crate::api::error::status_of;
 use crate::store::Store;
 use crate::store::api_key::ApiKey;
 
-pub(crate) use agent::AgentGate;
+pub(crate) use agent::{AgentGate, revoked};
 pub(crate) use key::KeyText;
 pub(crate) use operator::OperatorGate;
 

@@ -17,6 +17,8 @@ use holdfast_proto::error::{ErrorDetailExt as _, system_error};
 use holdfast_proto::ids::{AgentId, MachineId, StepId};
 use holdfast_proto::v1::{CancelStep, ControllerMessage, Dispatch, Ping, StepAttempt, controller_message};
 
+use crate::identity::revoked;
+use crate::store::StoreError;
 use crate::store::session::{HeardSession, ProgressUpdate};
 
 use crate::app::App;
@@ -129,6 +131,18 @@ impl Sessions {
         }
     }
 
+    /// Ends the session of the agent whose place on the machine another one took.
+    pub(crate) fn close_agents_before(&self, machine: MachineId, now: AgentId) {
+        let found: Vec<_> = locked(&self.live)
+            .values()
+            .filter(|live| live.machine == machine && live.agent != now)
+            .cloned()
+            .collect();
+        for live in found {
+            live.close(revoked(live.agent));
+        }
+    }
+
     fn note_progress(&self, update: ProgressUpdate) {
         let mut map = locked(&self.progress);
         if map.len() >= MAX_PROGRESS && !map.contains_key(&(StepId(update.step), update.attempt)) {
@@ -236,6 +250,10 @@ impl Live {
 
 /// Ends a session in whose place a newer one began at another controller. If its agent still answers, there are two.
 pub(crate) async fn end_superseded(app: Arc<App>, live: Arc<Live>) {
+    // Another agent took the machine over: this one is no clone of it.
+    if let Err(StoreError::NotFound { .. }) = app.store.machine_of(live.agent).await {
+        return live.close(revoked(live.agent));
+    }
     match refuse_clone_of(&app, &live).await {
         Ok(()) => live.close(superseded()),
         Err(status) => live.close(status),

@@ -84,7 +84,8 @@ impl AgentService for AgentApi {
             not_after: certificate.not_after,
         };
         let name = new.machine_name.clone();
-        self.app.store.enrol(new).await.map_err(|error| status_of(&error))?;
+        let machine = self.app.store.enrol(new).await.map_err(|error| status_of(&error))?;
+        self.app.sessions.close_agents_before(machine, agent);
         info!(%agent, %machine, name, "agent enrolled");
         Ok(Response::new(EnrollResponse {
             agent_id: agent.to_string(),

@@ -22,7 +22,13 @@ pub(crate) fn status_of(error: &StoreError) -> Status {
             }),
         ),
         StoreError::NameTaken { .. } => {
-            (Code::AlreadyExists, user_error("name_taken", message).action("enrol with another --name"))
+            (Code::AlreadyExists, user_error("name_taken", message).action(
+                "enrol with another --name; or, to take that machine's place, with a token of \
+                 `holdfast token create --machine NAME`",
+            ))
+        }
+        StoreError::OtherMachine { name, .. } => {
+            (Code::InvalidArgument, user_error("other_machine", message).action(format!("give --name {name}")))
         }
         StoreError::TokenRefused => (
             Code::Unauthenticated,
@@ -51,6 +57,7 @@ pub(crate) fn status_of(error: &StoreError) -> Status {
         StoreError::Cancelling => (Code::FailedPrecondition, user_error("cancelled", message)),
         StoreError::Url { .. }
         | StoreError::Connect { .. }
+        | StoreError::Refused { .. }
         | StoreError::Migrate { .. }
         | StoreError::Query { .. }
         | StoreError::Task { .. } => {
@@ -58,7 +65,7 @@ pub(crate) fn status_of(error: &StoreError) -> Status {
             let detail =
                 system_error("database_unavailable", "the controller's database did not answer as it should")
                     .retryable()
-                    .action("try again; if it stays so, look at the controller's log");
+                    .action("check that Postgres runs; the controller's log says what it answered");
             (Code::Unavailable, detail)
         }
         StoreError::Corrupt { .. } => {
@@ -74,9 +81,13 @@ pub(crate) fn invalid(code: &str, message: impl Into<String>) -> Status {
     user_error(code, message).into_status(Code::InvalidArgument)
 }
 
+/// What ends a quarantine.
+const QUARANTINED: &str = "stop the copy's agent, remove its state directory and enrol it as a machine of its own; then \
+                           `holdfast machine lift-quarantine MACHINE` lets the original go on";
+
 /// Nothing runs on a machine that is quarantined.
 pub(super) fn quarantined(reason: &str) -> Status {
     user_error("machine_quarantined", format!("the machine is quarantined: {reason}"))
-        .action("stop the copy, remove its agent's state directory, and enrol it as a machine of its own")
+        .action(QUARANTINED)
         .into_status(Code::FailedPrecondition)
 }

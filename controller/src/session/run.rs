@@ -201,7 +201,10 @@ async fn serve(
 
 fn quarantined(reason: &str) -> Status {
     agent_error("machine_quarantined", format!("this machine is quarantined: {reason}"))
-        .action("enrol each copy anew: stop the agent, remove its state directory, and use a fresh enrolment token")
+        .action(
+            "on the copy, remove the agent's state directory and enrol it anew; then an operator lifts the quarantine with \
+             `holdfast machine lift-quarantine`",
+        )
         .into_status(Code::PermissionDenied)
 }
 

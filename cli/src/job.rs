@@ -130,6 +130,15 @@ fn describe(job: &Job) -> String {
             text.push_str(&format!("next     {}\n", error.action));
         }
     }
+    // Why a job that goes on has not come further.
+    for step in job.steps.iter().filter(|_| job.ended_at.is_none()) {
+        if let Some(error) = &step.error {
+            text.push_str(&format!(
+                "\n! {}, attempt {}: {} ({})\n  next: {}\n",
+                step.kind, step.attempt, error.message, error.code, or_dash(Some(&error.action)),
+            ));
+        }
+    }
     text.push('\n');
     text.push_str(&table(
         ["STEP", "STATE", "ATTEMPT", "TOTAL", "READ", "CHANGED", "SENT"],

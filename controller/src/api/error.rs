@@ -11,6 +11,11 @@ use crate::store::StoreError;
 pub(crate) fn status_of(error: &StoreError) -> Status {
     let message = error.to_string();
     let (code, detail): (Code, ErrorDetail) = match error {
+        StoreError::NotFound { noun: "point", name } if name.ends_with("@latest") => (
+            Code::NotFound,
+            user_error("point_not_found", message)
+                .action("the machine has no point that is whole: `holdfast point list MACHINE` shows what there is"),
+        ),
         StoreError::NotFound { noun, .. } => (
             Code::NotFound,
             user_error(&format!("{noun}_not_found"), message).action(match *noun {

@@ -1,6 +1,6 @@
 //! The running agent: everything wired together, from the state directory to the last acknowledged report.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,8 +35,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) enum StartError {
     #[error("the state directory cannot be used")]
     StateDir(#[from] StateDirError),
-    #[error("no identity; enrol this machine with `holdfast-agent enrol`")]
-    NotEnrolled(#[source] IdentityError),
+    #[error("this machine is not enrolled ({} is missing); enrol it with `holdfast-agent enrol`", path.display())]
+    NotEnrolled { path: PathBuf },
     #[error("the identity cannot be used; enrol again with `holdfast-agent enrol --force`")]
     Identity(#[from] IdentityError),
     #[error("the identity cannot be used for TLS; enrol again with `holdfast-agent enrol --force`")]
@@ -59,7 +59,7 @@ pub(crate) async fn run(config: Config, config_path: &Path) -> Result<(), StartE
     let mut interrupt = listen(SignalKind::interrupt())?;
     let state = Arc::new(StateDir::open(&config.state_dir)?);
     let identity = match Identity::load(&state) {
-        Err(error @ IdentityError::Missing { .. }) => return Err(StartError::NotEnrolled(error)),
+        Err(IdentityError::Missing { path }) => return Err(StartError::NotEnrolled { path }),
         identity => identity?,
     };
     tracing::info!(

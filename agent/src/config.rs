@@ -19,6 +19,7 @@ pub(crate) struct Config {
     /// `https://HOST:PORT` of the controller's listener for agents.
     pub(crate) controller: ControllerUrl,
     /// Identity, unacknowledged reports and local maps live here.
+    #[serde(default = "default_state_dir")]
     pub(crate) state_dir: PathBuf,
     /// Whether whole block devices are found without being named.
     #[serde(default = "enabled")]
@@ -197,6 +198,10 @@ impl Config {
 pub(crate) fn is_disk_name(name: &str) -> bool {
     (1..=64).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+}
+
+fn default_state_dir() -> PathBuf {
+    PathBuf::from("/var/lib/holdfast-agent")
 }
 
 fn enabled() -> bool {

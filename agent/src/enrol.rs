@@ -108,7 +108,13 @@ pub(crate) async fn enrol(
     .map_err(|_| EnrolError::Timeout)?
     .map_err(|status| {
         let detail = detail_of(&status);
-        EnrolError::Refused { message: detail.message, action: detail.action }
+        let action = match detail.code.as_str() {
+            "no_api_key" => "this is its port for operators: `controller` in agent.toml must name the one for agents (7443 \
+                             unless configured otherwise)"
+                .to_owned(),
+            _ => detail.action,
+        };
+        EnrolError::Refused { message: detail.message, action }
     })?
     .into_inner();
     check_ca(&enrolment.trust, &answer.ca_pem)?;

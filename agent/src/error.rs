@@ -9,7 +9,10 @@ pub(crate) fn chain(error: &dyn Error) -> String {
     while let Some(error) = cause {
         let next = error.to_string();
         // Transport errors repeat their source in their own words.
-        if !text.ends_with(&next) {
+        if text.ends_with("transport error") {
+            text.truncate(text.len() - "transport error".len());
+            text.push_str(&next);
+        } else if !text.ends_with(&next) {
             text.push_str(": ");
             text.push_str(&next);
         }

@@ -54,18 +54,29 @@ fn main() -> ExitCode {
         .init();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
-        Err(error) => return fail(&error),
+        Err(error) => {
+            fail(&error);
+            return ExitCode::FAILURE;
+        }
     };
     let result = runtime.block_on(cli.run());
     // A read from a disk that does not answer must not keep the process.
     runtime.shutdown_background();
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(error.as_ref()),
+        Err(error) => {
+            fail(error.as_ref());
+            if error.is::<config::ConfigError>() {
+                eprintln!(
+                    "  next: correct the file, or name another with --config; docs/configuration.md has every key"
+                );
+                return ExitCode::from(2);
+            }
+            ExitCode::FAILURE
+        }
     }
 }
 
-fn fail(error: &dyn std::error::Error) -> ExitCode {
-    eprintln!("error: {}", error::chain(error));
-    ExitCode::FAILURE
+fn fail(error: &dyn std::error::Error) {
+    eprintln!("error: {}", error::chain(error).trim_end());
 }

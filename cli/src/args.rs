@@ -93,12 +93,23 @@ pub(crate) struct TokenArgs {
     /// A label for the machines that enrol with it: KEY=VALUE.
     #[arg(long = "label", value_parser = parse_label)]
     pub(crate) labels: Vec<(String, String)>,
+    /// For a new agent in the place of this machine's old one, such as after its certificate ran out or its disk was lost:
+    /// the machine keeps its points and labels, the old agent is refused from then on.
+    #[arg(long, value_name = "MACHINE", conflicts_with_all = ["uses", "labels"])]
+    pub(crate) machine: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum MachineCommand {
+    /// Lists machines by name.
     List,
+    /// Shows a machine with its disks, and what needs a look.
     Show {
+        /// Name or id.
+        machine: String,
+    },
+    /// Lets a machine work again that was quarantined because two answered under its identity.
+    LiftQuarantine {
         /// Name or id.
         machine: String,
     },
@@ -122,11 +133,10 @@ pub(crate) enum LabelChange {
 pub(crate) enum PolicyCommand {
     /// Creates or changes the policies of a file.
     Apply(ApplyArgs),
+    /// Lists policies by name.
     List,
-    /// With `-o yaml` in the form that `apply` takes.
-    Show {
-        name: String,
-    },
+    /// Shows a policy; with `-o yaml` in the form that `apply` takes.
+    Show { name: String },
     /// Shows the next slots, and the machines that the policy protects.
     Preview {
         name: String,
@@ -134,7 +144,7 @@ pub(crate) enum PolicyCommand {
         #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(i32).range(1..=100))]
         count: i32,
     },
-    /// Points and running jobs stay.
+    /// Deletes a policy; points and running jobs stay.
     Delete {
         name: String,
         /// Only if this is still its etag.
@@ -172,18 +182,24 @@ pub(crate) struct BackupArgs {
 pub(crate) enum JobCommand {
     /// Lists jobs, newest first.
     List(JobListArgs),
+    /// Shows a job, its steps, and why it failed.
     Show {
+        /// Id.
         job: String,
     },
     /// Waits for the end of a job; fails if the job does.
     Wait {
+        /// Id.
         job: String,
     },
     /// Prints a job whenever it changes, until its end.
     Watch {
+        /// Id.
         job: String,
     },
+    /// Asks for the end of a job; what it did is undone.
     Cancel {
+        /// Id.
         job: String,
     },
 }
@@ -220,6 +236,7 @@ pub(crate) enum PointCommand {
         /// Only points of this machine.
         machine: Option<String>,
     },
+    /// Shows a point with its disks.
     Show {
         /// Id, or MACHINE@latest.
         point: String,

@@ -52,6 +52,13 @@ impl Client {
             .parse()
             .map_err(|_| bad("the API key", "it holds characters that no key has".to_owned()))?;
         key.set_sensitive(true);
+        // With http:// the key would go out in clear.
+        if !settings.address.starts_with("https://") {
+            return Err(bad("the address", format!("{:?} is not like https://HOST:PORT", settings.address)));
+        }
+        if !settings.ca_pem.contains("-----BEGIN CERTIFICATE-----") {
+            return Err(bad("the CA certificate", "there is no PEM certificate in the file".to_owned()));
+        }
         let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&settings.ca_pem));
         let endpoint = Endpoint::from_shared(settings.address.clone())
             .map_err(|error| bad("the address", error.to_string()))?
@@ -149,8 +156,14 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
+        let cause = error.to_string();
+        // Transport errors repeat their cause in their own words, or say nothing.
+        if text == "transport error" {
+            text = cause;
+        } else if !text.ends_with(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
         source = error.source();
     }
     text
@@ -160,6 +173,21 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 mod tests {
     use super::*;
     use holdfast_proto::error::{ErrorDetailExt as _, system_error};
+
+    #[test]
+    fn causes_are_told_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("{text}")]
+        struct Link {
+            text: &'static str,
+            source: Option<Box<Link>>,
+        }
+        let link = |text, source: Option<Link>| Link { text, source: source.map(Box::new) };
+        let refused = link("connection refused", None);
+        let tcp = link("tcp connect error: connection refused", Some(refused));
+        assert_eq!(chain(&link("transport error", Some(tcp))), "tcp connect error: connection refused");
+        assert_eq!(chain(&link("no", Some(link("because", None)))), "no: because");
+    }
 
     #[test]
     fn only_a_lost_controller_is_called_again() {

@@ -42,7 +42,7 @@ pub(crate) enum CliError {
     Target { operation: &'static str, path: PathBuf, source: io::Error },
     #[error("what the controller sent is not the disk: {detail}")]
     BadStream { detail: String },
-    #[error("the job ended {state}")]
+    #[error("the job {state}")]
     JobEnded { state: String, detail: Option<Box<ErrorDetail>> },
     #[error("the answer cannot be printed")]
     Print { source: io::Error },
@@ -64,19 +64,13 @@ impl From<Status> for CliError {
 impl CliError {
     /// Prints the error and what to do next; answers the exit code: 2 for what is wrong with the call itself.
     pub(crate) fn report(&self) -> ExitCode {
-        let mut text = self.to_string();
-        let mut source = std::error::Error::source(self);
-        while let Some(error) = source {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
-            source = error.source();
-        }
-        eprintln!("error: {text} ({})", self.code());
+        eprintln!("error: {} ({})", chain(self).trim_end(), self.code());
         if let Some(action) = self.action() {
             eprintln!("  next: {action}");
         }
         match self {
             Self::Missing { .. }
+            | Self::ReadFile { .. }
             | Self::BadConfig { .. }
             | Self::BadSetting { .. }
             | Self::BadPolicy { .. } => ExitCode::from(2),
@@ -115,6 +109,12 @@ impl CliError {
                         .to_owned()
                 }
                 ("", Code::Unavailable) => "try again; if it stays so, look at the controller's log".to_owned(),
+                (_, _) if detail.code == "no_certificate" => {
+                    "this is the controller's port for agents: HOLDFAST_ADDRESS must name the one for operators (7444 \
+                     unless configured otherwise)"
+                        .to_owned()
+                }
+                ("", Code::InvalidArgument) => "correct it, and try again; --help explains the command".to_owned(),
                 (action, _) => action.to_owned(),
             },
             Self::Lost { .. } => "try again; if it stays so, look at the controller's log".to_owned(),
@@ -123,6 +123,16 @@ impl CliError {
             Self::TargetNotAFile { .. } => "give --to the name of a file".to_owned(),
             Self::TargetBusy { .. } => "wait for the other restore, or choose another file".to_owned(),
             Self::Target { .. } => "check the folder, its permissions and its free space".to_owned(),
+            Self::BadSetting { what: "the address", .. } => {
+                "set HOLDFAST_ADDRESS, such as https://controller.example:7444".to_owned()
+            }
+            Self::BadSetting { what: "the CA certificate", .. } => {
+                "set HOLDFAST_CA_FILE to a copy of the controller's pki/ca.pem".to_owned()
+            }
+            Self::BadSetting { .. } => {
+                "set HOLDFAST_API_KEY_FILE; `holdfast-controller api-key create` makes a key".to_owned()
+            }
+            Self::BadConfig { .. } => "its keys are address, ca_file and api_key_file".to_owned(),
             Self::BadPolicy { .. } => "see docs/policies.md; `holdfast policy show NAME -o yaml` prints one".to_owned(),
             Self::ReadFile { .. } => "check the path and its permissions".to_owned(),
             Self::BadStream { .. } => "try again; if it stays so, restore with holdfast-vault".to_owned(),

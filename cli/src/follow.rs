@@ -110,6 +110,9 @@ impl Display {
                         size(step.sent_bytes)
                     ));
                 }
+                if let Some(error) = step.error.as_ref().filter(|_| job.ended_at.is_none()) {
+                    line.push_str(&format!("; before: {} ({})", error.message, error.code));
+                }
                 if *last != line {
                     eprintln!("{line}");
                     *last = line;

@@ -97,20 +97,29 @@ pub(crate) fn finish(output: Output, job: v1::Job) -> Result<(), CliError> {
     match state {
         v1::JobState::Succeeded | v1::JobState::SucceededWithWarnings => Ok(()),
         state => Err(CliError::JobEnded {
-            state: crate::view::state_name(state).to_owned()
+            state: ended_how(state).to_owned()
                 + &detail.as_ref().map_or(String::new(), |error| format!(": {}", error.message)),
             detail: detail.map(Box::new),
         }),
     }
 }
 
+fn ended_how(state: v1::JobState) -> &'static str {
+    match state {
+        v1::JobState::Cancelled => "was cancelled",
+        other => crate::view::state_name(other),
+    }
+}
+
 fn describe(job: &Job) -> String {
     let mut text = format!(
-        "id       {}\nkind     {}\nmachine  {}\nstate    {}\ncreated  {}\nended    {}\npoint    {}\n",
+        "id       {}\nkind     {}\nmachine  {}\nstate    {}{}\npolicy   {}\ncreated  {}\nended    {}\npoint    {}\n",
         job.id,
         job.kind,
         job.machine,
         job.state,
+        if job.cancel_requested && job.ended_at.is_none() { ", is being cancelled" } else { "" },
+        or_dash(job.policy.as_deref()),
         or_dash(job.created_at.as_deref()),
         or_dash(job.ended_at.as_deref()),
         or_dash(job.point.as_deref()),
@@ -119,6 +128,19 @@ fn describe(job: &Job) -> String {
         text.push_str(&format!("error    {} ({})\n", error.message, error.code));
         if !error.action.is_empty() {
             text.push_str(&format!("next     {}\n", error.action));
+        }
+    }
+    // Why a job that goes on has not come further.
+    for step in job.steps.iter().filter(|_| job.ended_at.is_none()) {
+        if let Some(error) = &step.error {
+            text.push_str(&format!(
+                "\n! {}, attempt {}: {} ({})\n  next: {}\n",
+                step.kind,
+                step.attempt,
+                error.message,
+                error.code,
+                or_dash(Some(&error.action)),
+            ));
         }
     }
     text.push('\n');

@@ -1,4 +1,6 @@
-use holdfast_proto::v1::{GetMachineRequest, LabelMachineRequest, ListMachinesRequest};
+use holdfast_proto::v1::{
+    GetMachineRequest, LabelMachineRequest, LiftQuarantineRequest, ListMachinesRequest,
+};
 
 use crate::args::LabelChange;
 use crate::client::{Client, again, timed};
@@ -76,6 +78,16 @@ pub(crate) async fn label(
     let answer = again(|| {
         let (mut client, request) = (client.machines(), request.clone());
         async move { client.label_machine(timed(request)).await }
+    })
+    .await?;
+    let machine = Machine::from(answer);
+    output.print(&machine, || describe(&machine))
+}
+
+pub(crate) async fn lift_quarantine(client: Client, output: Output, machine: String) -> Result<(), CliError> {
+    let answer = again(|| {
+        let (mut client, machine) = (client.machines(), machine.clone());
+        async move { client.lift_quarantine(timed(LiftQuarantineRequest { machine })).await }
     })
     .await?;
     let machine = Machine::from(answer);

@@ -61,6 +61,9 @@ async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Machine { command: MachineCommand::Label { machine, changes } } => {
             machine::label(client, output, machine, changes).await
         }
+        Command::Machine { command: MachineCommand::LiftQuarantine { machine } } => {
+            machine::lift_quarantine(client, output, machine).await
+        }
         Command::Policy { command } => match command {
             PolicyCommand::Apply(args) => policy::apply(client, output, args).await,
             PolicyCommand::List => policy::list(client, output).await,

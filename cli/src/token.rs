@@ -24,6 +24,7 @@ pub(crate) async fn create(client: Client, output: Output, args: TokenArgs) -> R
             nanos: 0,
         }),
         labels: args.labels.into_iter().collect(),
+        machine: args.machine.unwrap_or_default(),
         request_id: Uuid::new_v4().to_string(),
     };
     // Not repeated: the token is told only once.

@@ -44,7 +44,10 @@ impl ConfigError {
         match self {
             Self::Missing { how, .. } => Some((*how).to_owned()),
             Self::SameAddress { .. } => Some("give --operators and --agents different ports".to_owned()),
-            Self::Read { .. } | Self::Parse { .. } | Self::Timing { .. } | Self::Transfers => None,
+            Self::Read { .. } => Some("check --config and the file's permissions".to_owned()),
+            Self::Parse { .. } | Self::Timing { .. } | Self::Transfers => {
+                Some("correct that line; docs/configuration.md has every key".to_owned())
+            }
         }
     }
 }

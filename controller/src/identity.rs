@@ -24,7 +24,7 @@ use holdfast_proto::ids::AgentId;
 use crate::store::Store;
 use crate::store::api_key::ApiKey;
 
-pub(crate) use agent::AgentGate;
+pub(crate) use agent::{AgentGate, revoked};
 pub(crate) use key::KeyText;
 pub(crate) use operator::OperatorGate;
 

@@ -81,6 +81,23 @@ impl Sessions {
         self.changes.subscribe()
     }
 
+    /// Ends the session of the agent whose place on the machine another one took.
+    pub(crate) fn close_agents_before(
+        &self,
+        machine: MachineId,
+        now: AgentId,
+        why: impl Fn(AgentId) -> Status,
+    ) {
+        let found: Vec<_> = locked(&self.live)
+            .values()
+            .filter(|live| live.machine == machine && live.agent != now)
+            .cloned()
+            .collect();
+        for live in found {
+            live.close(why(live.agent));
+        }
+    }
+
     /// Whether this controller has known for so long who is alive: one that has just started, or could not write down who
     /// lives, does not know who is dead.
     pub(crate) fn has_known_for(&self, time: Duration) -> bool {

@@ -44,13 +44,19 @@ fn main() -> ExitCode {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return report(&error, None),
+        Err(error) => {
+            report(&error, None);
+            return ExitCode::FAILURE;
+        }
     };
     let outcome = runtime.block_on(Box::pin(run(cli)));
     runtime.shutdown_timeout(LEFT_OVER_WORK);
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => report(&failure, failure.next_step()),
+        Err(failure) => {
+            report(&failure, failure.next_step());
+            failure.exit_code()
+        }
     }
 }
 
@@ -68,6 +74,16 @@ enum Failure {
 }
 
 impl Failure {
+    /// 2 for what is wrong with the call or the configuration, 1 for everything else.
+    fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Config(_) | Self::ApiKey(ApiKeyError::Config { .. } | ApiKeyError::Name { .. }) => {
+                ExitCode::from(2)
+            }
+            _ => ExitCode::FAILURE,
+        }
+    }
+
     fn next_step(&self) -> Option<String> {
         match self {
             Self::Config(error) => error.next_step(),
@@ -88,7 +104,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     Ok(())
 }
 
-fn report(error: &dyn Error, next_step: Option<String>) -> ExitCode {
+fn report(error: &dyn Error, next_step: Option<String>) {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -100,9 +116,8 @@ fn report(error: &dyn Error, next_step: Option<String>) -> ExitCode {
         }
         source = cause.source();
     }
-    eprintln!("holdfast-controller: {text}");
+    eprintln!("error: {}", text.trim_end());
     if let Some(next_step) = next_step {
-        eprintln!("  what to do: {next_step}");
+        eprintln!("  next: {next_step}");
     }
-    ExitCode::FAILURE
 }

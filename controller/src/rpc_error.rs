@@ -18,6 +18,12 @@ impl From<StoreError> for Status {
 fn describe(error: &StoreError) -> (Code, ErrorDetail) {
     let message = error.to_string();
     match error {
+        StoreError::NotFound { noun: "point", name } if name.ends_with("@latest") => (
+            Code::NotFound,
+            user_error("point_not_found", message).action(
+                "the machine has no point that is whole: `holdfast point list MACHINE` shows what there is",
+            ),
+        ),
         StoreError::NotFound { noun, .. } => (
             Code::NotFound,
             user_error(&format!("{noun}_not_found"), message).action(match *noun {
@@ -28,9 +34,17 @@ fn describe(error: &StoreError) -> (Code, ErrorDetail) {
                 _ => "",
             }),
         ),
-        StoreError::NameTaken { .. } => {
-            (Code::AlreadyExists, user_error("name_taken", message).action("enrol with another --name"))
-        }
+        StoreError::NameTaken { .. } => (
+            Code::AlreadyExists,
+            user_error("name_taken", message).action(
+                "enrol with another --name; or, to take that machine's place, with a token of \
+                 `holdfast token create --machine NAME`",
+            ),
+        ),
+        StoreError::OtherMachine { name, .. } => (
+            Code::InvalidArgument,
+            user_error("other_machine", message).action(format!("give --name {name}")),
+        ),
         StoreError::TokenRefused => (
             Code::Unauthenticated,
             user_error("token_refused", message).action("make a new one with `holdfast token create`"),
@@ -62,6 +76,7 @@ fn describe(error: &StoreError) -> (Code, ErrorDetail) {
         }
         StoreError::Url { .. }
         | StoreError::Connect { .. }
+        | StoreError::Refused { .. }
         | StoreError::Migrate { .. }
         | StoreError::Query { .. }
         | StoreError::Task { .. } => {
@@ -69,7 +84,7 @@ fn describe(error: &StoreError) -> (Code, ErrorDetail) {
             let detail =
                 system_error("database_unavailable", "the controller's database did not answer as it should")
                     .retryable()
-                    .action("try again; if it stays so, look at the controller's log");
+                    .action("check that Postgres runs; the controller's log says what it answered");
             (Code::Unavailable, detail)
         }
         StoreError::Corrupt { .. } => {
@@ -84,9 +99,13 @@ pub(crate) fn invalid(code: &str, message: impl Into<String>) -> Status {
     user_error(code, message).into_status(Code::InvalidArgument)
 }
 
+/// What ends a quarantine.
+const QUARANTINED: &str = "stop the copy's agent, remove its state directory and enrol it as a machine of its own; then \
+                           `holdfast machine lift-quarantine MACHINE` lets the original go on";
+
 /// Nothing runs on a machine that is quarantined.
 pub(crate) fn quarantined(reason: &str) -> Status {
     user_error("machine_quarantined", format!("the machine is quarantined: {reason}"))
-        .action("stop the copy, remove its agent's state directory, and enrol it as a machine of its own")
+        .action(QUARANTINED)
         .into_status(Code::FailedPrecondition)
 }

@@ -69,15 +69,23 @@ impl ServeError {
         match self {
             Self::Pki { source } => source.next_step(),
             Self::Key { .. } => Some(
-                "run `holdfast-controller init` with the same --data-dir, or put the vault's key back from your copy"
+                "put the vault's key back from your copy; only for a first installation, run `holdfast-controller init` \
+                 with the same --data-dir"
                     .to_owned(),
             ),
+            Self::Vault { source: VaultError::WrongKey, .. } => {
+                Some("put the key of this vault back from your copy, or check --vault".to_owned())
+            }
             Self::Vault { .. } => Some(
-                "check --vault and that vault.key belongs to it; a new vault is made by `holdfast-controller init`"
+                "if its file system is not mounted, mount it; check --vault; only for a first installation, run \
+                 `holdfast-controller init`"
                     .to_owned(),
             ),
             Self::Database { source: StoreError::Connect { .. } } => {
                 Some("check the database URL and that the database runs and lets this user in".to_owned())
+            }
+            Self::Database { source: StoreError::Refused { .. } } => {
+                Some("correct user, password or database in the URL, or let this user in".to_owned())
             }
             Self::Database { source: StoreError::Url { .. } } => {
                 Some("write the URL like postgres://user@host/holdfast".to_owned())

@@ -30,6 +30,7 @@ pub(crate) mod transfer;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use sqlx::Connection as _;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 
 pub(crate) use error::{During, StoreError};
@@ -48,10 +49,18 @@ impl Store {
     /// Connects and brings the schema up to date (under a lock: several controllers may start at once).
     pub(crate) async fn connect(url: &str) -> Result<Self, StoreError> {
         let options: PgConnectOptions = url.parse().map_err(|source| StoreError::Url { source })?;
+        let options = options.application_name("holdfast-controller");
+        // Alone first: a pool would only say that it waited for too long.
+        match tokio::time::timeout(ACQUIRE_TIMEOUT, PgConnection::connect_with(&options)).await {
+            Ok(Ok(first)) => drop(first.close().await),
+            Ok(Err(source)) if is_refusal(&source) => return Err(StoreError::Refused { source }),
+            Ok(Err(source)) => return Err(StoreError::Connect { source }),
+            Err(_) => return Err(StoreError::Connect { source: sqlx::Error::PoolTimedOut }),
+        }
         let pool = PgPoolOptions::new()
             .max_connections(MAX_CONNECTIONS)
             .acquire_timeout(ACQUIRE_TIMEOUT)
-            .connect_with(options.application_name("holdfast-controller"))
+            .connect_with(options)
             .await
             .map_err(|source| StoreError::Connect { source })?;
         sqlx::migrate!("../migrations").run(&pool).await.map_err(|source| StoreError::Migrate { source })?;
@@ -80,4 +89,13 @@ impl Store {
         });
         task.await.map_err(|source| StoreError::Task { operation, source })?
     }
+}
+
+/// Whether the server answered that these credentials or this database will not do, which waiting does not change.
+fn is_refusal(error: &sqlx::Error) -> bool {
+    // Classes of SQLSTATE: 28 is invalid authorization, 3D an unknown database.
+    error
+        .as_database_error()
+        .and_then(|error| error.code())
+        .is_some_and(|code| code.starts_with("28") || code.starts_with("3D"))
 }

@@ -23,21 +23,21 @@ pub(crate) fn status_of(vault_error: &VaultError) -> Status {
             agent_error("transfer_incomplete", message).into_status(Code::InvalidArgument)
         }
         VaultError::Gone => {
-            error!(message, "the vault is gone");
+            error!("{message}");
             system_error("vault_gone", message)
                 .retryable()
                 .action("mount the vault's file system again, or start the controller with the right --vault")
                 .into_status(Code::Unavailable)
         }
         other if other.is_no_space() => {
-            error!(message, "the vault is full");
+            error!("{message}");
             system_error("vault_full", "the vault has no space left")
                 .retryable()
                 .action("free space where the vault is, or make it larger")
                 .into_status(Code::ResourceExhausted)
         }
         other if other.is_damage() => {
-            error!(message, "the vault is damaged");
+            error!("{message}");
             damaged(message)
         }
         other if other.is_invalid_input() => {

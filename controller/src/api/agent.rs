@@ -17,6 +17,7 @@ use holdfast_proto::v1::{
 
 use crate::app::App;
 use crate::domain::name::is_machine_name;
+use crate::identity::revoked;
 use crate::live::OUTBOUND;
 use crate::pki::{AgentCertificate, sha256};
 use crate::session;
@@ -84,7 +85,8 @@ impl AgentService for AgentApi {
             not_after: certificate.not_after,
         };
         let name = new.machine_name.clone();
-        self.app.store.enrol(new).await?;
+        let machine = self.app.store.enrol(new).await?;
+        self.app.sessions.close_agents_before(machine, agent, revoked);
         info!(%agent, %machine, name, "agent enrolled");
         Ok(Response::new(EnrollResponse {
             agent_id: agent.to_string(),

@@ -10,7 +10,8 @@ use holdfast_proto::ids::MachineId;
 use holdfast_proto::v1::machine_service_server::MachineService;
 use holdfast_proto::v1::{
     Condition, CreateEnrolmentTokenRequest, CreateEnrolmentTokenResponse, Disk, GetMachineRequest,
-    LabelMachineRequest, ListMachinesRequest, ListMachinesResponse, Machine, MachineState,
+    LabelMachineRequest, LiftQuarantineRequest, ListMachinesRequest, ListMachinesResponse, Machine,
+    MachineState,
 };
 
 use crate::app::App;
@@ -62,6 +63,17 @@ impl MachineService for MachineApi {
         self.read(&row.facts.id.to_string()).await.map(Response::new)
     }
 
+    async fn lift_quarantine(
+        &self,
+        request: Request<LiftQuarantineRequest>,
+    ) -> Result<Response<Machine>, Status> {
+        let operator = caller::admin(&request)?.name.clone();
+        let store = &self.0.store;
+        let row = store.find_machine(&request.get_ref().machine).await?;
+        store.lift_quarantine(MachineId(row.facts.id), &operator).await?;
+        self.read(&row.facts.id.to_string()).await.map(Response::new)
+    }
+
     async fn create_enrolment_token(
         &self,
         request: Request<CreateEnrolmentTokenRequest>,
@@ -75,8 +87,24 @@ impl MachineService for MachineApi {
         };
         let ttl = read_ttl(request.ttl)?;
         let labels = check_labels(request.labels)?;
+        let machine = self.machine_to_take_over(&request.machine).await?;
+        if machine.is_some() && (max_uses > 1 || !labels.is_empty()) {
+            return Err(user_error(
+                "invalid_argument",
+                "a token for a machine that exists is good once, and the machine keeps its labels",
+            )
+            .action("leave --uses and --label out; `holdfast machine label` changes labels")
+            .into_status(Code::InvalidArgument));
+        }
         let token = format!("hft_{}", hex::encode(rand::random::<[u8; 32]>()));
-        let new = NewToken { sha256: sha256(token.as_bytes()), max_uses, ttl, labels, created_by: operator };
+        let new = NewToken {
+            sha256: sha256(token.as_bytes()),
+            max_uses,
+            ttl,
+            labels,
+            machine,
+            created_by: operator,
+        };
         let expires_at = self.0.store.create_token(new).await?;
         Ok(Response::new(CreateEnrolmentTokenResponse {
             token,
@@ -87,6 +115,14 @@ impl MachineService for MachineApi {
 }
 
 impl MachineApi {
+    async fn machine_to_take_over(&self, name_or_id: &str) -> Result<Option<MachineId>, Status> {
+        if name_or_id.is_empty() {
+            return Ok(None);
+        }
+        let row = self.0.store.find_machine(name_or_id).await?;
+        Ok(Some(MachineId(row.facts.id)))
+    }
+
     async fn read(&self, name_or_id: &str) -> Result<Machine, Status> {
         let row = self.0.store.find_machine(name_or_id).await?;
         let (policies, now) = self.0.store.policies().await?;

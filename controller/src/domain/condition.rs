@@ -48,8 +48,11 @@ pub(crate) fn protection<'p>(
         conditions.push(Condition {
             code: "clone",
             message: format!("nothing runs on it: {reason}"),
-            action: "stop the copy, remove its agent's state directory, and enrol it as a machine of its own"
-                .to_owned(),
+            action: format!(
+                "stop the copy's agent, remove its state directory and enrol it as a machine of its own; then \
+                 `holdfast machine lift-quarantine {}` lets the original go on",
+                machine.name
+            ),
         });
     }
     let policy = match bind(machine.name, machine.labels, policies) {

@@ -69,10 +69,11 @@ fn foreign_certificate() -> Status {
         .into_status(Code::Unauthenticated)
 }
 
-fn revoked(agent: AgentId) -> Status {
+pub(crate) fn revoked(agent: AgentId) -> Status {
     user_error("agent_revoked", format!("agent {agent} is not enrolled here, or it was revoked"))
         .action(
-            "enrol the agent again with a new token: `holdfast token create`, then `holdfast-agent enrol`",
+            "enrol the agent again with a new token: `holdfast token create --machine NAME`, then \
+             `holdfast-agent enrol --force`",
         )
         .into_status(Code::PermissionDenied)
 }

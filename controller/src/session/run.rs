@@ -9,7 +9,9 @@ use holdfast_proto::ids::{AgentId, MachineId, StepId};
 use holdfast_proto::v1::{AgentMessage, agent_message, controller_message};
 
 use crate::app::App;
+use crate::identity::revoked;
 use crate::live::{Live, Outbound, superseded};
+use crate::store::StoreError;
 use crate::store::attempt::{AttemptEnd, AttemptKey};
 use crate::store::session::NewSession;
 
@@ -129,6 +131,10 @@ async fn refuse_clone_of(app: &App, old: &Live) -> Result<(), Status> {
 
 /// Ends a session in whose place a newer one began at another controller. If its agent still answers, there are two.
 pub(crate) async fn end_superseded(app: Arc<App>, live: Arc<Live>) {
+    // Another agent took the machine over: this one is no clone of it.
+    if let Err(StoreError::NotFound { .. }) = app.store.machine_of(live.agent).await {
+        return live.close(revoked(live.agent));
+    }
     match refuse_clone_of(&app, &live).await {
         Ok(()) => live.close(superseded()),
         Err(status) => live.close(status),
@@ -195,7 +201,10 @@ async fn serve(
 
 fn quarantined(reason: &str) -> Status {
     agent_error("machine_quarantined", format!("this machine is quarantined: {reason}"))
-        .action("enrol each copy anew: stop the agent, remove its state directory, and use a fresh enrolment token")
+        .action(
+            "on the copy, remove the agent's state directory and enrol it anew; then an operator lifts the quarantine with \
+             `holdfast machine lift-quarantine`",
+        )
         .into_status(Code::PermissionDenied)
 }
 

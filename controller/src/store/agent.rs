@@ -1,6 +1,10 @@
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use serde_json::json;
+use sqlx::postgres::PgConnection;
 use sqlx::types::Json;
+use uuid::Uuid;
 
 use holdfast_proto::ids::{AgentId, MachineId};
 
@@ -11,6 +15,7 @@ use super::{During, Store, StoreError, audit, token};
 pub(crate) struct NewAgent {
     pub(crate) token_sha256: [u8; 32],
     pub(crate) agent: AgentId,
+    /// The id of its machine, if that is made.
     pub(crate) machine: MachineId,
     pub(crate) machine_name: String,
     pub(crate) os: String,
@@ -20,64 +25,16 @@ pub(crate) struct NewAgent {
 }
 
 impl Store {
-    /// Uses the token, and makes machine and agent, or changes nothing. A machine of that name is replaced only if its agent
-    /// never had a session.
-    pub(crate) async fn enrol(&self, new: NewAgent) -> Result<(), StoreError> {
+    /// Uses the token, and makes machine and agent, or changes nothing; answers the machine. A token for a machine that exists
+    /// puts the new agent in the place of that machine's old one.
+    pub(crate) async fn enrol(&self, new: NewAgent) -> Result<MachineId, StoreError> {
         self.transaction("enrol an agent", move |connection| {
             Box::pin(async move {
-                let labels = token::consume(connection, &new.token_sha256).await?;
-                // An agent that was killed before it kept its identity must not block its own name.
-                sqlx::query(
-                    "DELETE FROM machines m USING agent_sessions s
-                     WHERE m.name = $1 AND s.machine_id = m.id AND s.epoch = 0",
-                )
-                .bind(&new.machine_name)
-                .execute(&mut *connection)
-                .await
-                .during("make room for a machine")?;
-                let inserted =
-                    sqlx::query("INSERT INTO machines (id, name, labels, os) VALUES ($1, $2, $3, $4)")
-                        .bind(new.machine.0)
-                        .bind(&new.machine_name)
-                        .bind(Json(&labels))
-                        .bind(&new.os)
-                        .execute(&mut *connection)
-                        .await;
-                match inserted {
-                    Err(error) if StoreError::constraint(&error).is_some() => {
-                        return Err(StoreError::NameTaken { name: new.machine_name });
-                    }
-                    other => other.during("create a machine")?,
-                };
-                sqlx::query("INSERT INTO agents (id, machine_id, version) VALUES ($1, $2, $3)")
-                    .bind(new.agent.0)
-                    .bind(new.machine.0)
-                    .bind(&new.version)
-                    .execute(&mut *connection)
-                    .await
-                    .during("create an agent")?;
-                sqlx::query("INSERT INTO agent_sessions (agent_id, machine_id) VALUES ($1, $2)")
-                    .bind(new.agent.0)
-                    .bind(new.machine.0)
-                    .execute(&mut *connection)
-                    .await
-                    .during("create an agent's session row")?;
-                sqlx::query("INSERT INTO machine_slots (machine_id) VALUES ($1)")
-                    .bind(new.machine.0)
-                    .execute(&mut *connection)
-                    .await
-                    .during("create a machine's slot")?;
-                insert_certificate(connection, new.agent, &new.serial, new.not_after).await?;
-                let detail = json!({ "machine": new.machine_name, "token": token::short(&new.token_sha256),
-                    "serial": new.serial });
-                audit::record(
-                    connection,
-                    &format!("agent:{}", new.agent),
-                    "agent.enrol",
-                    &new.machine.to_string(),
-                    detail,
-                )
-                .await
+                let token = token::consume(connection, &new.token_sha256).await?;
+                match token.machine {
+                    Some(machine) => take_over(connection, machine, &new).await,
+                    None => make_machine(connection, token.labels, &new).await,
+                }
             })
         })
         .await
@@ -130,7 +87,7 @@ impl Store {
 
     /// The machine of an agent.
     pub(crate) async fn machine_of(&self, agent: AgentId) -> Result<MachineId, StoreError> {
-        let row: Option<(uuid::Uuid,)> = sqlx::query_as("SELECT machine_id FROM agents WHERE id = $1")
+        let row: Option<(Uuid,)> = sqlx::query_as("SELECT machine_id FROM agents WHERE id = $1")
             .bind(agent.0)
             .fetch_optional(&self.pool)
             .await
@@ -140,8 +97,119 @@ impl Store {
     }
 }
 
+/// A machine of that name is replaced only if its agent never had a session.
+async fn make_machine(
+    connection: &mut PgConnection,
+    labels: BTreeMap<String, String>,
+    new: &NewAgent,
+) -> Result<MachineId, StoreError> {
+    // An agent that was killed before it kept its identity must not block its own name.
+    sqlx::query(
+        "DELETE FROM machines m USING agent_sessions s
+         WHERE m.name = $1 AND s.machine_id = m.id AND s.epoch = 0",
+    )
+    .bind(&new.machine_name)
+    .execute(&mut *connection)
+    .await
+    .during("make room for a machine")?;
+    let inserted = sqlx::query("INSERT INTO machines (id, name, labels, os) VALUES ($1, $2, $3, $4)")
+        .bind(new.machine.0)
+        .bind(&new.machine_name)
+        .bind(Json(&labels))
+        .bind(&new.os)
+        .execute(&mut *connection)
+        .await;
+    match inserted {
+        Err(error) if StoreError::constraint(&error).is_some() => {
+            return Err(StoreError::NameTaken { name: new.machine_name.clone() });
+        }
+        other => other.during("create a machine")?,
+    };
+    sqlx::query("INSERT INTO machine_slots (machine_id) VALUES ($1)")
+        .bind(new.machine.0)
+        .execute(&mut *connection)
+        .await
+        .during("create a machine's slot")?;
+    insert_agent(connection, new.machine, 0, new).await?;
+    let detail = json!({ "machine": new.machine_name, "token": token::short(&new.token_sha256), "serial": new.serial });
+    record(connection, "agent.enrol", new.machine, new.agent, detail).await?;
+    Ok(new.machine)
+}
+
+/// Puts a new agent in the place of a machine's old one, which is forgotten: what it still says is refused. The machine keeps
+/// its id, and so its labels, jobs and points.
+async fn take_over(
+    connection: &mut PgConnection,
+    machine: MachineId,
+    new: &NewAgent,
+) -> Result<MachineId, StoreError> {
+    let (name, quarantine): (String, Option<String>) =
+        sqlx::query_as("SELECT name, quarantine FROM machines WHERE id = $1 FOR UPDATE")
+            .bind(machine.0)
+            .fetch_one(&mut *connection)
+            .await
+            .during("find the machine to take over")?;
+    if name != new.machine_name {
+        return Err(StoreError::OtherMachine { name, given: new.machine_name.clone() });
+    }
+    sqlx::query("UPDATE machines SET quarantine = NULL, os = $2 WHERE id = $1")
+        .bind(machine.0)
+        .bind(&new.os)
+        .execute(&mut *connection)
+        .await
+        .during("take a machine over")?;
+    let old: Option<(Uuid, i64)> = sqlx::query_as(
+        "DELETE FROM agents a USING agent_sessions s WHERE a.machine_id = $1 AND s.agent_id = a.id
+         RETURNING a.id, s.epoch",
+    )
+    .bind(machine.0)
+    .fetch_optional(&mut *connection)
+    .await
+    .during("forget a machine's old agent")?;
+    let (old, epoch) = old.unzip();
+    // Not 0, with which a machine counts as one that never was: it may have points.
+    insert_agent(connection, machine, epoch.unwrap_or(0) + 1, new).await?;
+    let detail = json!({ "machine": name, "token": token::short(&new.token_sha256), "serial": new.serial,
+        "old_agent": old, "quarantine": quarantine });
+    record(connection, "agent.take_over", machine, new.agent, detail).await?;
+    Ok(machine)
+}
+
+async fn insert_agent(
+    connection: &mut PgConnection,
+    machine: MachineId,
+    epoch: i64,
+    new: &NewAgent,
+) -> Result<(), StoreError> {
+    sqlx::query("INSERT INTO agents (id, machine_id, version) VALUES ($1, $2, $3)")
+        .bind(new.agent.0)
+        .bind(machine.0)
+        .bind(&new.version)
+        .execute(&mut *connection)
+        .await
+        .during("create an agent")?;
+    sqlx::query("INSERT INTO agent_sessions (agent_id, machine_id, epoch) VALUES ($1, $2, $3)")
+        .bind(new.agent.0)
+        .bind(machine.0)
+        .bind(epoch)
+        .execute(&mut *connection)
+        .await
+        .during("create an agent's session row")?;
+    insert_certificate(connection, new.agent, &new.serial, new.not_after).await
+}
+
+async fn record(
+    connection: &mut PgConnection,
+    action: &'static str,
+    machine: MachineId,
+    agent: AgentId,
+    detail: serde_json::Value,
+) -> Result<(), StoreError> {
+    audit::record(connection, &format!("agent:{agent}"), action, &machine.to_string(), detail).await
+}
+
 async fn insert_certificate(
-    connection: &mut sqlx::PgConnection,
+    connection: &mut PgConnection,
     agent: AgentId,
     serial: &str,
     not_after: DateTime<Utc>,

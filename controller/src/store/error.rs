@@ -5,6 +5,8 @@ pub(crate) enum StoreError {
     Url { source: sqlx::Error },
     #[error("cannot connect to the database")]
     Connect { source: sqlx::Error },
+    #[error("the database does not let this user in")]
+    Refused { source: sqlx::Error },
     #[error("cannot bring the database schema up to date")]
     Migrate { source: sqlx::migrate::MigrateError },
     #[error("the database failed: {operation}")]
@@ -17,6 +19,8 @@ pub(crate) enum StoreError {
     NotFound { noun: &'static str, name: String },
     #[error("the machine name {name:?} is taken by another machine")]
     NameTaken { name: String },
+    #[error("the enrolment token is for the machine {name:?}, not for {given:?}")]
+    OtherMachine { name: String, given: String },
     #[error("the enrolment token is unknown, expired or used up")]
     TokenRefused,
     #[error("request id {id} was used before, for another request")]

@@ -144,6 +144,34 @@ impl Store {
         .await
     }
 
+    /// Lets a quarantined machine work again; one that is not quarantined stays as it is.
+    pub(crate) async fn lift_quarantine(&self, machine: MachineId, operator: &str) -> Result<(), StoreError> {
+        let operator = operator.to_owned();
+        self.transaction("lift a quarantine", move |connection| {
+            Box::pin(async move {
+                let lifted: Option<(String,)> = sqlx::query_as(
+                    "UPDATE machines m SET quarantine = NULL FROM machines old
+                     WHERE m.id = $1 AND old.id = m.id AND m.quarantine IS NOT NULL RETURNING old.quarantine",
+                )
+                .bind(machine.0)
+                .fetch_optional(&mut *connection)
+                .await
+                .during("lift a quarantine")?;
+                let Some((reason,)) = lifted else { return Ok(()) };
+                let detail = serde_json::json!({ "reason": reason });
+                super::audit::record(
+                    connection,
+                    &operator,
+                    "machine.lift_quarantine",
+                    &machine.to_string(),
+                    detail,
+                )
+                .await
+            })
+        })
+        .await
+    }
+
     /// Stops everything on a machine until an operator decides.
     pub(crate) async fn quarantine(&self, machine: MachineId, reason: &str) -> Result<(), StoreError> {
         let reason = reason.to_owned();

@@ -49,6 +49,7 @@ pub(crate) async fn machines(store: &Store, controller: Uuid, count: usize) -> V
         max_uses,
         ttl: Duration::from_secs(600),
         labels: [("env".to_owned(), "test".to_owned())].into(),
+        machine: None,
         created_by: "test".to_owned(),
     };
     store.create_token(new).await.unwrap();

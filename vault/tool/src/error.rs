@@ -61,14 +61,16 @@ impl ToolError {
             cause = error.source();
         }
         eprintln!("{line}");
-        eprintln!("next: {}", self.next_step());
+        eprintln!("  next: {}", self.next_step());
     }
 
     fn next_step(&self) -> &'static str {
         match self {
             Self::Open(VaultError::WrongKey) => "give the key file that belongs to this vault with --key",
             Self::Open(VaultError::NotAVault) => "give the directory that holds vault.json with --vault",
-            Self::Open(_) => "check --vault and --key, and that this user may read both",
+            Self::Open(_) => {
+                "check --vault and --key, that the vault's file system is mounted, and that this user may read both"
+            }
             Self::List(_) | Self::Runtime(_) | Self::Worker(_) => "check the vault's directory and try again",
             Self::NoPoint(_) | Self::PointSyntax(_) => "see the ids with `holdfast-vault ... list`",
             Self::NoMachine(_) | Self::NoPoints(_) => "see the machines with `holdfast-vault ... list`",

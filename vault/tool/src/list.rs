@@ -63,7 +63,7 @@ fn table(entries: &[PointEntry]) -> String {
             table.add_row(row(&disk.name, &size, &stored));
         }
     }
-    table.to_string()
+    table.lines().map(|line| line.trim().to_owned()).collect::<Vec<_>>().join("\n")
 }
 
 fn with_causes(error: &dyn Error) -> String {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use chrono::Utc;
 use uuid::Uuid;
 
+use crate::domain::error::JobError;
 use crate::domain::job::{Consistency, StepKind};
 use crate::domain::snapshot::{DiskRow, TakenSnapshot};
 use crate::store::Store;
@@ -240,6 +241,26 @@ async fn a_lost_attempt_is_fenced_and_the_next_one_counts() {
     store.request_cancel(second, "test").await.unwrap();
     assert_eq!(store.find_job(second).await.unwrap().state, "cancelled");
     assert!(claim_one(&store, controller).await.is_none());
+}
+
+#[tokio::test]
+async fn a_step_that_is_tried_again_tells_why() {
+    let Some(store) = store().await else { return };
+    let controller = Uuid::new_v4();
+    let (machine, _) = machines(&store, controller, 1).await[0];
+    let job = queue(&store, machine).await;
+    let step = claim_one(&store, controller).await.unwrap();
+    let first = async || store.find_job(job).await.unwrap().steps.0.remove(0);
+    assert!(first().await.error.is_none());
+    let key = AttemptKey { step: step.step, attempt: 1, machine: Some(machine) };
+    let why = JobError { retryable: true, ..JobError::expired() };
+    store.end_attempt(key, AttemptEnd::Failed(why.clone()), NOW).await.unwrap();
+    let waiting = first().await;
+    assert_eq!((waiting.state.as_str(), waiting.error.as_ref()), ("pending", Some(&why)));
+    let again = claim_one(&store, controller).await.unwrap();
+    assert_eq!((again.attempt, first().await.error), (2, Some(why)), "until it is done");
+    assert!(finish(&store, &again).await);
+    assert!(first().await.error.is_none());
 }
 
 #[tokio::test]

@@ -93,8 +93,7 @@ pub(crate) fn after_step(job: &JobView, step: EndedStep, outcome: StepOutcome) -
         StepOutcome::Lost if job.cancel_requested && step.kind != StepKind::ReleaseSnapshot => {
             StepOutcome::Cancelled
         }
-        StepOutcome::Failed(error) if job.cancel_requested && step.kind == StepKind::TakeSnapshot => {
-            let _ = error;
+        StepOutcome::Failed(_) if job.cancel_requested && step.kind == StepKind::TakeSnapshot => {
             StepOutcome::Cancelled
         }
         other => other,
@@ -168,7 +167,6 @@ fn after_transfer(job: &JobView, step: EndedStep, outcome: StepOutcome) -> Next 
             release_after(StepState::Failed, JobError::cancelled())
         }
         StepOutcome::Failed(error) if error.code == SNAPSHOT_LOST && job.round < MAX_ROUNDS => {
-            let _ = error;
             Next::SnapshotAgain
         }
         StepOutcome::Failed(error) if error.code == SNAPSHOT_LOST => release_after(StepState::Failed, error),

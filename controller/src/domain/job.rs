@@ -108,12 +108,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn terminal_job_states_are_never_left() {
-        for from in JobState::ALL.iter().filter(|state| state.is_terminal()) {
-            for to in JobState::ALL {
-                assert!(!from.may_become(*to), "{from:?} -> {to:?}");
-            }
+    fn the_table_of_job_states() {
+        use JobState::{Cancelled, Expired, Failed, Queued, Running, Succeeded, SucceededWithWarnings};
+        let table = [
+            (Queued, vec![Running, Cancelled, Expired]),
+            (Running, vec![Succeeded, SucceededWithWarnings, Failed, Cancelled]),
+            (Succeeded, Vec::new()),
+            (SucceededWithWarnings, Vec::new()),
+            (Failed, Vec::new()),
+            (Cancelled, Vec::new()),
+            (Expired, Vec::new()),
+        ];
+        assert_eq!(table.each_ref().map(|(from, _)| *from), JobState::ALL);
+        for (from, allowed) in table {
+            let next: Vec<_> = JobState::ALL.iter().copied().filter(|to| from.may_become(*to)).collect();
+            assert_eq!(next, allowed, "{from:?}");
+            assert_eq!(from.is_terminal(), next.is_empty(), "{from:?}");
         }
+    }
+
+    #[test]
+    fn an_attempt_is_out_from_its_dispatch_to_its_end() {
+        let out: Vec<_> = StepState::ALL.iter().copied().filter(|state| state.is_out()).collect();
+        assert_eq!(out, [StepState::Dispatched, StepState::Running]);
     }
 
     #[test]
@@ -130,5 +147,9 @@ mod tests {
         for consistency in Consistency::ALL {
             assert_eq!(Consistency::parse(consistency.as_str()), Some(*consistency));
         }
+        assert_eq!(JobState::parse("Queued"), None);
+        assert_eq!(StepState::parse(""), None);
+        assert_eq!(StepKind::parse("transfer"), None);
+        assert_eq!(Consistency::parse("none"), None);
     }
 }

@@ -34,7 +34,8 @@ mod tests {
 
     #[test]
     fn accepts_host_names_and_refuses_the_rest() {
-        for good in ["web1", "db-2.example.com", "a", "A_b"] {
+        let longest = "x".repeat(253);
+        for good in ["web1", "db-2.example.com", "a", "A_b", "0", "9", "z", "Z", "_a", &longest] {
             assert!(is_machine_name(good), "{good}");
         }
         let long = "x".repeat(254);
@@ -42,6 +43,28 @@ mod tests {
             ["", "-x", ".x", "a/b", "a b", "ä", "a@latest", "0190d7a8-0000-7000-8000-000000000000", &long]
         {
             assert!(!is_machine_name(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_disk_may_be_called_like_an_id() {
+        for good in ["vda", "0190d7a8-0000-7000-8000-000000000000", &"x".repeat(64)] {
+            assert!(is_disk_name(good), "{good}");
+        }
+        for bad in ["", "-x", ".x", "a/b", "a:b", &"x".repeat(65)] {
+            assert!(!is_disk_name(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_label_has_a_key_and_maybe_a_value() {
+        let longest = "x".repeat(63);
+        for (key, value) in [("env", "prod"), ("env", ""), ("a/b", "-c/.d_"), (&*longest, &*longest)] {
+            assert!(is_label(key, value), "{key}={value}");
+        }
+        let long = "x".repeat(64);
+        for (key, value) in [("", "prod"), ("", ""), ("a b", ""), ("a", "b c"), (&*long, ""), ("a", &*long)] {
+            assert!(!is_label(key, value), "{key}={value}");
         }
     }
 }

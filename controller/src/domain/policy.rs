@@ -82,3 +82,6 @@ impl Policy {
         self.spec.schedule.newest_between(since.max(self.updated_at), until)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -88,4 +88,28 @@ mod tests {
             assert_ne!(one.hash(&block), other.hash(&block));
         }
     }
+
+    #[test]
+    fn zeros_are_told_in_every_length() {
+        for len in [0, 1, 63, 64, 65, 130, BLOCK_SIZE] {
+            let mut bytes = vec![0; len];
+            assert!(is_zero(&bytes), "{len}");
+            for at in 0..len {
+                bytes[at] = 0x80;
+                assert!(!is_zero(&bytes), "{at} of {len}");
+                bytes[at] = 0;
+            }
+            // Bits that would cancel each other.
+            bytes.fill(1);
+            assert_eq!(is_zero(&bytes), len == 0, "{len}");
+        }
+    }
+
+    #[test]
+    fn extents_end_and_bytes_fill_blocks() {
+        let end = |first_block, block_count| Extent { first_block, block_count }.end();
+        assert_eq!(end(3, 4), Some(7));
+        assert_eq!(end(u64::MAX, 1), None);
+        assert_eq!([0, 1, 4096, 4097, u64::MAX].map(blocks_of), [0, 1, 1, 2, 1 << 52]);
+    }
 }

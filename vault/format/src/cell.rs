@@ -104,6 +104,38 @@ mod tests {
         assert_eq!(encode_cell(noise, 1).0, Codec::Raw);
     }
 
+    /// From all noise to all zeros: what compression gains passes every value on the way.
+    #[test]
+    fn cells_stay_raw_unless_a_sixteenth_is_gained() {
+        let mut plain: Vec<u8> = rand::random_iter().take(BLOCK_SIZE).collect();
+        let mut gains = std::collections::BTreeSet::new();
+        for at in 0..600 {
+            let gain = 4096 - zstd::bulk::compress(&plain, 1).unwrap().len().min(4096);
+            let (codec, data) = encode_cell(&plain, 1);
+            assert_eq!(codec, if gain >= 256 { Codec::Zstd } else { Codec::Raw }, "{gain}");
+            assert_eq!(decode_cell(codec, 4096, &data).unwrap(), plain);
+            gains.insert(gain);
+            plain[at] = 0;
+        }
+        assert!(gains.contains(&255) && gains.contains(&256), "{gains:?}");
+    }
+
+    #[test]
+    fn only_what_has_the_size_of_a_cell_is_decoded() {
+        for plain_bytes in [0, 1, 4095, 4097, 131_072 + 4096] {
+            let refused = decode_cell(Codec::Raw, plain_bytes, &vec![0; plain_bytes as usize]);
+            assert!(matches!(refused, Err(CellError::Size { .. })), "{plain_bytes}: {refused:?}");
+        }
+        let most = vec![1; MAX_CELL_BYTES];
+        assert_eq!(decode_cell(Codec::Raw, 131_072, &most).unwrap(), most);
+        let short = decode_cell(Codec::Raw, 8192, &[1; 4096]);
+        assert!(matches!(short, Err(CellError::Length { expected: 8192, actual: 4096 })), "{short:?}");
+        let (codec, data) = encode_cell(&[7; BLOCK_SIZE], 1);
+        let short = decode_cell(codec, 8192, &data);
+        assert!(matches!(short, Err(CellError::Length { expected: 8192, actual: 4096 })), "{short:?}");
+        assert!(matches!(decode_cell(Codec::Zstd, 4096, b"no zstd"), Err(CellError::Decode { .. })));
+    }
+
     #[test]
     fn padding_is_refused() {
         let (codec, mut data) = encode_cell(vec![7; BLOCK_SIZE], 1);

@@ -239,12 +239,11 @@ fn decode_extents(reader: &mut Reader<'_>, most: usize) -> Result<Vec<Extent>, D
         return Err(out_of_range());
     }
     let mut extents = Vec::with_capacity(count);
-    let (mut at, mut total) = (0_u64, 0_u64);
+    let mut at = 0_u64;
     for _ in 0..count {
         let first_block = at.checked_add(reader.varint(WHAT)?).ok_or_else(out_of_range)?;
         let block_count = reader.varint(WHAT)?;
         at = first_block.checked_add(block_count).ok_or_else(out_of_range)?;
-        total = total.checked_add(block_count).ok_or_else(out_of_range)?;
         if block_count == 0 {
             return Err(out_of_range());
         }

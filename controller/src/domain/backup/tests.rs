@@ -137,14 +137,130 @@ fn a_commit_that_won_against_a_cancel_succeeds() {
 }
 
 #[test]
+fn what_follows_each_end_of_an_attempt() {
+    let after = |kind, attempt, outcome| after_step(&job(), EndedStep { kind, attempt }, outcome);
+    let failed = |error: &JobError| Next::End {
+        state: StepState::Failed,
+        skip: vec![TransferData, ReleaseSnapshot],
+        job: JobState::Failed,
+        error: Some(error.clone()),
+    };
+    let released = |error: &JobError| Next::Advance {
+        state: StepState::Failed,
+        ready: ReleaseSnapshot,
+        skip: Vec::new(),
+        error: Some(error.clone()),
+    };
+    let done = |ready| Next::Advance { state: StepState::Done, ready, skip: Vec::new(), error: None };
+    let (again, bad) = (failure("again", true), failure("bad", false));
+    assert_eq!(after(TakeSnapshot, 1, Done), done(TransferData));
+    assert_eq!(after(TransferData, 1, Done), done(ReleaseSnapshot));
+    for kind in StepKind::IN_ORDER {
+        assert_eq!(after(kind, 4, Lost), Next::Retry { delay: Retry::AtOnce });
+        assert_eq!(after(kind, 4, Failed(again.clone())), Next::Retry { delay: Retry::Backoff(4) });
+    }
+    assert_eq!(after(TakeSnapshot, 5, Lost), failed(&JobError::agent_lost()));
+    assert_eq!(after(TakeSnapshot, 5, Failed(again.clone())), failed(&again));
+    assert_eq!(after(TakeSnapshot, 1, Failed(bad.clone())), failed(&bad));
+    assert_eq!(after(TransferData, 5, Lost), released(&JobError::agent_lost()));
+    assert_eq!(after(TransferData, 5, Failed(again.clone())), released(&again));
+    assert_eq!(after(TransferData, 1, Failed(bad.clone())), released(&bad));
+    assert_eq!(after(TransferData, 1, Cancelled), released(&JobError::cancelled()));
+    let lost = failure(SNAPSHOT_LOST, false);
+    assert_eq!(after(TransferData, 5, Failed(lost.clone())), Next::SnapshotAgain);
+    let last_round = JobView { round: MAX_ROUNDS, ..job() };
+    assert_eq!(after_step(&last_round, step(TransferData), Failed(lost.clone())), released(&lost));
+}
+
+#[test]
+fn what_a_cancel_makes_of_each_end_of_an_attempt() {
+    let asked = JobView { cancel_requested: true, ..job() };
+    let after = |kind, outcome| after_step(&asked, step(kind), outcome);
+    let cancelled = || Some(JobError::cancelled());
+    let ended = Next::End {
+        state: StepState::Failed,
+        skip: vec![TransferData, ReleaseSnapshot],
+        job: JobState::Cancelled,
+        error: cancelled(),
+    };
+    let released = |state, skip| Next::Advance { state, ready: ReleaseSnapshot, skip, error: cancelled() };
+    for outcome in [
+        Lost,
+        Cancelled,
+        Failed(failure("x", true)),
+        Failed(failure("x", false)),
+        Failed(failure(SNAPSHOT_LOST, true)),
+    ] {
+        assert_eq!(after(TakeSnapshot, outcome.clone()), ended, "{outcome:?}");
+        assert_eq!(
+            after(TransferData, outcome.clone()),
+            released(StepState::Failed, Vec::new()),
+            "{outcome:?}"
+        );
+    }
+    assert_eq!(after(TakeSnapshot, Done), released(StepState::Done, vec![TransferData]));
+    // The snapshot has to go all the same.
+    assert_eq!(after(ReleaseSnapshot, Lost), Next::Retry { delay: Retry::AtOnce });
+    let again = Next::Retry { delay: Retry::Backoff(1) };
+    assert_eq!(after(ReleaseSnapshot, Failed(failure("x", true))), again);
+}
+
+/// By what is known before (an error, a point, a warning) and how the release ended.
+#[test]
+fn what_the_job_becomes() {
+    let (error, warning, unreleased) = (failure("e", false), failure("w", false), failure("r", false));
+    let (some, none) = (|error: &JobError| Some(error.clone()), None::<JobError>);
+    let lost = JobError::agent_lost();
+    let cancelled = JobError::cancelled();
+    use JobState::{Succeeded, SucceededWithWarnings};
+    let (failed, ended) = (JobState::Failed, JobState::Cancelled);
+    let cases = [
+        (none.clone(), true, none.clone(), Done, Succeeded, none.clone()),
+        (some(&error), true, none.clone(), Done, Succeeded, none.clone()),
+        (none.clone(), true, some(&warning), Done, SucceededWithWarnings, some(&warning)),
+        (
+            none.clone(),
+            true,
+            some(&warning),
+            Failed(unreleased.clone()),
+            SucceededWithWarnings,
+            some(&unreleased),
+        ),
+        (none.clone(), true, none.clone(), Cancelled, SucceededWithWarnings, some(&lost)),
+        (some(&error), false, some(&warning), Done, failed, some(&error)),
+        (some(&error), false, none.clone(), Failed(unreleased.clone()), failed, some(&error)),
+        (some(&cancelled), false, none.clone(), Done, ended, some(&cancelled)),
+        (some(&cancelled), false, none.clone(), Failed(unreleased.clone()), ended, some(&cancelled)),
+        (none.clone(), false, some(&warning), Done, failed, none.clone()),
+        (none.clone(), false, none.clone(), Failed(unreleased.clone()), failed, some(&unreleased)),
+    ];
+    for (error, has_point, warning, outcome, state, told) in cases {
+        let view = JobView { error, has_point, warning, ..job() };
+        let step_state = if outcome == Done { StepState::Done } else { StepState::Failed };
+        let end = Next::End { state: step_state, skip: Vec::new(), job: state, error: told };
+        assert_eq!(after_step(&view, step(ReleaseSnapshot), outcome.clone()), end, "{view:?} {outcome:?}");
+    }
+    let last = EndedStep { kind: ReleaseSnapshot, attempt: MAX_ATTEMPTS };
+    let end = Next::End { state: StepState::Failed, skip: Vec::new(), job: failed, error: some(&lost) };
+    assert_eq!(after_step(&job(), last, Lost), end);
+}
+
+#[test]
 fn cancel_of_an_unclaimed_step() {
-    assert!(cancel_pending(&job(), ReleaseSnapshot).is_none());
-    let Some(Next::Advance { ready, .. }) = cancel_pending(&job(), TransferData) else { panic!() };
-    assert_eq!(ready, ReleaseSnapshot);
-    let mut early = job();
-    early.has_snapshot = false;
-    let Some(Next::End { job, skip, .. }) = cancel_pending(&early, TakeSnapshot) else { panic!() };
-    assert_eq!((job, skip), (JobState::Cancelled, vec![TransferData, ReleaseSnapshot]));
+    let early = JobView { has_snapshot: false, ..job() };
+    let cancelled = || Some(JobError::cancelled());
+    let end = |skip| {
+        let (state, job) = (StepState::Skipped, JobState::Cancelled);
+        Some(Next::End { state, skip, job, error: cancelled() })
+    };
+    let (state, ready) = (StepState::Skipped, ReleaseSnapshot);
+    let release = Some(Next::Advance { state, ready, skip: Vec::new(), error: cancelled() });
+    for view in [job(), early.clone()] {
+        assert_eq!(cancel_pending(&view, ReleaseSnapshot), None);
+        assert_eq!(cancel_pending(&view, TakeSnapshot), end(vec![TransferData, ReleaseSnapshot]));
+    }
+    assert_eq!(cancel_pending(&job(), TransferData), release);
+    assert_eq!(cancel_pending(&early, TransferData), end(vec![ReleaseSnapshot]));
 }
 
 #[test]
@@ -171,6 +287,8 @@ fn backoff_doubles_and_is_bounded() {
     let first = Duration::from_secs(10);
     assert_eq!(Retry::Backoff(1).delay(first), first);
     assert_eq!(Retry::Backoff(3).delay(first), 4 * first);
+    assert_eq!(Retry::Backoff(7).delay(first), 64 * first);
+    assert_eq!(Retry::Backoff(0).delay(first), first, "attempts count from one");
     assert_eq!(Retry::Backoff(1000).delay(first), 64 * first);
     assert_eq!(Retry::AtOnce.delay(first), Duration::ZERO);
 }

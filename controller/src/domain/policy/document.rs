@@ -159,6 +159,8 @@ impl ScheduleDocument {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn daily() -> PolicyDocument {
@@ -204,6 +206,77 @@ mod tests {
             assert!(message.starts_with(field), "{field}: {message}");
         }
         assert!(daily().check("no spaces").unwrap_err().to_string().starts_with("name"));
+    }
+
+    /// The largest that is taken, and the smallest that is not.
+    #[test]
+    fn limits() {
+        type Change = fn(&mut PolicyDocument);
+        let check = |change: Change| {
+            let mut document = daily();
+            change(&mut document);
+            document.check("daily").map(drop)
+        };
+        let labels = |count: usize| (0..count).map(|number| (format!("k{number}"), String::new())).collect();
+        let mut many = PolicyDocument { selector: labels(64), ..daily() };
+        assert!(many.check("daily").is_ok());
+        many.selector = labels(65);
+        assert_eq!(many.check("daily").unwrap_err(), PolicyError::TooMany { field: "selector", most: 64 });
+        let names = |count: usize| (0..count).map(|number| format!("n{number}")).collect::<Vec<_>>();
+        let mut many = PolicyDocument { selector: labels(0), machines: names(10_000), ..daily() };
+        assert!(many.check("daily").is_ok());
+        many.machines = names(10_001);
+        assert_eq!(
+            many.check("daily").unwrap_err(),
+            PolicyError::TooMany { field: "machines", most: 10_000 }
+        );
+        let mut many = PolicyDocument { disks: names(1024), ..daily() };
+        assert_eq!(many.check("daily").unwrap().disks, names(1024));
+        many.disks = names(1025);
+        assert_eq!(many.check("daily").unwrap_err(), PolicyError::TooMany { field: "disks", most: 1024 });
+
+        let kept: [fn(&mut RetentionDocument) -> &mut u32; 5] =
+            [|r| &mut r.last, |r| &mut r.daily, |r| &mut r.weekly, |r| &mut r.monthly, |r| &mut r.yearly];
+        for field in kept {
+            let mut document = daily();
+            *field(&mut document.retention) = 10_000;
+            assert!(document.check("daily").is_ok());
+            *field(&mut document.retention) = 10_001;
+            assert_eq!(document.check("daily").unwrap_err(), PolicyError::Retention);
+        }
+        let within: [(Change, bool); 4] = [
+            (|d| d.complete_within = "59s".to_owned(), false),
+            (|d| d.complete_within = "1m".to_owned(), true),
+            (|d| d.complete_within = "31d".to_owned(), true),
+            (|d| d.complete_within = "31d1s".to_owned(), false),
+        ];
+        for (change, good) in within {
+            assert_eq!(check(change).is_ok(), good);
+        }
+        assert!(daily().check(&"x".repeat(63)).is_ok());
+        assert!(matches!(daily().check(&"x".repeat(64)), Err(PolicyError::Name(_))));
+    }
+
+    #[test]
+    fn machines_are_named_and_an_interval_has_no_zone() {
+        let named = |name: &str| PolicyDocument {
+            selector: BTreeMap::new(),
+            machines: vec!["web1".to_owned(), name.to_owned()],
+            ..daily()
+        };
+        assert_eq!(named("a/b").check("daily").unwrap_err(), PolicyError::Machine("a/b".to_owned()));
+        let both = BTreeSet::from(["web1".to_owned(), "web2".to_owned()]);
+        assert_eq!(named("web2").check("daily").unwrap().target, Target::Names(both));
+        let schedule = |cron: &str, time_zone: &str, every: &str| {
+            let [cron, time_zone, every] = [cron, time_zone, every].map(str::to_owned);
+            let schedule = ScheduleDocument { cron, time_zone, every };
+            PolicyDocument { schedule, ..daily() }.check("daily").map(|spec| spec.schedule)
+        };
+        assert_eq!(schedule("", "", "1h").unwrap(), Schedule::every("1h").unwrap());
+        assert_eq!(schedule("", "UTC", "1h").unwrap_err(), PolicyError::Schedule);
+        assert_eq!(schedule("", "", "").unwrap_err(), PolicyError::Schedule);
+        let none = PolicyDocument { selector: BTreeMap::new(), ..PolicyDocument::default() }.with_defaults();
+        assert_eq!(none.schedule.time_zone, "", "an interval has no zone");
     }
 
     #[test]

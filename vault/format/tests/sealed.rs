@@ -126,10 +126,10 @@ fn records_of_all_kinds_read_back() {
     let abort = Abort { machine: Uuid::from_u128(1), seq: 2, reason: "lost".to_owned() };
     assert_eq!(Abort::decode(&abort.encode()).unwrap(), abort);
     // What a reader takes is written whole, and the rest cut off, whatever the letters.
-    let long = Abort { reason: "x".repeat(1024), ..abort.clone() };
+    let long = Abort { reason: "x".repeat(1024), ..abort };
     assert_eq!(Abort::decode(&long.encode()).unwrap(), long);
     for letters in ["x", "\u{e4}", "\u{20ac}", "\u{1F980}"] {
-        let wordy = Abort { reason: letters.repeat(5000), ..abort.clone() };
+        let wordy = Abort { reason: letters.repeat(5000), ..abort };
         let read = Abort::decode(&wordy.encode()).unwrap();
         assert!(wordy.reason.starts_with(&read.reason) && read.reason.len() > 1020);
     }

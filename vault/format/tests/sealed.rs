@@ -129,7 +129,7 @@ fn records_of_all_kinds_read_back() {
     let long = Abort { reason: "x".repeat(1024), ..abort };
     assert_eq!(Abort::decode(&long.encode()).unwrap(), long);
     for letters in ["x", "\u{e4}", "\u{20ac}", "\u{1F980}"] {
-        let wordy = Abort { reason: letters.repeat(5000), ..abort.clone() };
+        let wordy = Abort { reason: letters.repeat(5000), ..abort };
         let read = Abort::decode(&wordy.encode()).unwrap();
         assert!(wordy.reason.starts_with(&read.reason) && read.reason.len() > 1020);
     }

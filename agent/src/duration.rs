@@ -9,8 +9,9 @@ use serde::{Deserialize as _, Deserializer, de::Error as _};
 /// # Errors
 /// If the text is not a positive whole number followed by one of `ms`, `s`, `m`, `h`, `d`.
 pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let text = String::deserialize(deserializer)
-        .map_err(|_| D::Error::custom("a duration is a text with a number and a unit, such as \"30s\" or \"5m\""))?;
+    let text = String::deserialize(deserializer).map_err(|_| {
+        D::Error::custom("a duration is a text with a number and a unit, such as \"30s\" or \"5m\"")
+    })?;
     parse(&text)
         .ok_or_else(|| D::Error::custom(format!("{text:?} is no duration; write it like \"30s\" or \"5m\"")))
 }

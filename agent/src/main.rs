@@ -66,7 +66,9 @@ fn main() -> ExitCode {
         Err(error) => {
             fail(error.as_ref());
             if error.is::<config::ConfigError>() {
-                eprintln!("  next: correct the file, or name another with --config; docs/configuration.md has every key");
+                eprintln!(
+                    "  next: correct the file, or name another with --config; docs/configuration.md has every key"
+                );
                 return ExitCode::from(2);
             }
             ExitCode::FAILURE

@@ -136,9 +136,7 @@ pub(crate) enum PolicyCommand {
     /// Lists policies by name.
     List,
     /// Shows a policy; with `-o yaml` in the form that `apply` takes.
-    Show {
-        name: String,
-    },
+    Show { name: String },
     /// Shows the next slots, and the machines that the policy protects.
     Preview {
         name: String,

@@ -135,7 +135,11 @@ fn describe(job: &Job) -> String {
         if let Some(error) = &step.error {
             text.push_str(&format!(
                 "\n! {}, attempt {}: {} ({})\n  next: {}\n",
-                step.kind, step.attempt, error.message, error.code, or_dash(Some(&error.action)),
+                step.kind,
+                step.attempt,
+                error.message,
+                error.code,
+                or_dash(Some(&error.action)),
             ));
         }
     }

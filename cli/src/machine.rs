@@ -1,4 +1,6 @@
-use holdfast_proto::v1::{GetMachineRequest, LabelMachineRequest, LiftQuarantineRequest, ListMachinesRequest};
+use holdfast_proto::v1::{
+    GetMachineRequest, LabelMachineRequest, LiftQuarantineRequest, ListMachinesRequest,
+};
 
 use crate::args::LabelChange;
 use crate::client::{Client, again, timed};
@@ -82,11 +84,7 @@ pub(crate) async fn label(
     output.print(&machine, || describe(&machine))
 }
 
-pub(crate) async fn lift_quarantine(
-    client: Client,
-    output: Output,
-    machine: String,
-) -> Result<(), CliError> {
+pub(crate) async fn lift_quarantine(client: Client, output: Output, machine: String) -> Result<(), CliError> {
     let answer = again(|| {
         let (mut client, machine) = (client.machines(), machine.clone());
         async move { client.lift_quarantine(timed(LiftQuarantineRequest { machine })).await }

@@ -75,7 +75,9 @@ impl Failure {
     /// 2 for what is wrong with the call or the configuration, 1 for everything else.
     fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Config(_) | Self::ApiKey(ApiKeyError::Config { .. } | ApiKeyError::Name { .. }) => ExitCode::from(2),
+            Self::Config(_) | Self::ApiKey(ApiKeyError::Config { .. } | ApiKeyError::Name { .. }) => {
+                ExitCode::from(2)
+            }
             _ => ExitCode::FAILURE,
         }
     }

@@ -13,8 +13,9 @@ pub(crate) fn status_of(error: &StoreError) -> Status {
     let (code, detail): (Code, ErrorDetail) = match error {
         StoreError::NotFound { noun: "point", name } if name.ends_with("@latest") => (
             Code::NotFound,
-            user_error("point_not_found", message)
-                .action("the machine has no point that is whole: `holdfast point list MACHINE` shows what there is"),
+            user_error("point_not_found", message).action(
+                "the machine has no point that is whole: `holdfast point list MACHINE` shows what there is",
+            ),
         ),
         StoreError::NotFound { noun, .. } => (
             Code::NotFound,
@@ -26,15 +27,17 @@ pub(crate) fn status_of(error: &StoreError) -> Status {
                 _ => "",
             }),
         ),
-        StoreError::NameTaken { .. } => {
-            (Code::AlreadyExists, user_error("name_taken", message).action(
+        StoreError::NameTaken { .. } => (
+            Code::AlreadyExists,
+            user_error("name_taken", message).action(
                 "enrol with another --name; or, to take that machine's place, with a token of \
                  `holdfast token create --machine NAME`",
-            ))
-        }
-        StoreError::OtherMachine { name, .. } => {
-            (Code::InvalidArgument, user_error("other_machine", message).action(format!("give --name {name}")))
-        }
+            ),
+        ),
+        StoreError::OtherMachine { name, .. } => (
+            Code::InvalidArgument,
+            user_error("other_machine", message).action(format!("give --name {name}")),
+        ),
         StoreError::TokenRefused => (
             Code::Unauthenticated,
             user_error("token_refused", message).action("make a new one with `holdfast token create`"),

@@ -10,7 +10,8 @@ use holdfast_proto::ids::MachineId;
 use holdfast_proto::v1::machine_service_server::MachineService;
 use holdfast_proto::v1::{
     Condition, CreateEnrolmentTokenRequest, CreateEnrolmentTokenResponse, Disk, GetMachineRequest,
-    LabelMachineRequest, LiftQuarantineRequest, ListMachinesRequest, ListMachinesResponse, Machine, MachineState,
+    LabelMachineRequest, LiftQuarantineRequest, ListMachinesRequest, ListMachinesResponse, Machine,
+    MachineState,
 };
 
 use crate::app::App;
@@ -78,10 +79,7 @@ impl MachineService for MachineApi {
         let operator = caller::admin(&request)?.name.clone();
         let store = &self.0.store;
         let row = store.find_machine(&request.get_ref().machine).await.map_err(|error| status_of(&error))?;
-        store
-            .lift_quarantine(MachineId(row.facts.id), &operator)
-            .await
-            .map_err(|error| status_of(&error))?;
+        store.lift_quarantine(MachineId(row.facts.id), &operator).await.map_err(|error| status_of(&error))?;
         self.read(&row.facts.id.to_string()).await.map(Response::new)
     }
 
@@ -108,7 +106,14 @@ impl MachineService for MachineApi {
             .into_status(Code::InvalidArgument));
         }
         let token = format!("hft_{}", hex::encode(rand::random::<[u8; 32]>()));
-        let new = NewToken { sha256: sha256(token.as_bytes()), max_uses, ttl, labels, machine, created_by: operator };
+        let new = NewToken {
+            sha256: sha256(token.as_bytes()),
+            max_uses,
+            ttl,
+            labels,
+            machine,
+            created_by: operator,
+        };
         let expires_at = self.0.store.create_token(new).await.map_err(|error| status_of(&error))?;
         Ok(Response::new(CreateEnrolmentTokenResponse {
             token,

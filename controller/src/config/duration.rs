@@ -5,7 +5,9 @@ use serde::{Deserialize, Deserializer};
 /// Reads a duration such as `"30s"`, `"500ms"` or `"1h30m"`.
 pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer).map_err(|_| {
-        serde::de::Error::custom("a duration is a text with a number and a unit, such as \"500ms\", \"30s\", \"5m\" or \"24h\"")
+        serde::de::Error::custom(
+            "a duration is a text with a number and a unit, such as \"500ms\", \"30s\", \"5m\" or \"24h\"",
+        )
     })?;
     parse(&text).ok_or_else(|| {
         serde::de::Error::custom(format!(

@@ -10,12 +10,12 @@ use std::time::Duration;
 use holdfast_proto::ids::{AgentId, JobId, MachineId};
 use uuid::Uuid;
 
-use super::Store;
 use super::agent::NewAgent;
 use super::job::NewBackup;
 use super::machine::DiskRow;
 use super::session::NewSession;
 use super::token::NewToken;
+use super::{Store, StoreError};
 
 /// A store over a database of its own; `None`, said loudly, without a server.
 async fn store() -> Option<Store> {
@@ -32,6 +32,16 @@ async fn store() -> Option<Store> {
         None => panic!("the test server's URL must name the database holdfast: {server}"),
     };
     Some(Store::connect(&url).await.unwrap())
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_is_told_from_one_that_is_away() {
+    let Ok(server) = std::env::var("HOLDFAST_TEST_POSTGRES_URL") else { return };
+    let unknown = server.replace("/holdfast", "/no_such_database");
+    assert!(matches!(Store::connect(&unknown).await, Err(StoreError::Refused { .. })));
+    let away = Store::connect("postgres://holdfast@127.0.0.1:1/holdfast").await;
+    let Err(StoreError::Connect { source }) = away else { panic!("{away:?}") };
+    assert!(source.to_string().contains("refused"), "it says why: {source}");
 }
 
 /// Enrols machines whose agents are connected to `controller`.

@@ -70,9 +70,19 @@ impl Renewal {
         let jitter = rand::rng().random_range(-1.0..=1.0);
         tokio::time::sleep(renewal_delay(validity, Utc::now(), jitter)).await;
         let mut backoff = retry_backoff(validity);
+        let mut told = false;
         loop {
-            // An error means that the session is gone, and the agent with it.
-            let channel = self.live.wait_for(Option::is_some).await.ok().and_then(|channel| channel.clone());
+            let end = (validity.not_after - Utc::now()).to_std().unwrap_or_default();
+            let channel = tokio::select! {
+                biased;
+                // An error means that the session is gone, and the agent with it.
+                live = self.live.wait_for(Option::is_some) => live.ok().and_then(|channel| channel.clone()),
+                () = tokio::time::sleep(end), if !told => {
+                    told = true;
+                    tracing::error!("{}", ran_out(validity, &identity.record.machine_name));
+                    continue;
+                }
+            };
             let Some(channel) = channel else { std::future::pending().await };
             match self.renew(identity, channel).await {
                 Ok(renewed) => return Ok(renewed),
@@ -112,6 +122,15 @@ impl Renewal {
         tracing::info!(not_after = %validity.not_after, "the certificate was renewed");
         Ok(renewed)
     }
+}
+
+/// Without a session there is no renewal, and from now on no session: TLS only says that the connection broke.
+fn ran_out(validity: Validity, machine: &str) -> String {
+    format!(
+        "this machine's certificate ran out at {}: if its clock is right, an operator makes a token with \
+         `holdfast token create --machine {machine}`, and `holdfast-agent enrol --force` uses it here",
+        validity.not_after.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
+    )
 }
 
 /// How long to wait, from `now`, until a certificate is to be renewed. `jitter` is -1 to 1.

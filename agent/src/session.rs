@@ -116,7 +116,13 @@ impl Session {
 
 fn describe(status: &Status) -> String {
     let detail = detail_of(status);
-    if detail.message.is_empty() { detail.code } else { detail.message }
+    match std::error::Error::source(status) {
+        // Broken connections have a cause on this side, and only that says something.
+        Some(cause) => crate::error::chain(cause),
+        None if detail.message.is_empty() => detail.code,
+        None if detail.action.is_empty() => detail.message,
+        None => format!("{}; {}", detail.message, detail.action),
+    }
 }
 
 #[cfg(test)]

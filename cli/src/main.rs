@@ -44,8 +44,10 @@ async fn run(cli: Cli) -> Result<(), CliError> {
     match &cli.command {
         Command::Version => return output.version(),
         Command::Completion { shell } => {
-            clap_complete::generate(*shell, &mut Cli::command(), "holdfast", &mut std::io::stdout());
-            return Ok(());
+            // Not straight to stdout: it would panic when nobody reads to the end.
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "holdfast", &mut script);
+            return output::write(&String::from_utf8_lossy(&script));
         }
         Command::Restore(args) => restore::check_target(args)?,
         _ => {}

@@ -80,11 +80,21 @@ impl Agent {
     /// Runs `enrol`.
     #[must_use]
     pub fn enrol(&self, enrolment: &Enrolment) -> Answer {
+        self.enrol_with(enrolment, &[])
+    }
+
+    /// Runs `enrol --force`.
+    #[must_use]
+    pub fn enrol_again(&self, enrolment: &Enrolment) -> Answer {
+        self.enrol_with(enrolment, &["--force"])
+    }
+
+    fn enrol_with(&self, enrolment: &Enrolment, args: &[&str]) -> Answer {
         let token_file = self.config.with_extension("token");
         fs::write(&token_file, &enrolment.token).unwrap();
         let mut command = program::command("holdfast-agent");
         command.args(["enrol", "--name", &self.name, "--config"]).arg(&self.config);
-        command.arg("--token-file").arg(&token_file).arg("--ca-file").arg(&enrolment.ca_file);
+        command.arg("--token-file").arg(&token_file).arg("--ca-file").arg(&enrolment.ca_file).args(args);
         cli::finish("holdfast-agent enrol", command)
     }
 

@@ -174,6 +174,14 @@ fn mistakes_are_told_in_one_sentence() {
 
     let nobody = Cli { address: "https://127.0.0.1:1".to_owned(), ..world.cli.clone() };
     let _ = nobody.run(&["status"]).fails(1, "unreachable");
+    // The key does not go out in clear.
+    let plain = Cli { address: world.cli.address.replace("https://", "http://"), ..world.cli.clone() };
+    let _ = plain.run(&["status"]).fails(2, "bad_configuration");
+    let no_ca = Cli { ca_file: world.cli.api_key_file.clone(), ..world.cli.clone() };
+    let _ = no_ca.run(&["status"]).fails(2, "bad_configuration");
+    let _ = Cli { api_key_file: world.path("none"), ..world.cli.clone() }
+        .run(&["status"])
+        .fails(2, "file_not_readable");
     let unset = Cli { address: String::new(), ..world.cli.clone() };
     assert_eq!(unset.run(&["status"]).code, 2);
     assert_eq!(world.cli.run(&["no-such-command"]).code, 2);
@@ -462,4 +470,24 @@ fn an_agent_whose_place_was_taken_at_another_controller_is_no_clone() {
     std::thread::sleep(Duration::from_secs(5));
     assert_eq!(world.machine("web1")["state"], "online");
     old.kill();
+}
+
+#[test]
+fn an_agent_whose_certificate_ran_out_says_so_and_gets_a_new_one() {
+    let world = World::start_with(Postgres::shared(), &[("certificate_lifetime", "\"3s\"")]);
+    let mut agent = world.enrolled_agent("web1", &[]);
+    std::thread::sleep(Duration::from_secs(4));
+    agent.start();
+    let log = world.logs().join("agent-web1.log");
+    wait::until("the agent to say what to do", PATIENCE, || {
+        fs::read_to_string(&log)
+            .unwrap_or_default()
+            .contains("holdfast token create --machine web1")
+            .then_some(())
+    });
+    agent.kill();
+    let answer = agent.enrol_again(&world.enrolment(&["--machine", "web1"]));
+    let _ = answer.succeeds();
+    agent.start();
+    world.wait_for_machine("web1", "online");
 }

@@ -11,11 +11,11 @@ use std::time::Duration;
 use holdfast_proto::ids::{AgentId, JobId, MachineId};
 use uuid::Uuid;
 
-use super::Store;
 use super::agent::NewAgent;
 use super::job::NewBackup;
 use super::session::NewSession;
 use super::token::NewToken;
+use super::{Store, StoreError};
 use crate::domain::snapshot::DiskRow;
 
 /// A store over a database of its own; `None`, said loudly, without a server.
@@ -38,6 +38,16 @@ pub(crate) async fn store() -> Option<Store> {
 /// Runs statements of a test's own.
 pub(crate) async fn execute(store: &Store, statements: &'static str) {
     sqlx::raw_sql(statements).execute(&store.pool).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_is_told_from_one_that_is_away() {
+    let Ok(server) = std::env::var("HOLDFAST_TEST_POSTGRES_URL") else { return };
+    let unknown = server.replace("/holdfast", "/no_such_database");
+    assert!(matches!(Store::connect(&unknown).await, Err(StoreError::Refused { .. })));
+    let away = Store::connect("postgres://holdfast@127.0.0.1:1/holdfast").await;
+    let Err(StoreError::Connect { source }) = away else { panic!("{away:?}") };
+    assert!(source.to_string().contains("refused"), "it says why: {source}");
 }
 
 /// Enrols machines whose agents are connected to `controller`.

@@ -111,7 +111,7 @@ mod tests {
         let mut gains = std::collections::BTreeSet::new();
         for at in 0..600 {
             let gain = 4096 - zstd::bulk::compress(&plain, 1).unwrap().len().min(4096);
-            let (codec, data) = encode_cell(&plain, 1);
+            let (codec, data) = encode_cell(plain.clone(), 1);
             assert_eq!(codec, if gain >= 256 { Codec::Zstd } else { Codec::Raw }, "{gain}");
             assert_eq!(decode_cell(codec, 4096, &data).unwrap(), plain);
             gains.insert(gain);
@@ -123,14 +123,15 @@ mod tests {
     #[test]
     fn only_what_has_the_size_of_a_cell_is_decoded() {
         for plain_bytes in [0, 1, 4095, 4097, 131_072 + 4096] {
-            let refused = decode_cell(Codec::Raw, plain_bytes, &vec![0; plain_bytes as usize]);
+            let data = vec![0; plain_bytes as usize];
+            let refused = decode_cell(Codec::Raw, plain_bytes, &data);
             assert!(matches!(refused, Err(CellError::Size { .. })), "{plain_bytes}: {refused:?}");
         }
         let most = vec![1; MAX_CELL_BYTES];
         assert_eq!(decode_cell(Codec::Raw, 131_072, &most).unwrap(), most);
         let short = decode_cell(Codec::Raw, 8192, &[1; 4096]);
         assert!(matches!(short, Err(CellError::Length { expected: 8192, actual: 4096 })), "{short:?}");
-        let (codec, data) = encode_cell(&[7; BLOCK_SIZE], 1);
+        let (codec, data) = encode_cell(vec![7; BLOCK_SIZE], 1);
         let short = decode_cell(codec, 8192, &data);
         assert!(matches!(short, Err(CellError::Length { expected: 8192, actual: 4096 })), "{short:?}");
         assert!(matches!(decode_cell(Codec::Zstd, 4096, b"no zstd"), Err(CellError::Decode { .. })));

@@ -232,7 +232,7 @@ fn what_the_job_becomes() {
         (some(&cancelled), false, none.clone(), Done, ended, some(&cancelled)),
         (some(&cancelled), false, none.clone(), Failed(unreleased.clone()), ended, some(&cancelled)),
         (none.clone(), false, some(&warning), Done, failed, none.clone()),
-        (none.clone(), false, none.clone(), Failed(unreleased.clone()), failed, some(&unreleased)),
+        (none.clone(), false, none, Failed(unreleased.clone()), failed, some(&unreleased)),
     ];
     for (error, has_point, warning, outcome, state, told) in cases {
         let view = JobView { error, has_point, warning, ..job() };

@@ -449,6 +449,7 @@ fn a_new_agent_takes_the_place_of_an_old_one() {
     world.assert_restores(&first, "data", &image.path);
     world.assert_restores(&second, "data", &image.path);
     assert_eq!(world.cli.json(&["point", "list", "web1"]).as_array().unwrap().len(), 2);
+    new.stop();
     assert_enrol_refused(&new.enrol(&enrolment), "enrolled already");
     assert_enrol_refused(&other.enrol(&enrolment), "token");
     let _ = world.cli.run(&["machine", "show", "web2"]).fails(1, "machine_not_found");
@@ -474,7 +475,7 @@ fn an_agent_whose_place_was_taken_at_another_controller_is_no_clone() {
 
 #[test]
 fn an_agent_whose_certificate_ran_out_says_so_and_gets_a_new_one() {
-    let world = World::start_with(Postgres::shared(), &[("certificate_lifetime", "\"3s\"")]);
+    let world = World::start_with(Postgres::shared(), &[("certificate_lifetime", "3s")]);
     let mut agent = world.enrolled_agent("web1", &[]);
     std::thread::sleep(Duration::from_secs(4));
     agent.start();

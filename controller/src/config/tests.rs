@@ -55,7 +55,7 @@ fn mistakes_are_named() {
     let cases = [
         ("hosts = []", "hosts"),
         ("[timing]\nheart_beat = \"1s\"", "heart_beat"),
-        ("[timing]\nheartbeat = 15", "invalid type"),
+        ("[timing]\nheartbeat = 15", "a duration is a text"),
         ("[timing]\nheartbeat = \"15\"", "is no duration"),
         ("agents = \"here\"", "invalid socket address"),
     ];

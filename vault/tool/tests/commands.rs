@@ -114,7 +114,9 @@ impl Fixture {
         if code == 1 {
             let lines: Vec<&str> = stderr.lines().collect();
             assert!(
-                lines.len() == 2 && lines[0].starts_with("error: ") && lines[1].starts_with("next: "),
+                lines.len() == 2
+                    && lines[0].starts_with("error: ")
+                    && lines[1].trim_start().starts_with("next: "),
                 "{stderr}"
             );
         }

@@ -233,7 +233,8 @@ fn anything_dies_at_any_moment() {
 fn a_late_attempt_is_fenced() {
     let mut rig = Rig::new(Postgres::shared());
     rig.agent.stop();
-    rig.agent.start_with("agent::frame_acked=sleep(150)");
+    // It commits late, too. Sleeping between frames instead would keep its progress from being told.
+    rig.agent.start_with("agent::before_commit=sleep(4000)");
     rig.world.wait_for_machine("web1", "online");
     let job = rig.begin_round();
     wait::until("some bytes to be sent", CRASH_PATIENCE, || {

@@ -49,8 +49,7 @@ pub fn decode_cell(codec: Codec, plain_bytes: u32, data: &[u8]) -> Result<Vec<u8
         return Err(CellError::Enlarged { plain_bytes, stored: data.len() });
     }
     let plain = match codec {
-        Codec::Raw if data.len() == expected => data.to_vec(),
-        Codec::Raw => return Err(CellError::Length { expected, actual: data.len() }),
+        Codec::Raw => data.to_vec(),
         Codec::Zstd => {
             zstd::bulk::decompress(data, expected).map_err(|source| CellError::Decode { source })?
         }

@@ -126,3 +126,34 @@ fn share_metadata(disks: &mut [record::PointDisk], total: u64) {
         first.stored_bytes += left;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What disks with so many bytes of cells come to when so many bytes were stored for all of them.
+    fn shared<const N: usize>(cells: [u64; N], total: u64) -> [u64; N] {
+        let mut disks = cells.map(|stored_bytes| record::PointDisk {
+            name: String::new(),
+            size_bytes: 0,
+            read_bytes: 0,
+            changed_bytes: 0,
+            sent_bytes: 0,
+            stored_bytes,
+            stack: Vec::new(),
+        });
+        share_metadata(&mut disks, total);
+        disks.map(|disk| disk.stored_bytes)
+    }
+
+    #[test]
+    fn disks_share_what_is_not_cells() {
+        assert_eq!(shared([100, 300], 1000), [250, 750], "by their cells");
+        assert_eq!(shared([1, 1, 1], 13), [5, 4, 4], "what does not divide goes to the first");
+        assert_eq!(shared([0, 7], 10), [0, 10]);
+        assert_eq!(shared([0, 0], 11), [6, 5], "evenly without cells");
+        assert_eq!(shared([100, 300], 400), [100, 300]);
+        assert_eq!(shared([100, 300], 399), [100, 300], "never less than the cells");
+        assert_eq!(shared([], 10), [0; 0]);
+    }
+}

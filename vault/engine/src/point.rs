@@ -4,8 +4,7 @@ use uuid::Uuid;
 use holdfast_vault_format::container::{Kind, open_record, seal_record};
 use holdfast_vault_format::record::{self, Abort, Consistency, DeltaRef, Open, PointRef};
 
-use crate::object::{self, Created};
-use crate::{Vault, VaultError, name};
+use crate::{Vault, VaultError, name, object};
 
 /// A recovery point.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -200,14 +199,10 @@ impl Vault {
         let sealed =
             seal_record(&self.inner.ring, kind, &object, rand::random(), body).map_err(VaultError::Seal)?;
         self.check_present().await?;
-        let created = object::create(self.storage(), &object, sealed.into()).await?;
+        object::create(self.storage(), &object, sealed.into()).await?;
         // Once more: what was created where the vault is not must not count.
         self.check_present().await?;
-        match self.outcome(machine, seq).await? {
-            Some(outcome) => Ok(outcome),
-            None if created == Created::Before => Err(VaultError::Missing { object }),
-            None => Err(VaultError::mismatch(&object, "it was created and is not there")),
-        }
+        self.outcome(machine, seq).await?.ok_or(VaultError::Missing { object })
     }
 
     pub(crate) async fn read_open(&self, machine: Uuid, seq: u64) -> Result<Open, VaultError> {

@@ -76,8 +76,7 @@ pub fn decode_cell(codec: Codec, plain_bytes: u32, data: &[u8]) -> Result<Cow<'_
         return Err(CellError::Enlarged { plain_bytes, stored: data.len() });
     }
     let plain = match codec {
-        Codec::Raw if data.len() == expected => Cow::Borrowed(data),
-        Codec::Raw => return Err(CellError::Length { expected, actual: data.len() }),
+        Codec::Raw => Cow::Borrowed(data),
         Codec::Zstd => Cow::Owned(decompress(data, expected).map_err(|source| CellError::Decode { source })?),
     };
     if plain.len() == expected { Ok(plain) } else { Err(CellError::Length { expected, actual: plain.len() }) }

@@ -1,6 +1,8 @@
 //! The engine against a real directory.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod begin;
+mod commit;
 mod corruption;
 mod disk_full;
 mod faults;

@@ -17,7 +17,7 @@ use object_store::{
 
 type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 
-/// When a write fails.
+/// What happens to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// Nothing is written: the disk is full.
@@ -26,21 +26,25 @@ pub(crate) enum Fault {
     AnswerLost,
     /// It is written after this long.
     Slow(std::time::Duration),
+    /// It is written at once, and answered after this long.
+    Late(std::time::Duration),
+    /// Reads fail instead of writes, and not for want of the object.
+    Unreadable,
 }
 
 #[derive(Debug)]
 pub(crate) struct Faulty {
     inner: Arc<dyn ObjectStore>,
     fault: Fault,
-    /// Writes that still succeed.
+    /// Requests that still succeed.
     good: AtomicUsize,
-    /// Writes that fail after those.
+    /// Requests that fail after those.
     bad: AtomicUsize,
     prefix: &'static str,
 }
 
 impl Faulty {
-    /// In front of a directory: of the writes to names that start with `prefix`, the first `good` succeed, the next `bad` fail.
+    /// In front of a directory: of the writes (or reads) of names that start with `prefix`, the first `good` succeed, the next `bad` fail.
     pub(crate) fn new(
         directory: &std::path::Path,
         fault: Fault,
@@ -87,7 +91,7 @@ impl ObjectStore for Faulty {
         'b: 'c,
     {
         Box::pin(async move {
-            if !self.fails(location) {
+            if self.fault == Fault::Unreadable || !self.fails(location) {
                 return self.inner.put_opts(location, payload, opts).await;
             }
             match self.fault {
@@ -100,6 +104,12 @@ impl ObjectStore for Faulty {
                     tokio::time::sleep(time).await;
                     self.inner.put_opts(location, payload, opts).await
                 }
+                Fault::Late(time) => {
+                    let result = self.inner.put_opts(location, payload, opts).await;
+                    tokio::time::sleep(time).await;
+                    result
+                }
+                Fault::Unreadable => unreachable!("a write"),
             }
         })
     }
@@ -121,6 +131,9 @@ impl ObjectStore for Faulty {
         'a: 'c,
         'b: 'c,
     {
+        if self.fault == Fault::Unreadable && self.fails(location) {
+            return Box::pin(async { Err(failure(io::ErrorKind::Other)) });
+        }
         self.inner.get_opts(location, options)
     }
 

@@ -1,0 +1,132 @@
+//! What a point says of itself, and that one backup has one point.
+
+use holdfast_vault_engine::{PointStatus, VaultError};
+use uuid::Uuid;
+
+use super::support::agent::push_blocks;
+use super::support::{Image, TestVault, back_up, begin, good_points, request, restore_disk, send_changes};
+
+const MIB: usize = 1 << 20;
+
+/// Bytes of the objects that `wanted` picks.
+fn stored(test: &TestVault, wanted: impl Fn(&str) -> bool) -> u64 {
+    let names = test.objects().into_iter().filter(|name| wanted(name));
+    names.map(|name| std::fs::metadata(test.path.join(name)).unwrap().len()).sum()
+}
+
+/// The bytes that disks stored are those of the point's objects, to the byte: also of what was taken over.
+#[tokio::test(flavor = "multi_thread")]
+async fn sizes_add_up() {
+    let test = TestVault::new().await;
+    let machine = Uuid::new_v4();
+    let (one, two) = (Image::noise(310, MIB), Image::noise(311, MIB / 2));
+    let disks = [("one", &one), ("two", &two)];
+    let interrupted = begin(&test.vault, request(machine, &disks)).await.unwrap();
+    push_blocks(&interrupted, "one", &one, &(0..100).collect::<Vec<_>>()).await.unwrap();
+    interrupted.flush().await.unwrap();
+
+    let backup = begin(&test.vault, request(machine, &disks)).await.unwrap();
+    for (name, image) in disks {
+        send_changes(&backup, name, image).await.unwrap();
+    }
+    let read = [("two".to_owned(), 22), ("one".to_owned(), 11)];
+    let point = backup.prepare(&read).await.unwrap().commit().await.unwrap();
+    let sizes =
+        |key: fn(&holdfast_vault_engine::PointDisk) -> u64| point.disks.iter().map(key).collect::<Vec<_>>();
+    assert_eq!(sizes(|disk| disk.read_bytes), [11, 22]);
+    assert_eq!(sizes(|disk| disk.sent_bytes), [one.size_bytes(), two.size_bytes()]);
+    assert_eq!(sizes(|disk| disk.changed_bytes), [one.size_bytes(), two.size_bytes()]);
+    let number = format!("{:020}", point.seq);
+    let objects = stored(&test, |name| {
+        name.starts_with("seg/") || (name.ends_with(&number) && !name.starts_with("keys/"))
+    });
+    assert_eq!(sizes(|disk| disk.stored_bytes).iter().sum::<u64>(), objects);
+    restore_disk(&test.vault, &point, "one", &one).await;
+
+    let before = stored(&test, |_| true);
+    let unchanged = back_up(&test.vault, machine, &disks).await.unwrap();
+    let stored_bytes: u64 = unchanged.disks.iter().map(|disk| disk.stored_bytes).sum();
+    assert_eq!(stored_bytes, stored(&test, |_| true) - before);
+    assert!(stored_bytes > 0);
+}
+
+/// Of two that were prepared for one backup, one becomes its point, and committing that one again is no harm.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_backup_has_one_point() {
+    let test = TestVault::new().await;
+    let machine = Uuid::new_v4();
+    let image = Image::mixed(312, MIB / 2);
+    let backup = begin(&test.vault, request(machine, &[("sda", &image)])).await.unwrap();
+    send_changes(&backup, "sda", &image).await.unwrap();
+    let (first, second) = (backup.prepare(&[]).await.unwrap(), backup.prepare(&[]).await.unwrap());
+    assert_ne!(first.point().id, second.point().id);
+    let point = first.commit().await.unwrap();
+    assert_eq!(point, *first.point());
+    match second.commit().await {
+        Err(VaultError::Aborted { seq, .. }) => assert_eq!(seq, backup.seq()),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(first.commit().await.unwrap(), point);
+    assert_eq!(good_points(&test.vault, machine).await, std::slice::from_ref(&point));
+    restore_disk(&test.vault, &point, "sda", &image).await;
+}
+
+/// A point that was exchanged for one of another life under its number: its successor knows it by its hash.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_point_that_its_successor_does_not_know_is_damaged() {
+    let test = TestVault::new().await;
+    let machine = Uuid::new_v4();
+    let mut image = Image::mixed(313, MIB / 4);
+    let other = back_up(&test.vault, machine, &[("sda", &image)]).await.unwrap();
+    let name = format!("points/{machine}/{:020}", other.seq);
+    let bytes = std::fs::read(test.path.join(&name)).unwrap();
+    for object in test.objects().iter().filter(|object| object.contains(&machine.to_string())) {
+        std::fs::remove_file(test.path.join(object)).unwrap();
+    }
+    let vault = test.reopen().await.unwrap();
+    let first = back_up(&vault, machine, &[("sda", &image)]).await.unwrap();
+    assert_eq!(first.seq, other.seq);
+    image.change(314, 3);
+    let second = back_up(&vault, machine, &[("sda", &image)]).await.unwrap();
+    assert_eq!(good_points(&vault, machine).await, [first, second.clone()]);
+    std::fs::write(test.path.join(&name), bytes).unwrap();
+    let listed = test.reopen().await.unwrap().points(machine).await.unwrap();
+    let [PointStatus::Damaged { seq, error }, PointStatus::Ok(newest)] = &*listed else {
+        panic!("{listed:?}")
+    };
+    assert_eq!((*seq, newest), (other.seq, &second));
+    assert!(matches!(error, VaultError::Mismatch { object, .. } if *object == name), "{error:?}");
+}
+
+/// What was cut off counts as an extent when it is decided which deltas are merged.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_counts_as_an_extent() {
+    let test = TestVault::new().await;
+    let machine = Uuid::new_v4();
+    // Data and zeros in turn: eight extents.
+    let mut image = Image::zeros(8 * 4096);
+    for block in [1, 3, 5, 7] {
+        image.0[block * 4096..][..4096].fill(9);
+    }
+    back_up(&test.vault, machine, &[("sda", &image)]).await.unwrap();
+    let mut same_size = image.clone();
+    image.0.truncate(7 * 4096);
+    // Two extents more are a quarter of eight: with the cut they are larger than that.
+    for block in [1, 5] {
+        image.0[block * 4096..][..4096].fill(8);
+        same_size.0[block * 4096..][..4096].fill(8);
+    }
+    let cut = back_up(&test.vault, machine, &[("sda", &image)]).await.unwrap();
+    assert_eq!(cut.disks[0].stack.len(), 1, "merged");
+    restore_disk(&test.vault, &cut, "sda", &image).await;
+
+    let machine = Uuid::new_v4();
+    let mut image = same_size.clone();
+    for block in [1, 5] {
+        image.0[block * 4096..][..4096].fill(9);
+    }
+    back_up(&test.vault, machine, &[("sda", &image)]).await.unwrap();
+    let point = back_up(&test.vault, machine, &[("sda", &same_size)]).await.unwrap();
+    assert_eq!(point.disks[0].stack.len(), 2, "on top");
+    restore_disk(&test.vault, &point, "sda", &same_size).await;
+}

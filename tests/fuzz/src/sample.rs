@@ -148,7 +148,7 @@ pub async fn push(backup: &Backup, disk: &str, runs: &[(u64, u64, u8)]) {
 #[must_use]
 pub fn cell(extent: Extent, fill: u8) -> NewCell {
     let plain = plain(extent.block_count, fill);
-    let (codec, data) = encode_cell(&plain, 1);
+    let (codec, data) = encode_cell(plain.clone(), 1);
     NewCell {
         codec,
         plain_bytes: u32::try_from(plain.len()).expect("few blocks"),

@@ -109,7 +109,7 @@ fn made(data: &[u8]) -> (u64, Vec<v1::DiskCells>) {
 
 fn made_cell(made: &MadeCell) -> v1::RestoredCell {
     let plain = plain(u64::from(made.blocks & 7) + 1, made.fill);
-    let (codec, data) = encode_cell(&plain, 1);
+    let (codec, data) = encode_cell(plain.clone(), 1);
     let mut hash = cell_hash(&plain).to_vec();
     if made.lie & 0xf0 == 0xf0 {
         hash[usize::from(made.lie & 15)] ^= 1;

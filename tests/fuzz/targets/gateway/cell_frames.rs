@@ -152,7 +152,7 @@ fn made_cell(made: &MadeCell) -> v1::Cell {
     let blocks =
         extents.iter().fold(0, |sum: u64, extent| sum.saturating_add(extent.block_count)).clamp(1, 33);
     let plain = plain(blocks, made.fill);
-    let (codec, mut data) = encode_cell(&plain, 1);
+    let (codec, mut data) = encode_cell(plain.clone(), 1);
     let mut codec = v1::Codec::try_from(codec as i32 + 1).expect("two codecs");
     if made.codec == 1 {
         (codec, data) = (v1::Codec::Raw, plain.clone());

@@ -267,7 +267,8 @@ impl Cells {
         let extents = extents(u, 4)?;
         let blocks = extents.iter().map(|extent| extent.block_count).sum::<u64>();
         let plain = plain(blocks, u.arbitrary()?);
-        let (codec, data) = if u.arbitrary()? { encode_cell(plain.clone(), 1) } else { (Codec::Raw, plain.clone()) };
+        let (codec, data) =
+            if u.arbitrary()? { encode_cell(plain.clone(), 1) } else { (Codec::Raw, plain.clone()) };
         let hash = if u.ratio(1, 20)? { u.arbitrary()? } else { cell_hash(&plain) };
         let hashes = (0..blocks).map(|block| block + 1).collect();
         self.push(CellKind::Data { disk, codec }, plain.len(), hash, CellBlocks { extents, hashes }, data);

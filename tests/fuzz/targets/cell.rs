@@ -16,6 +16,6 @@ fuzz_target!(|data: &[u8]| {
     assert!(
         plain.len() <= MAX_CELL_BYTES && plain.len().is_multiple_of(BLOCK_SIZE) && data.len() <= plain.len()
     );
-    let (codec, encoded) = encode_cell(plain.clone(), 1);
+    let (codec, encoded) = encode_cell(plain.to_vec(), 1);
     assert_eq!(decode_cell(codec, plain_bytes, &encoded).expect("what is encoded decodes"), plain);
 });

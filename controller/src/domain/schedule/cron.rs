@@ -112,7 +112,7 @@ fn end_of_gap(zone: Tz, wall: NaiveDateTime) -> Option<DateTime<Utc>> {
 fn latest_wall(zone: Tz, until: DateTime<Utc>) -> NaiveDateTime {
     let wall = wall_at(zone, until);
     match zone.from_local_datetime(&wall) {
-        LocalResult::Ambiguous(first, second) if second.to_utc() <= until => wall + (second - first),
+        LocalResult::Ambiguous(first, second) => wall + (second - first),
         _ => wall,
     }
 }

@@ -209,30 +209,23 @@ fn what_a_cancel_makes_of_each_end_of_an_attempt() {
 #[test]
 fn what_the_job_becomes() {
     let (error, warning, unreleased) = (failure("e", false), failure("w", false), failure("r", false));
-    let (some, none) = (|error: &JobError| Some(error.clone()), None::<JobError>);
+    let (some, none) = (|error: &JobError| Some(error.clone()), || None::<JobError>);
     let lost = JobError::agent_lost();
     let cancelled = JobError::cancelled();
     use JobState::{Succeeded, SucceededWithWarnings};
     let (failed, ended) = (JobState::Failed, JobState::Cancelled);
     let cases = [
-        (none.clone(), true, none.clone(), Done, Succeeded, none.clone()),
-        (some(&error), true, none.clone(), Done, Succeeded, none.clone()),
-        (none.clone(), true, some(&warning), Done, SucceededWithWarnings, some(&warning)),
-        (
-            none.clone(),
-            true,
-            some(&warning),
-            Failed(unreleased.clone()),
-            SucceededWithWarnings,
-            some(&unreleased),
-        ),
-        (none.clone(), true, none.clone(), Cancelled, SucceededWithWarnings, some(&lost)),
+        (none(), true, none(), Done, Succeeded, none()),
+        (some(&error), true, none(), Done, Succeeded, none()),
+        (none(), true, some(&warning), Done, SucceededWithWarnings, some(&warning)),
+        (none(), true, some(&warning), Failed(unreleased.clone()), SucceededWithWarnings, some(&unreleased)),
+        (none(), true, none(), Cancelled, SucceededWithWarnings, some(&lost)),
         (some(&error), false, some(&warning), Done, failed, some(&error)),
-        (some(&error), false, none.clone(), Failed(unreleased.clone()), failed, some(&error)),
-        (some(&cancelled), false, none.clone(), Done, ended, some(&cancelled)),
-        (some(&cancelled), false, none.clone(), Failed(unreleased.clone()), ended, some(&cancelled)),
-        (none.clone(), false, some(&warning), Done, failed, none.clone()),
-        (none.clone(), false, none, Failed(unreleased.clone()), failed, some(&unreleased)),
+        (some(&error), false, none(), Failed(unreleased.clone()), failed, some(&error)),
+        (some(&cancelled), false, none(), Done, ended, some(&cancelled)),
+        (some(&cancelled), false, none(), Failed(unreleased.clone()), ended, some(&cancelled)),
+        (none(), false, some(&warning), Done, failed, none()),
+        (none(), false, none(), Failed(unreleased.clone()), failed, some(&unreleased)),
     ];
     for (error, has_point, warning, outcome, state, told) in cases {
         let view = JobView { error, has_point, warning, ..job() };

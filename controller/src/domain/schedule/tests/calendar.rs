@@ -262,3 +262,17 @@ fn the_spec_reads_back_as_written() {
     let Schedule::Every { period } = every("90m") else { panic!() };
     assert_eq!(period.to_string(), "90m");
 }
+
+#[test]
+fn the_last_friday_by_name_and_by_number() {
+    let (name, number) = (cron("0 2 * * FRIL", "UTC"), cron("0 2 * * 5L", "UTC"));
+    let slots = name.preview(at("2026-01-01T00:00:00Z"), 3);
+    assert_eq!(slots, ["2026-01-30T02:00:00Z", "2026-02-27T02:00:00Z", "2026-03-27T02:00:00Z"].map(at));
+    assert_eq!(number.preview(at("2026-01-01T00:00:00Z"), 3), slots);
+}
+
+#[test]
+fn a_log_shows_what_was_written_and_no_more() {
+    let text = format!("{:?}", cron("0 2 * * *", "Europe/Berlin"));
+    assert!(text.contains("\"0 2 * * *\"") && text.len() < 200, "{text}");
+}

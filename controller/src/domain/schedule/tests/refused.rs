@@ -175,3 +175,13 @@ fn endless_text() {
         "
     );
 }
+
+#[test]
+fn the_longest_text_that_is_read() {
+    let minutes = |count: usize| format!("10{} 0 * * *", ",0".repeat(count));
+    assert_eq!((minutes(123).len(), minutes(124).len()), (256, 258));
+    assert!(Schedule::cron(&minutes(123), "UTC").is_ok());
+    assert!(matches!(Schedule::cron(&minutes(124), "UTC"), Err(ScheduleError::TooLong { length: 258, .. })));
+    assert_eq!(seconds_of(&format!("{:0>63}s", 60)), Some(60));
+    assert_eq!(seconds_of(&format!("{:0>64}s", 60)), None);
+}

@@ -15,7 +15,7 @@ fuzz_target!(|data: &[u8]| {
     block_on(async {
         let points = vault.points(MACHINE).await.expect("damage is told point by point");
         for status in points {
-            let PointStatus::Ok(point) = status else { continue };
+            let (PointStatus::Ok(point) | PointStatus::SoftDeleted(point, _)) = status else { continue };
             for disk in &point.disks {
                 if let Err(error) = read_disk(&vault, &point, &disk.name).await {
                     assert!(error.is_damage(), "what is in the vault is damage, not {error:?}");

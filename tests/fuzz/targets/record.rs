@@ -1,8 +1,10 @@
-//! Points, opens and aborts, opened; points as they are signed.
+//! Points, opens, aborts, events and collections, opened; points and events as they are signed.
 #![no_main]
 
 use holdfast_fuzz::vault::signer;
 use holdfast_vault_format::DecodeError;
+use holdfast_vault_format::collection::{Collection, Condemned};
+use holdfast_vault_format::event::Event;
 use holdfast_vault_format::record::{Abort, Open, Point, verify};
 use libfuzzer_sys::fuzz_target;
 
@@ -29,6 +31,23 @@ fuzz_target!(|data: &[u8]| {
         3 => {
             let Ok(point) = verify(data, &signer().public_key()) else { return };
             assert_eq!(signer().sign(&point), data, "nobody else signs");
+        }
+        4 => {
+            let Ok(event) = Event::decode(data) else { return };
+            assert_eq!(event.encode(), data, "an event has one encoding");
+        }
+        5 => {
+            let Ok(event) = Event::verify(data, &signer().public_key()) else { return };
+            assert_eq!(event.sign(&signer()), data, "nobody else signs");
+        }
+        6 => {
+            let Ok(collection) = Collection::decode(data) else { return };
+            assert_eq!(collection.encode(), data, "a collection has one encoding");
+        }
+        7 => {
+            let Ok(condemned) = Condemned::decode(data) else { return };
+            assert_eq!(condemned.encode(), data, "what is condemned has one encoding");
+            assert!(condemned.segments.is_sorted(), "in ascending order");
         }
         _ => {}
     }

@@ -12,7 +12,7 @@ struct Ban {
     instead: &'static str,
 }
 
-const BANS: [Ban; 10] = [
+const BANS: [Ban; 11] = [
     Ban {
         folder: "controller/src/domain",
         words: &["sqlx", "tonic", "tokio", "prost", "holdfast_proto", "std::fs", "std::net", "::now()"],
@@ -45,6 +45,12 @@ const BANS: [Ban; 10] = [
             "vault/engine/src/key_file.rs",
         ],
         instead: "objects are created, once, by object::create, and never changed",
+    },
+    Ban {
+        folder: "vault/engine/src",
+        words: &["object::delete("],
+        except: &["vault/engine/src/collect.rs", "vault/engine/src/collect/"],
+        instead: "objects are deleted by a collection, which found them dead twice",
     },
     Ban {
         folder: "controller/src",

@@ -1,11 +1,13 @@
 //! Receiving a backup. What was acknowledged is durable; everything else may be lost at any time.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::Stream;
 use tokio::sync::{Semaphore, watch};
 
 use holdfast_vault_format::block::blocks_of;
+use holdfast_vault_format::collection::CondemnedSegment;
 use holdfast_vault_format::delta::{Place, SegmentRef};
 use holdfast_vault_format::record::PointRef;
 use holdfast_vault_format::segment::{CellBlocks, MAX_ZERO_EXTENTS};
@@ -116,6 +118,7 @@ impl Backup {
         request: BeginBackup,
         opened: Opened,
         adopted: &[u64],
+        condemned: &HashSet<CondemnedSegment>,
     ) -> Result<Self, VaultError> {
         let hasher = BlockHasher::new(&vault.inner.ring.key.block_hash_key(request.machine, MAP_GENERATION));
         let mut state = State {
@@ -127,7 +130,7 @@ impl Backup {
             closed: false,
         };
         for seq in adopted {
-            adopt::adopt(&vault, &request, *seq, &mut state).await?;
+            adopt::adopt(&vault, &request, *seq, condemned, &mut state).await?;
         }
         let shared = Shared {
             vault,

@@ -13,6 +13,7 @@ use holdfast_vault_format::record::{Consistency, Open};
 
 use crate::backup::{Backup, Opened};
 use crate::object::{self, Created};
+use crate::standing::PointState;
 use crate::{Outcome, Point, Vault, VaultError, name};
 
 /// How often a begin that another one overtook starts over.
@@ -100,21 +101,37 @@ impl Vault {
             Some(point) => self.usable_base(point, Depth::Pages).await?,
             None => None,
         };
+        let epoch = self.condemned_epoch().await?;
         let largest = decided.iter().chain(&opened).copied().max().unwrap_or(0).max(request.at_least_seq);
-        let created = self.create_open(request, largest, base.as_ref(), &adopted).await?;
+        let created = self.create_open(request, largest, base.as_ref(), &adopted, epoch).await?;
         let Some((seq, open_bytes)) = created else { return Ok(None) };
-        if self.is_overtaken(machine, seq, since).await? {
+        if self.is_overtaken(machine, seq, &decided).await? {
             return Ok(None);
         }
+        // From here on a collection keeps the base, unless it was purged before.
+        if let Some(point) = &base
+            && self.is_purged(machine, point.seq).await?
+        {
+            return Ok(None);
+        }
+        // What is condemned later waits for this backup.
+        let (adopted, condemned) = match self.condemned_of(machine).await {
+            Ok(condemned) => (adopted, condemned),
+            Err(error) if error.is_damage() => {
+                warn!(%machine, error = &error as &dyn std::error::Error, "what is condemned cannot be told: nothing is taken over");
+                (Vec::new(), HashSet::new())
+            }
+            Err(error) => return Err(error),
+        };
         info!(%machine, seq, base = ?base.as_ref().map(|point| point.seq), ?adopted, "backup begun");
         let opened = Opened { seq, open_bytes, base, previous };
-        let backup = Backup::start(self.clone(), request.clone(), opened, &adopted).await?;
+        let backup = Backup::start(self.clone(), request.clone(), opened, &adopted, &condemned).await?;
         Ok(Some(Begun::Open(backup)))
     }
 
     /// Whether another begin or commit came between the look at the vault and the creation of `open`. Of two that began
     /// together, the one that looks last sees both: the one with the smaller number gives up, so that one is left.
-    async fn is_overtaken(&self, machine: Uuid, seq: u64, since: u64) -> Result<bool, VaultError> {
+    async fn is_overtaken(&self, machine: Uuid, seq: u64, known: &[u64]) -> Result<bool, VaultError> {
         for open in self.unconcluded(machine).await? {
             if open.seq > seq {
                 return Ok(true);
@@ -124,7 +141,7 @@ impl Vault {
             }
         }
         let decided = self.point_seqs(machine).await?;
-        for decided in decided.into_iter().filter(|decided| *decided > since) {
+        for decided in decided.into_iter().filter(|decided| !known.contains(decided)) {
             match self.outcome(machine, decided).await {
                 Ok(Some(Outcome::Point(_))) => return Ok(true),
                 // Concluded meanwhile, by a begin that is ahead of this one.
@@ -140,7 +157,9 @@ impl Vault {
     async fn newest_point(&self, machine: Uuid, decided: &[u64]) -> Result<Option<Point>, VaultError> {
         for seq in decided.iter().rev() {
             match self.outcome(machine, *seq).await {
-                Ok(Some(Outcome::Point(point))) => return Ok(Some(point)),
+                Ok(Some(Outcome::Point(point))) if !self.is_purged(machine, *seq).await? => {
+                    return Ok(Some(point));
+                }
                 Ok(_) => {}
                 Err(error) if error.is_damage() => {
                     warn!(%machine, seq, error = &error as &dyn std::error::Error, "a point is damaged: not built upon");
@@ -149,6 +168,18 @@ impl Vault {
             }
         }
         Ok(None)
+    }
+
+    /// Whether a point is no more. If that cannot be told, nothing is built upon it.
+    async fn is_purged(&self, machine: Uuid, seq: u64) -> Result<bool, VaultError> {
+        match self.standing(machine, seq).await {
+            Ok(standing) => Ok(standing.state == PointState::Purged),
+            Err(error) if error.is_damage() => {
+                warn!(%machine, seq, error = &error as &dyn std::error::Error, "what was decided about a point cannot be read: not built upon");
+                Ok(true)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// A base is built upon only if all that it refers to is there; otherwise the next backup is a full one, which heals.
@@ -199,6 +230,7 @@ impl Vault {
         largest: u64,
         base: Option<&Point>,
         adopted: &[u64],
+        epoch: u64,
     ) -> Result<Option<(u64, u64)>, VaultError> {
         let seq = largest
             .checked_add(1)
@@ -211,7 +243,7 @@ impl Vault {
             attempt: request.attempt,
             base: base.map(Point::reference),
             adopted: adopted.to_vec(),
-            epoch: 0,
+            epoch,
         };
         let object = name::open(request.machine, seq);
         let sealed = seal_record(&self.inner.ring, Kind::Open, &object, rand::random(), &open.encode())

@@ -55,6 +55,8 @@ pub enum VaultError {
     NoSuchDisk { disk: String },
     #[error("backup {seq} was given up before it was committed: {reason}")]
     Aborted { seq: u64, reason: String },
+    #[error("{object}: this cannot be done")]
+    Refused { object: String, source: crate::standing::Refusal },
     #[error("others began backups of machine {machine} at the same time")]
     Contended { machine: uuid::Uuid },
     #[error("the backup cannot go on: a segment was not written")]
@@ -89,7 +91,11 @@ impl VaultError {
     pub fn is_invalid_input(&self) -> bool {
         matches!(
             self,
-            Self::BadCell { .. } | Self::BadInput { .. } | Self::NotCovered { .. } | Self::NoSuchDisk { .. }
+            Self::BadCell { .. }
+                | Self::Refused { .. }
+                | Self::BadInput { .. }
+                | Self::NotCovered { .. }
+                | Self::NoSuchDisk { .. }
         )
     }
 

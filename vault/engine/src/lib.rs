@@ -6,10 +6,12 @@
 mod abort;
 mod backup;
 mod begin;
+mod collect;
 mod commit;
 mod delta;
 mod disk;
 mod error;
+mod event;
 mod key_file;
 mod layer;
 mod map;
@@ -19,15 +21,20 @@ mod point;
 mod received;
 mod segment;
 mod staging;
+mod standing;
 mod store;
 mod vault;
 mod writer;
 
 pub use backup::{Backup, DiskBase, NewCell, Receipt};
 pub use begin::{BeginBackup, Begun, DiskSpec};
+pub use collect::{
+    ClockTrust, CollectOptions, CollectionProgress, CollectionReport, CollectionRun, PurgedPoint,
+};
 pub use commit::Prepared;
 pub use disk::{DiskReader, Piece, StoredCell, Window};
 pub use error::VaultError;
+pub use holdfast_vault_format::event::{Action, LockMode};
 pub use holdfast_vault_format::record::{Consistency, PointRef};
 pub use holdfast_vault_format::{
     BLOCK_SIZE, BlockHasher, CellError, Codec, Extent, MAX_CELL_BYTES, cell_hash, decode_cell, encode_cell,
@@ -35,6 +42,7 @@ pub use holdfast_vault_format::{
 pub use key_file::KeyFile;
 pub use map::{MapBlocks, MapLayer, MapRun};
 pub use point::{OpenBackup, Outcome, Point, PointDisk, PointStatus};
+pub use standing::{COOLING_OFF, Deletion, Lock, PointState, Refusal, Standing};
 pub use store::Storage;
 pub use vault::Vault;
 

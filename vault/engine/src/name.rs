@@ -17,6 +17,25 @@ pub(crate) fn point(machine: Uuid, seq: u64) -> String {
     format!("points/{machine}/{seq:020}")
 }
 
+/// A decision about a point; numbers start at 1.
+pub(crate) fn event(machine: Uuid, seq: u64, number: u32) -> String {
+    format!("points/{machine}/{seq:020}.{number:08}")
+}
+
+pub(crate) fn collection(epoch: u64) -> String {
+    format!("gc/{epoch:020}")
+}
+
+/// What a collection condemned.
+pub(crate) fn condemned(epoch: u64) -> String {
+    format!("gc/{epoch:020}.set")
+}
+
+/// That what a collection condemned is gone.
+pub(crate) fn collected(epoch: u64) -> String {
+    format!("gc/{epoch:020}.done")
+}
+
 pub(crate) fn segment(machine: Uuid, seq: u64, number: u32, generation: u32) -> String {
     format!("seg/{machine}/{seq:020}/{number:08}.{generation}")
 }
@@ -30,6 +49,20 @@ pub(crate) fn seq_of(path: &Path) -> Option<u64> {
 /// A sequence number as names have it: twenty digits.
 pub(crate) fn parse_seq(text: &str) -> Option<u64> {
     if text.len() == 20 && is_digits(text) { text.parse().ok() } else { None }
+}
+
+/// Sequence number and number of an event's name.
+pub(crate) fn event_of(path: &Path) -> Option<(u64, u32)> {
+    let (seq, number) = path.filename()?.split_once('.')?;
+    if number.len() != 8 || !is_digits(number) {
+        return None;
+    }
+    Some((parse_seq(seq)?, number.parse().ok()?))
+}
+
+/// The sequence number in a path that goes through the folder of a backup.
+pub(crate) fn seq_folder_of(path: &Path) -> Option<u64> {
+    path.parts().nth_back(1).and_then(|part| parse_seq(part.as_ref()))
 }
 
 /// Number and generation of a segment's name.

@@ -3,7 +3,9 @@
 use bytes::Bytes;
 use futures::TryStreamExt as _;
 use object_store::path::Path;
-use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload};
+use object_store::{
+    GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload,
+};
 
 use crate::VaultError;
 use crate::store::Storage;
@@ -31,6 +33,14 @@ pub(crate) async fn create(storage: &Storage, name: &str, bytes: Bytes) -> Resul
     // Also what was created now: its directory may be one that another writer made and has not synced yet.
     storage.settle(name).await?;
     Ok(created)
+}
+
+/// Deletes an object, unless somebody did so before. It may come back after a power cut.
+pub(crate) async fn delete(store: &dyn ObjectStore, name: &str) -> Result<(), VaultError> {
+    match store.delete(&Path::from(name)).await {
+        Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+        Err(source) => Err(VaultError::storage("delete", name, source)),
+    }
 }
 
 /// Reads an object whole.
@@ -84,12 +94,17 @@ pub(crate) async fn read_range(
 
 /// Lists the names under a prefix.
 pub(crate) async fn list(store: &dyn ObjectStore, prefix: &str) -> Result<Vec<Path>, VaultError> {
-    let mut names: Vec<Path> = store
-        .list(Some(&Path::from(prefix)))
-        .map_ok(|meta| meta.location)
-        .try_collect()
-        .await
-        .map_err(|source| VaultError::storage("list", prefix, source))?;
+    let mut names: Vec<Path> =
+        list_meta(store, prefix).await?.into_iter().map(|meta| meta.location).collect();
     names.sort_unstable();
     Ok(names)
+}
+
+/// Lists what is under a prefix, in no order.
+pub(crate) async fn list_meta(store: &dyn ObjectStore, prefix: &str) -> Result<Vec<ObjectMeta>, VaultError> {
+    store
+        .list(Some(&Path::from(prefix)))
+        .try_collect()
+        .await
+        .map_err(|source| VaultError::storage("list", prefix, source))
 }

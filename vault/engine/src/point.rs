@@ -1,9 +1,12 @@
+use std::collections::HashSet;
+
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use holdfast_vault_format::container::{Kind, open_record, seal_record};
 use holdfast_vault_format::record::{self, Abort, Consistency, DeltaRef, Open, PointRef};
 
+use crate::standing::{Deletion, PointState};
 use crate::{Vault, VaultError, name, object};
 
 /// A recovery point.
@@ -43,7 +46,12 @@ pub struct PointDisk {
 #[derive(Debug)]
 pub enum PointStatus {
     Ok(Point),
-    Damaged { seq: u64, error: VaultError },
+    /// It was deleted and can be undeleted: until it is purged, it restores.
+    SoftDeleted(Point, Deletion),
+    Damaged {
+        seq: u64,
+        error: VaultError,
+    },
 }
 
 /// What became of a backup.
@@ -114,26 +122,40 @@ impl Point {
 impl PointStatus {
     fn seq(&self) -> u64 {
         match self {
-            Self::Ok(point) => point.seq,
+            Self::Ok(point) | Self::SoftDeleted(point, _) => point.seq,
             Self::Damaged { seq, .. } => *seq,
         }
     }
 }
 
 impl Vault {
-    /// All points of a machine, oldest first, each checked for its signature. One that is gone or was replaced, by the word
-    /// of a later one, counts as damaged.
+    /// All points of a machine that are not purged, oldest first, each checked for its signature. One that is gone or was
+    /// replaced, by the word of a later one, counts as damaged; so does one of which it cannot be told where it stands.
     pub async fn points(&self, machine: Uuid) -> Result<Vec<PointStatus>, VaultError> {
+        let names = self.point_names(machine).await?;
         let mut points = Vec::new();
-        for seq in self.point_seqs(machine).await? {
-            match self.look(machine, seq).await {
-                Ok(Some(Outcome::Point(point))) => points.push(PointStatus::Ok(point)),
-                Ok(Some(Outcome::Aborted { .. }) | None) => {}
+        let mut purged = HashSet::new();
+        for seq in names.seqs {
+            let standing = self.standing_by(machine, seq, names.events.get(&seq)).await;
+            if standing.as_ref().is_ok_and(|standing| standing.state == PointState::Purged) {
+                purged.insert(seq);
+            }
+            let looked = match standing {
+                Ok(standing) => self.look(machine, seq).await.map(|outcome| outcome.zip(Some(standing))),
+                Err(error) => Err(error),
+            };
+            match looked {
+                Ok(Some((Outcome::Point(point), standing))) => points.push(match standing.state {
+                    PointState::SoftDeleted(deletion) => PointStatus::SoftDeleted(point, deletion),
+                    PointState::Listed | PointState::Purged => PointStatus::Ok(point),
+                }),
+                Ok(Some((Outcome::Aborted { .. }, _)) | None) => {}
                 Err(error) if error.is_damage() => points.push(PointStatus::Damaged { seq, error }),
                 Err(error) => return Err(error),
             }
         }
         check_chain(machine, &mut points);
+        points.retain(|status| !purged.contains(&status.seq()));
         Ok(points)
     }
 
@@ -157,7 +179,7 @@ impl Vault {
     }
 
     /// What can be seen of a backup: to be read, not to be built on.
-    async fn look(&self, machine: Uuid, seq: u64) -> Result<Option<Outcome>, VaultError> {
+    pub(crate) async fn look(&self, machine: Uuid, seq: u64) -> Result<Option<Outcome>, VaultError> {
         let object = name::point(machine, seq);
         let bytes = match object::read(self.store(), &object).await {
             Err(VaultError::Missing { .. }) => {
@@ -177,7 +199,7 @@ impl Vault {
                 let abort = Abort::decode(&body).map_err(damaged)?;
                 ((abort.machine, abort.seq), Outcome::Aborted { reason: abort.reason })
             }
-            Kind::Open | Kind::Segment => return Err(VaultError::mismatch(&object, "it is of another kind")),
+            _ => return Err(VaultError::mismatch(&object, "it is of another kind")),
         };
         if found == (machine, seq) {
             Ok(Some(outcome))
@@ -234,7 +256,7 @@ fn check_chain(machine: Uuid, points: &mut Vec<PointStatus>) {
     let named: Vec<PointRef> = points
         .iter()
         .filter_map(|status| match status {
-            PointStatus::Ok(point) => point.previous,
+            PointStatus::Ok(point) | PointStatus::SoftDeleted(point, _) => point.previous,
             PointStatus::Damaged { .. } => None,
         })
         .collect();
@@ -244,7 +266,8 @@ fn check_chain(machine: Uuid, points: &mut Vec<PointStatus>) {
             Err(at) => {
                 points.insert(at, PointStatus::Damaged { seq, error: VaultError::Missing { object } });
             }
-            Ok(at) if matches!(&points[at], PointStatus::Ok(point) if point.hash != hash) => {
+            Ok(at) if matches!(&points[at], PointStatus::Ok(point) | PointStatus::SoftDeleted(point, _) if point.hash != hash) =>
+            {
                 let error =
                     VaultError::mismatch(&object, "it is not the point that a later one was built on");
                 points[at] = PointStatus::Damaged { seq, error };

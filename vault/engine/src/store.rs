@@ -30,6 +30,12 @@ impl Storage {
         Ok(Self { objects: Arc::new(store.with_fsync(true)), root: Some(root) })
     }
 
+    /// Any store in which a name is durable as soon as it can be seen.
+    #[must_use]
+    pub fn over(objects: Arc<dyn ObjectStore>) -> Self {
+        Self { objects, root: None }
+    }
+
     /// The same place, reached through another store.
     #[must_use]
     pub fn through(self, wrap: impl FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>) -> Self {

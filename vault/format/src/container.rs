@@ -33,11 +33,18 @@ pub enum Kind {
     Segment = 2,
     Point = 3,
     Abort = 4,
+    Event = 5,
+    Collection = 6,
+    Condemned = 7,
+    Collected = 8,
 }
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Open, Self::Segment, Self::Point, Self::Abort].into_iter().find(|kind| *kind as u8 == byte)
+        use Kind::{Abort, Collected, Collection, Condemned, Event, Open, Point, Segment};
+        [Open, Segment, Point, Abort, Event, Collection, Condemned, Collected]
+            .into_iter()
+            .find(|kind| *kind as u8 == byte)
     }
 }
 

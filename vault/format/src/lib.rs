@@ -5,8 +5,10 @@
 pub mod block;
 pub mod bytes;
 pub mod cell;
+pub mod collection;
 pub mod container;
 pub mod delta;
+pub mod event;
 pub mod keys;
 pub mod record;
 pub mod segment;

@@ -289,7 +289,11 @@ impl Signer {
     /// The body of a point object: the encoding and a signature of it.
     #[must_use]
     pub fn sign(&self, point: &Point) -> Vec<u8> {
-        let mut body = point.encode();
+        self.sign_encoded(point.encode())
+    }
+
+    /// An encoding followed by its signature.
+    pub(crate) fn sign_encoded(&self, mut body: Vec<u8>) -> Vec<u8> {
         let signature = self.0.sign(&body);
         body.extend_from_slice(signature.as_ref());
         body
@@ -298,10 +302,15 @@ impl Signer {
 
 /// Checks the signature of a point's body and reads it.
 pub fn verify(body: &[u8], public_key: &[u8; 32]) -> Result<Point, DecodeError> {
+    Point::decode(verify_encoded(body, public_key)?)
+}
+
+/// The encoding that a signature follows.
+pub(crate) fn verify_encoded<'a>(body: &'a [u8], public_key: &[u8; 32]) -> Result<&'a [u8], DecodeError> {
     let at = body.len().checked_sub(SIGNATURE_LEN).ok_or(DecodeError::Truncated { what: "the signature" })?;
     let (encoded, signature) = body.split_at(at);
     UnparsedPublicKey::new(&ED25519, public_key)
         .verify(encoded, signature)
         .map_err(|_| DecodeError::Signature)?;
-    Point::decode(encoded)
+    Ok(encoded)
 }

@@ -3,13 +3,15 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use highway::{HighwayHash as _, HighwayHasher, Key};
+use holdfast_vault_format::collection::{Collection, Condemned, CondemnedSegment};
 use holdfast_vault_format::delta::{
     DeltaRoot, HashRun, MetaPlace, PageRef, Place, Placed, SegmentRef, encode_extents, encode_hashes,
 };
+use holdfast_vault_format::event::{Action, Event, LockMode};
 use holdfast_vault_format::keys::DataKey;
 use holdfast_vault_format::record::{Abort, Consistency, DeltaRef, Open, Point, PointDisk, PointRef, Signer};
 use holdfast_vault_format::segment::{CellBlocks, CellEntry, CellKind, Directory, encode_table};
-use holdfast_vault_format::{BlockHasher, Codec, Extent, cell_hash};
+use holdfast_vault_format::{BlockHasher, Codec, DecodeError, Extent, cell_hash};
 use uuid::Uuid;
 
 const VAULT: Uuid = Uuid::from_u128(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10);
@@ -193,4 +195,75 @@ fn records() {
         assert_eq!(signed.len(), expected.len() + 64);
         assert!(signed.starts_with(&expected));
     }
+}
+
+#[test]
+fn events() {
+    let signer = Signer::from_seed(&[5; 32]).unwrap();
+    let actions: [(Action, &[u8]); 6] = [
+        (Action::Delete { window_seconds: 258 }, &[1, 2, 1, 0, 0, 0, 0, 0, 0]),
+        (Action::Undelete, &[2]),
+        (
+            Action::Lock { mode: LockMode::Governance, until: -1 },
+            &[3, 1, 255, 255, 255, 255, 255, 255, 255, 255],
+        ),
+        (Action::Lock { mode: LockMode::Compliance, until: 1 }, &[3, 2, 1, 0, 0, 0, 0, 0, 0, 0]),
+        (Action::Unlock, &[4]),
+        (Action::Purge, &[5]),
+    ];
+    for (action, bytes) in actions {
+        let event =
+            Event { machine: VAULT, seq: 7, number: 3, at: 9, epoch: 4, actor: "eva".to_owned(), action };
+        let expected = [
+            VAULT.as_bytes(),
+            &[7, 0, 0, 0, 0, 0, 0, 0][..],
+            &[3, 0, 0, 0],
+            &[9, 0, 0, 0, 0, 0, 0, 0],
+            &[4, 0, 0, 0, 0, 0, 0, 0],
+            b"\x03eva",
+            bytes,
+        ]
+        .concat();
+        assert_eq!(event.encode(), expected);
+        let body = event.sign(&signer);
+        assert_eq!(body[..expected.len()], expected);
+        assert_eq!(body.len(), expected.len() + 64);
+        assert_eq!(Event::verify(&body, &signer.public_key()), Ok(event));
+        let other = Signer::from_seed(&[6; 32]).unwrap();
+        assert_eq!(Event::verify(&body, &other.public_key()), Err(DecodeError::Signature));
+        let longer = [&expected[..], &[0]].concat();
+        assert_eq!(Event::decode(&longer), Err(DecodeError::Trailing { count: 1 }));
+    }
+    let long = Event {
+        machine: VAULT,
+        seq: 1,
+        number: 1,
+        at: 0,
+        epoch: 0,
+        actor: "\u{e4}".repeat(200),
+        action: Action::Purge,
+    };
+    let read = Event::decode(&long.encode()).unwrap();
+    assert_eq!(read.actor, "\u{e4}".repeat(128), "cut at a character");
+}
+
+#[test]
+fn collections() {
+    let collection = Collection { epoch: 2, at: 3, vault_time: -1 };
+    let expected = [&[2, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0][..], &[255; 8]].concat();
+    assert_eq!(collection.encode(), expected);
+    assert_eq!(Collection::decode(&expected), Ok(collection));
+
+    let segment = |seq, number| CondemnedSegment { machine: VAULT, seq, number, generation: 1 };
+    let condemned = Condemned { epoch: 2, segments: vec![segment(1, 9), segment(2, 0)] };
+    let bytes = |seq: u8, number: u8| {
+        [VAULT.as_bytes(), &[seq, 0, 0, 0, 0, 0, 0, 0][..], &[number, 0, 0, 0, 1, 0, 0, 0]].concat()
+    };
+    let expected = [&[2, 0, 0, 0, 0, 0, 0, 0, 2][..], &bytes(1, 9), &bytes(2, 0)].concat();
+    assert_eq!(condemned.encode(), expected);
+    assert_eq!(Condemned::decode(&expected), Ok(condemned));
+    let same = [&[2, 0, 0, 0, 0, 0, 0, 0, 2][..], &bytes(1, 9), &bytes(1, 9)].concat();
+    assert_eq!(Condemned::decode(&same), Err(DecodeError::OutOfRange { what: "the order of segments" }));
+    let many = [&[2, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0x7f][..], &bytes(1, 9)].concat();
+    assert_eq!(Condemned::decode(&many), Err(DecodeError::OutOfRange { what: "the segments" }));
 }

@@ -33,7 +33,7 @@ pub(crate) fn disk<'p>(point: &'p Point, wanted: Option<&str>) -> Result<&'p Poi
 async fn by_id(vault: &Vault, id: Uuid) -> Result<Point, ToolError> {
     for machine in vault.machines().await.map_err(ToolError::List)? {
         for status in vault.points(machine).await.map_err(ToolError::List)? {
-            if let PointStatus::Ok(point) = status
+            if let PointStatus::Ok(point) | PointStatus::SoftDeleted(point, _) = status
                 && point.id == id
             {
                 return Ok(point);
@@ -55,7 +55,9 @@ async fn latest(vault: &Vault, wanted: &str) -> Result<Point, ToolError> {
             .iter()
             .rev()
             .find_map(|status| match status {
-                PointStatus::Ok(point) => Some(point.machine_name == wanted),
+                PointStatus::Ok(point) | PointStatus::SoftDeleted(point, _) => {
+                    Some(point.machine_name == wanted)
+                }
                 PointStatus::Damaged { .. } => None,
             })
             .unwrap_or(false);
@@ -69,12 +71,13 @@ async fn latest(vault: &Vault, wanted: &str) -> Result<Point, ToolError> {
         (None, _) => return Err(ToolError::NoMachine(wanted.to_owned())),
         (Some(_), count) => return Err(ToolError::ManyMachines { name: wanted.to_owned(), count }),
     };
+    points.retain(|status| !matches!(status, PointStatus::SoftDeleted(..)));
     // An older point instead of the newest would be a surprise nobody notices.
     match points.pop() {
         Some(PointStatus::Ok(point)) => Ok(point),
         Some(PointStatus::Damaged { seq, error }) => {
             Err(ToolError::LatestDamaged { machine: wanted.to_owned(), seq, source: error })
         }
-        None => Err(ToolError::NoPoints(wanted.to_owned())),
+        Some(PointStatus::SoftDeleted(..)) | None => Err(ToolError::NoPoints(wanted.to_owned())),
     }
 }

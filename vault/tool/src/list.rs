@@ -14,13 +14,14 @@ pub(crate) async fn list(vault: &Vault, output: Output) -> Result<(), ToolError>
     for machine in vault.machines().await.map_err(ToolError::List)? {
         let points = vault.points(machine).await.map_err(ToolError::List)?;
         let name = points.iter().rev().find_map(|status| match status {
-            PointStatus::Ok(point) => Some(point.machine_name.clone()),
+            PointStatus::Ok(point) | PointStatus::SoftDeleted(point, _) => Some(point.machine_name.clone()),
             PointStatus::Damaged { .. } => None,
         });
         let name = name.unwrap_or_else(|| machine.to_string());
         for status in &points {
             entries.push(match status {
-                PointStatus::Ok(point) => PointEntry::listed(point),
+                PointStatus::Ok(point) => PointEntry::of(point, "listed"),
+                PointStatus::SoftDeleted(point, _) => PointEntry::of(point, "soft_deleted"),
                 PointStatus::Damaged { seq, error } => {
                     PointEntry::damaged(name.clone(), machine, *seq, with_causes(error))
                 }

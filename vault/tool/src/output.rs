@@ -34,7 +34,7 @@ pub(crate) struct DiskEntry {
 }
 
 impl PointEntry {
-    pub(crate) fn listed(point: &Point) -> Self {
+    pub(crate) fn of(point: &Point, state: &'static str) -> Self {
         Self {
             id: Some(point.id),
             machine: point.machine_name.clone(),
@@ -48,7 +48,7 @@ impl PointEntry {
                 Consistency::FileSystem => "file_system",
                 Consistency::Crash => "crash",
             }),
-            state: "listed",
+            state,
             error: None,
             disks: point.disks.iter().map(DiskEntry::from).collect(),
         }

@@ -1,9 +1,10 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use tracing::warn;
 
 use holdfast_vault_format::block::blocks_of;
+use holdfast_vault_format::collection::CondemnedSegment;
 use holdfast_vault_format::segment::CellKind;
 
 use crate::begin::BeginBackup;
@@ -13,11 +14,12 @@ use crate::{Vault, VaultError, name, object};
 use super::{SegmentSlot, State, receive, receive_zeros};
 
 /// Takes over the segments of an earlier backup that has no point: what they hold need not be sent again where the disk
-/// still has it.
+/// still has it. What a collection condemned counts as gone.
 pub(super) async fn adopt(
     vault: &Vault,
     request: &BeginBackup,
     seq: u64,
+    condemned: &HashSet<CondemnedSegment>,
     state: &mut State,
 ) -> Result<(), VaultError> {
     let prefix = format!("seg/{}/{seq:020}", request.machine);
@@ -33,6 +35,9 @@ pub(super) async fn adopt(
     }
     for (number, generation) in newest {
         let id = SegmentId { machine: request.machine, seq, number, generation };
+        if condemned.contains(&CondemnedSegment { machine: request.machine, seq, number, generation }) {
+            continue;
+        }
         match adopt_segment(vault, request, id, state).await {
             // Nothing refers to it yet: what it held is sent again.
             Err(error) if error.is_damage() => {

@@ -99,7 +99,9 @@ impl Subject {
             for status in points {
                 match status {
                     PointStatus::Damaged { error, .. } => seen.errors.push(with_causes(&error)),
-                    PointStatus::Ok(point) => self.restore(&vault, &point, &mut seen).await,
+                    PointStatus::Ok(point) | PointStatus::SoftDeleted(point, _) => {
+                        self.restore(&vault, &point, &mut seen).await
+                    }
                 }
             }
         }

@@ -169,7 +169,7 @@ async fn a_point_missing_from_the_chain_is_reported() {
         .iter()
         .filter_map(|status| match status {
             PointStatus::Damaged { seq, error } => Some((*seq, error.to_string())),
-            PointStatus::Ok(_) => None,
+            PointStatus::Ok(_) | PointStatus::SoftDeleted(..) => None,
         })
         .collect();
     assert_eq!(damaged.len(), 1);

@@ -47,15 +47,19 @@ async fn objects_of_another_life() {
         for status in vault.points(machine).await.unwrap() {
             match status {
                 PointStatus::Damaged { error, .. } => errors.push(with_causes(&error)),
-                PointStatus::Ok(point) => match restore(&vault, &point, "sda").await {
-                    Err(error) => errors.push(with_causes(&error)),
-                    Ok(restored) => {
-                        let (_, content) =
-                            truth.iter().find(|(id, _)| *id == point.id).expect("a point of another life");
-                        assert!(restored == *content, "WRONG BYTES in point {}", point.seq);
-                        whole += 1;
+                PointStatus::Ok(point) | PointStatus::SoftDeleted(point, _) => {
+                    match restore(&vault, &point, "sda").await {
+                        Err(error) => errors.push(with_causes(&error)),
+                        Ok(restored) => {
+                            let (_, content) = truth
+                                .iter()
+                                .find(|(id, _)| *id == point.id)
+                                .expect("a point of another life");
+                            assert!(restored == *content, "WRONG BYTES in point {}", point.seq);
+                            whole += 1;
+                        }
                     }
-                },
+                }
             }
         }
         if name.starts_with("open/") {

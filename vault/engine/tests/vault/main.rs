@@ -2,6 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod begin;
+mod collect;
+mod collect_crash;
+mod collect_races;
 mod commit;
 mod corruption;
 mod disk_full;

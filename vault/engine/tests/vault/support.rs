@@ -133,6 +133,7 @@ pub(crate) async fn good_points(vault: &Vault, machine: Uuid) -> Vec<Point> {
     let points = vault.points(machine).await.unwrap();
     let good = |status| match status {
         PointStatus::Ok(point) => point,
+        PointStatus::SoftDeleted(point, _) => panic!("point {} is deleted", point.seq),
         PointStatus::Damaged { seq, error } => panic!("point {seq} is damaged: {error}"),
     };
     points.into_iter().map(good).collect()

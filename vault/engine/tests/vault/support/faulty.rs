@@ -7,12 +7,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    ObjectStoreExt as _, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
 type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
@@ -30,16 +31,18 @@ pub(crate) enum Fault {
     Late(std::time::Duration),
     /// Reads fail instead of writes, and not for want of the object.
     Unreadable,
+    /// Neither written nor deleted: as if its caller had been killed before.
+    Stopped,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Faulty {
     inner: Arc<dyn ObjectStore>,
     fault: Fault,
     /// Requests that still succeed.
-    good: AtomicUsize,
+    good: Arc<AtomicUsize>,
     /// Requests that fail after those.
-    bad: AtomicUsize,
+    bad: Arc<AtomicUsize>,
     prefix: &'static str,
 }
 
@@ -53,7 +56,7 @@ impl Faulty {
         bad: usize,
     ) -> Arc<Self> {
         let inner = Arc::new(LocalFileSystem::new_with_prefix(directory).unwrap().with_fsync(true));
-        Arc::new(Self { inner, fault, good: AtomicUsize::new(good), bad: AtomicUsize::new(bad), prefix })
+        Arc::new(Self { inner, fault, good: counter(good), bad: counter(bad), prefix })
     }
 
     /// From now on everything succeeds.
@@ -73,6 +76,10 @@ impl fmt::Display for Faulty {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("faulty store")
     }
+}
+
+fn counter(value: usize) -> Arc<AtomicUsize> {
+    Arc::new(AtomicUsize::new(value))
 }
 
 fn failure(kind: io::ErrorKind) -> Error {
@@ -96,6 +103,7 @@ impl ObjectStore for Faulty {
             }
             match self.fault {
                 Fault::NoSpace => Err(failure(io::ErrorKind::StorageFull)),
+                Fault::Stopped => Err(failure(io::ErrorKind::BrokenPipe)),
                 Fault::AnswerLost => {
                     self.inner.put_opts(location, payload, opts).await?;
                     Err(failure(io::ErrorKind::ConnectionReset))
@@ -138,7 +146,22 @@ impl ObjectStore for Faulty {
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(locations)
+        if self.fault != Fault::Stopped {
+            return self.inner.delete_stream(locations);
+        }
+        let (inner, this) = (Arc::clone(&self.inner), self.clone());
+        locations
+            .then(move |location| {
+                let (inner, this) = (Arc::clone(&inner), this.clone());
+                async move {
+                    let location = location?;
+                    if this.fails(&location) {
+                        return Err(failure(io::ErrorKind::BrokenPipe));
+                    }
+                    inner.delete(&location).await.map(|()| location)
+                }
+            })
+            .boxed()
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {

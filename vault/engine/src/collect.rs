@@ -1,0 +1,316 @@
+//! Garbage collection: what no point and no backup needs is removed, without anybody waiting for it.
+//!
+//! The order keeps it safe. A point is purged by an event before anything that only it needs is looked for. What nothing
+//! refers to is *condemned* by an object, and every backup that begins after that sees it and takes nothing of it over.
+//! Backups that began before are waited for. Then it is looked once more, and only what is still dead is deleted. Nothing
+//! that was condemned can come to life again, so two collectors, or one that was asleep for a year, do no harm.
+
+mod clock;
+mod epochs;
+mod mark;
+mod sweep;
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use holdfast_vault_format::collection::{Collection, Condemned, CondemnedSegment};
+use holdfast_vault_format::event::Action;
+
+use crate::standing::{Deletion, PointState};
+use crate::{Vault, VaultError, name, object};
+
+pub(crate) use clock::MAX_STEP;
+use mark::Mark;
+
+/// Segments that one collection condemns at most; the next one goes on. Bounds its memory and its object: 32 MiB.
+const MAX_CONDEMNED: usize = 1 << 20;
+
+/// How a collection is done.
+#[derive(Clone, Debug)]
+pub struct CollectOptions {
+    /// What the clock says.
+    pub now: DateTime<Utc>,
+    /// By machine, the sequence numbers of the points that the catalogue has. Of a machine with one that the storage does not
+    /// show nothing is deleted.
+    pub catalogued: BTreeMap<Uuid, Vec<u64>>,
+    pub clock: ClockTrust,
+    /// What a backup without a point sent is kept for the next attempt for so long.
+    pub keep_leftovers: Duration,
+}
+
+impl CollectOptions {
+    /// At this time, with an empty catalogue.
+    #[must_use]
+    pub fn new(now: DateTime<Utc>) -> Self {
+        Self {
+            now,
+            catalogued: BTreeMap::new(),
+            clock: ClockTrust::Checked,
+            keep_leftovers: Duration::from_secs(7 * 24 * 3600),
+        }
+    }
+}
+
+/// What the clock is believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClockTrust {
+    /// If more than 48 hours have passed since the last collection, no window ends.
+    Checked,
+    /// An operator says that the time is right.
+    Trusted,
+}
+
+/// What a collection would do, or did. Bytes are of the storage.
+#[derive(Debug, Default)]
+pub struct CollectionReport {
+    /// 0 for a plan.
+    pub epoch: u64,
+    pub purged: Vec<PurgedPoint>,
+    /// Found dead by this collection.
+    pub condemned_segments: u64,
+    pub condemned_bytes: u64,
+    /// Deleted, by this collection or left over by an earlier one.
+    pub deleted_segments: u64,
+    pub deleted_bytes: u64,
+    /// Backups that began before it: what their machines do not need is deleted by a later collection.
+    pub waiting_for: Vec<(Uuid, u64)>,
+    /// Machines of which nothing is deleted, and why.
+    pub held: Vec<(Uuid, VaultError)>,
+    /// Read to find out, about.
+    pub read_bytes: u64,
+    /// The clock leapt by so much: no window ended.
+    pub clock_leap: Option<Duration>,
+}
+
+/// A point whose window is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PurgedPoint {
+    pub machine: Uuid,
+    pub seq: u64,
+}
+
+/// How far a collection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CollectionProgress {
+    pub machines_done: usize,
+    pub machines: usize,
+    pub condemned_bytes: u64,
+    pub read_bytes: u64,
+}
+
+/// A collection that began. Its steps are methods in the order of their declaration; between any two anything may happen.
+#[derive(Debug)]
+pub struct CollectionRun {
+    vault: Vault,
+    options: CollectOptions,
+    /// Backups that fall under an earlier collection have its epochs.
+    collection: Collection,
+    report: CollectionReport,
+    held: HashSet<Uuid>,
+}
+
+impl Vault {
+    /// What a collection would do now. Writes nothing.
+    ///
+    /// # Errors
+    /// If the vault cannot be read; what is damaged in one machine only holds that machine.
+    pub async fn plan_collection(
+        &self,
+        options: CollectOptions,
+        progress: impl FnMut(CollectionProgress) + Send,
+    ) -> Result<CollectionReport, VaultError> {
+        self.check_present().await?;
+        let (collection, leap) = self.next_collection(&options).await?;
+        let report = CollectionReport { clock_leap: leap, ..CollectionReport::default() };
+        let mut run =
+            CollectionRun { vault: self.clone(), options, collection, report, held: HashSet::new() };
+        run.look(Purge::Assumed, progress).await?;
+        Ok(run.report)
+    }
+
+    /// Collects. May run beside anything, itself included; one that was killed is finished by the next.
+    ///
+    /// # Errors
+    /// If the vault cannot be read or written; what is damaged in one machine only holds that machine.
+    pub async fn collect(
+        &self,
+        options: CollectOptions,
+        progress: impl FnMut(CollectionProgress) + Send,
+    ) -> Result<CollectionReport, VaultError> {
+        let mut run = self.begin_collection(options).await?;
+        run.condemn(progress).await?;
+        run.sweep().await
+    }
+
+    /// The first step of [`Vault::collect`].
+    pub async fn begin_collection(&self, options: CollectOptions) -> Result<CollectionRun, VaultError> {
+        self.check_present().await?;
+        let (collection, leap) = self.create_collection(&options).await?;
+        if let Some(leap) = leap {
+            warn!(
+                ?leap,
+                "the clock leapt since the last collection: no point is purged until an operator says that it is right"
+            );
+        }
+        let report =
+            CollectionReport { epoch: collection.epoch, clock_leap: leap, ..CollectionReport::default() };
+        Ok(CollectionRun { vault: self.clone(), options, collection, report, held: HashSet::new() })
+    }
+}
+
+/// Whether points whose window is over are purged or only taken for purged.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purge {
+    Decided,
+    Assumed,
+}
+
+impl CollectionRun {
+    /// Purges the points whose window is over and condemns what nothing needs.
+    pub async fn condemn(
+        &mut self,
+        progress: impl FnMut(CollectionProgress) + Send,
+    ) -> Result<(), VaultError> {
+        let mut segments = self.look(Purge::Decided, progress).await?;
+        segments.sort_unstable();
+        if !segments.is_empty() {
+            let condemned = Condemned { epoch: self.collection.epoch, segments };
+            self.vault.create_condemned(&condemned).await?;
+        }
+        Ok(())
+    }
+
+    /// Deletes what this and earlier collections condemned and what is still dead, where no backup that began before may
+    /// use it.
+    pub async fn sweep(mut self) -> Result<CollectionReport, VaultError> {
+        for condemned in self.vault.unfinished_collections().await? {
+            self.sweep_one(condemned).await?;
+        }
+        self.vault.check_present().await?;
+        let report = self.report;
+        info!(
+            epoch = report.epoch,
+            purged = report.purged.len(),
+            condemned_bytes = report.condemned_bytes,
+            deleted_bytes = report.deleted_bytes,
+            waiting = report.waiting_for.len(),
+            held = report.held.len(),
+            "collected"
+        );
+        Ok(report)
+    }
+
+    /// Looks at every machine; answers what is dead.
+    async fn look(
+        &mut self,
+        purge: Purge,
+        mut progress: impl FnMut(CollectionProgress) + Send,
+    ) -> Result<Vec<CondemnedSegment>, VaultError> {
+        let machines = self.vault.machines().await?;
+        let mut dead: Vec<CondemnedSegment> = Vec::new();
+        let known = self.vault.condemned().await?;
+        for (done, machine) in machines.iter().enumerate() {
+            progress(CollectionProgress {
+                machines_done: done,
+                machines: machines.len(),
+                condemned_bytes: self.report.condemned_bytes,
+                read_bytes: self.report.read_bytes,
+            });
+            match self.look_at(*machine, purge).await {
+                Ok(mark) => {
+                    let room = MAX_CONDEMNED.saturating_sub(dead.len());
+                    let new = mark.dead.into_iter().filter(|(segment, _)| !known.contains(segment));
+                    for (segment, bytes) in new.take(room) {
+                        self.report.condemned_segments += 1;
+                        self.report.condemned_bytes += bytes;
+                        dead.push(segment);
+                    }
+                }
+                Err(error) => self.hold(*machine, error)?,
+            }
+        }
+        Ok(dead)
+    }
+
+    async fn look_at(&mut self, machine: Uuid, purge: Purge) -> Result<Mark, VaultError> {
+        let over = self.windows_over(machine).await?;
+        for seq in &over {
+            if purge == Purge::Decided {
+                self.vault.decide_point(machine, *seq, Action::Purge, "garbage collection").await?;
+            }
+            self.report.purged.push(PurgedPoint { machine, seq: *seq });
+        }
+        let mark = self.mark(machine, &over, None).await?;
+        if purge == Purge::Decided {
+            for seq in &mark.settled {
+                object::delete(self.vault.store(), &name::open(machine, *seq)).await?;
+            }
+        }
+        Ok(mark)
+    }
+
+    async fn mark(
+        &mut self,
+        machine: Uuid,
+        purged: &BTreeSet<u64>,
+        known: Option<u64>,
+    ) -> Result<Mark, VaultError> {
+        let mark = self.vault.mark(machine, purged, known, &self.options).await?;
+        self.report.read_bytes += mark.read_bytes;
+        Ok(mark)
+    }
+
+    /// Points whose window the vault's time has left behind.
+    async fn windows_over(&self, machine: Uuid) -> Result<BTreeSet<u64>, VaultError> {
+        let mut over = BTreeSet::new();
+        if self.report.clock_leap.is_some() {
+            return Ok(over);
+        }
+        let names = self.vault.point_names(machine).await?;
+        for (seq, numbers) in &names.events {
+            let standing = self.vault.standing_by(machine, *seq, Some(numbers)).await?;
+            if let PointState::SoftDeleted(deletion) = &standing.state
+                && standing.lock.is_none_or(|lock| lock.until <= self.vault_time())
+                && self.is_over(deletion).await?
+            {
+                over.insert(*seq);
+            }
+        }
+        Ok(over)
+    }
+
+    /// A window begins when the first collection after the deletion sees it: no clock but the vault's counts.
+    async fn is_over(&self, deletion: &Deletion) -> Result<bool, VaultError> {
+        let first = deletion.epoch + 1;
+        if first > self.collection.epoch {
+            return Ok(false);
+        }
+        let begin = if first == self.collection.epoch {
+            self.collection.vault_time
+        } else {
+            self.vault.read_collection(first).await?.vault_time
+        };
+        let passed = self.collection.vault_time.saturating_sub(begin);
+        Ok(u128::try_from(passed).is_ok_and(|passed| passed >= deletion.window.as_micros()))
+    }
+
+    fn vault_time(&self) -> DateTime<Utc> {
+        DateTime::from_timestamp_micros(self.collection.vault_time).unwrap_or(DateTime::UNIX_EPOCH)
+    }
+
+    /// What is damaged in a machine holds that machine: whatever it may refer to stays. Anything else ends the collection.
+    fn hold(&mut self, machine: Uuid, error: VaultError) -> Result<(), VaultError> {
+        if !error.is_damage() {
+            return Err(error);
+        }
+        if self.held.insert(machine) {
+            warn!(%machine, error = &error as &dyn std::error::Error, "nothing of a machine is collected: it is damaged");
+            self.report.held.push((machine, error));
+        }
+        Ok(())
+    }
+}

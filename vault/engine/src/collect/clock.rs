@@ -1,0 +1,45 @@
+//! The vault's time: what its collections saw, so that a clock that is set ahead for a minute ends no window.
+
+use std::time::Duration;
+
+use crate::collect::ClockTrust;
+
+/// The vault's time goes on by so much between two collections without an operator's word.
+pub(crate) const MAX_STEP: Duration = Duration::from_secs(48 * 3600);
+
+/// The vault's time now, and by how much the clock leapt if it is not followed. Microseconds since 1970.
+pub(super) fn advance(previous: Option<i64>, clock: i64, trust: ClockTrust) -> (i64, Option<Duration>) {
+    let Some(previous) = previous else { return (clock, None) };
+    // A clock that went back has to catch up.
+    let passed = Duration::from_micros(u64::try_from(clock.saturating_sub(previous)).unwrap_or(0));
+    if passed > MAX_STEP && trust == ClockTrust::Checked {
+        return (previous, Some(passed));
+    }
+    (previous.max(clock), None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: i64 = 3_600_000_000;
+
+    #[test]
+    fn it_follows_a_clock_that_goes_on() {
+        assert_eq!(advance(None, 5, ClockTrust::Checked), (5, None));
+        assert_eq!(advance(Some(HOUR), 49 * HOUR, ClockTrust::Checked), (49 * HOUR, None));
+    }
+
+    #[test]
+    fn it_waits_for_one_that_went_back() {
+        assert_eq!(advance(Some(9 * HOUR), 2 * HOUR, ClockTrust::Checked), (9 * HOUR, None));
+        assert_eq!(advance(Some(9 * HOUR), i64::MIN, ClockTrust::Trusted), (9 * HOUR, None));
+    }
+
+    #[test]
+    fn it_leaps_only_if_somebody_says_so() {
+        let leap = Some(Duration::from_secs(49 * 3600));
+        assert_eq!(advance(Some(HOUR), 50 * HOUR, ClockTrust::Checked), (HOUR, leap));
+        assert_eq!(advance(Some(HOUR), 50 * HOUR, ClockTrust::Trusted), (50 * HOUR, None));
+    }
+}

@@ -1,0 +1,217 @@
+//! The objects of collections.
+
+use std::collections::{BTreeSet, HashSet};
+use std::time::Duration;
+
+use tracing::warn;
+use uuid::Uuid;
+
+use holdfast_vault_format::DecodeError;
+use holdfast_vault_format::collection::{Collection, Condemned, CondemnedSegment};
+use holdfast_vault_format::container::{Kind, open_record, seal_record};
+
+use crate::object::{self, Created};
+use crate::{Vault, VaultError, name};
+
+use super::{CollectOptions, clock};
+
+/// How often another collector may be faster.
+const TRIES: u32 = 32;
+
+/// What `gc/` holds: the epochs of each kind of object.
+#[derive(Debug, Default)]
+struct Epochs {
+    begun: BTreeSet<u64>,
+    condemned: BTreeSet<u64>,
+    collected: BTreeSet<u64>,
+}
+
+impl Vault {
+    /// The newest collection that began; one whose object is damaged counts, its time is that of the one before.
+    pub(crate) async fn newest_collection(&self) -> Result<Option<Collection>, VaultError> {
+        let epochs = self.epochs().await?;
+        let Some(newest) = epochs.begun.last().copied() else { return Ok(None) };
+        for epoch in epochs.begun.into_iter().rev() {
+            match self.read_collection(epoch).await {
+                Ok(collection) => return Ok(Some(Collection { epoch: newest, ..collection })),
+                Err(error) if error.is_damage() => {
+                    warn!(
+                        epoch,
+                        error = &error as &dyn std::error::Error,
+                        "a collection's object is damaged"
+                    );
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Some(Collection { epoch: newest, at: 0, vault_time: 0 }))
+    }
+
+    /// The newest collection that condemned something: a backup that begins now knows of it.
+    pub(crate) async fn condemned_epoch(&self) -> Result<u64, VaultError> {
+        let epochs = self.epochs().await?;
+        Ok(epochs.condemned.last().max(epochs.collected.last()).copied().unwrap_or(0))
+    }
+
+    /// Everything that is condemned and may still be there; what cannot be read is condemned again.
+    pub(super) async fn condemned(&self) -> Result<HashSet<CondemnedSegment>, VaultError> {
+        let mut all = HashSet::new();
+        for epoch in self.unfinished_epochs().await? {
+            match self.read_condemned(epoch).await {
+                Ok(condemned) => all.extend(condemned.segments),
+                Err(error) if error.is_damage() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(all)
+    }
+
+    /// What is condemned of a machine and may still be there.
+    ///
+    /// # Errors
+    /// If it cannot be told: then nothing may be taken over.
+    pub(crate) async fn condemned_of(&self, machine: Uuid) -> Result<HashSet<CondemnedSegment>, VaultError> {
+        let mut of = HashSet::new();
+        for epoch in self.unfinished_epochs().await? {
+            match self.read_condemned(epoch).await {
+                Ok(condemned) => {
+                    of.extend(condemned.segments.into_iter().filter(|segment| segment.machine == machine));
+                }
+                // Finished meanwhile: it is gone.
+                Err(VaultError::Missing { .. }) if self.is_collected(epoch).await? => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(of)
+    }
+
+    /// What was condemned and is not known to be gone, oldest first. What cannot be read is given up: nothing is deleted by
+    /// it, and this collection condemns the same again.
+    pub(super) async fn unfinished_collections(&self) -> Result<Vec<Condemned>, VaultError> {
+        let epochs = self.epochs().await?;
+        for finished in epochs.condemned.intersection(&epochs.collected) {
+            // Its collector was killed between two words.
+            object::delete(self.store(), &name::condemned(*finished)).await?;
+        }
+        let mut unfinished = Vec::new();
+        for epoch in self.unfinished_epochs().await? {
+            match self.read_condemned(epoch).await {
+                Ok(condemned) => unfinished.push(condemned),
+                Err(error) if error.is_damage() => {
+                    warn!(
+                        epoch,
+                        error = &error as &dyn std::error::Error,
+                        "what a collection condemned cannot be read: it is given up"
+                    );
+                    self.finish_collection(epoch).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(unfinished)
+    }
+
+    async fn unfinished_epochs(&self) -> Result<Vec<u64>, VaultError> {
+        let epochs = self.epochs().await?;
+        Ok(epochs.condemned.difference(&epochs.collected).copied().collect())
+    }
+
+    async fn is_collected(&self, epoch: u64) -> Result<bool, VaultError> {
+        Ok(self.epochs().await?.collected.contains(&epoch))
+    }
+
+    pub(super) async fn read_collection(&self, epoch: u64) -> Result<Collection, VaultError> {
+        let object = name::collection(epoch);
+        let body = self.read_record(&object, Kind::Collection).await?;
+        let collection = Collection::decode(&body).map_err(|source| VaultError::damaged(&object, source))?;
+        of_epoch(&object, collection.epoch, epoch)?;
+        Ok(collection)
+    }
+
+    async fn read_condemned(&self, epoch: u64) -> Result<Condemned, VaultError> {
+        let object = name::condemned(epoch);
+        let body = self.read_record(&object, Kind::Condemned).await?;
+        let condemned = Condemned::decode(&body).map_err(|source| VaultError::damaged(&object, source))?;
+        of_epoch(&object, condemned.epoch, epoch)?;
+        Ok(condemned)
+    }
+
+    /// What the next collection would be, and by how much the clock leapt.
+    pub(super) async fn next_collection(
+        &self,
+        options: &CollectOptions,
+    ) -> Result<(Collection, Option<Duration>), VaultError> {
+        let previous = self.newest_collection().await?;
+        let at = options.now.timestamp_micros();
+        let (vault_time, leap) =
+            clock::advance(previous.map(|previous| previous.vault_time), at, options.clock);
+        let epoch = previous.map_or(1, |previous| previous.epoch + 1);
+        Ok((Collection { epoch, at, vault_time }, leap))
+    }
+
+    /// Begins a collection under an epoch of its own.
+    pub(super) async fn create_collection(
+        &self,
+        options: &CollectOptions,
+    ) -> Result<(Collection, Option<Duration>), VaultError> {
+        for _ in 0..TRIES {
+            let (collection, leap) = self.next_collection(options).await?;
+            let object = name::collection(collection.epoch);
+            if self.create_record(&object, Kind::Collection, &collection.encode()).await? == Created::Now {
+                return Ok((collection, leap));
+            }
+        }
+        Err(VaultError::mismatch("gc", "others collect at the same time"))
+    }
+
+    pub(super) async fn create_condemned(&self, condemned: &Condemned) -> Result<(), VaultError> {
+        let object = name::condemned(condemned.epoch);
+        self.create_record(&object, Kind::Condemned, &condemned.encode()).await.map(drop)
+    }
+
+    /// Says that what was condemned is gone. What it was is of no more use then.
+    pub(super) async fn finish_collection(&self, epoch: u64) -> Result<(), VaultError> {
+        self.create_record(&name::collected(epoch), Kind::Collected, &epoch.to_le_bytes()).await?;
+        object::delete(self.store(), &name::condemned(epoch)).await
+    }
+
+    async fn epochs(&self) -> Result<Epochs, VaultError> {
+        let mut epochs = Epochs::default();
+        for path in object::list(self.store(), "gc").await? {
+            let Some(name) = path.filename() else { continue };
+            let (epoch, kind) = match name.split_once('.') {
+                None => (name, &mut epochs.begun),
+                Some((epoch, "set")) => (epoch, &mut epochs.condemned),
+                Some((epoch, "done")) => (epoch, &mut epochs.collected),
+                Some(_) => continue,
+            };
+            kind.extend(name::parse_seq(epoch));
+        }
+        Ok(epochs)
+    }
+
+    async fn read_record(&self, object: &str, wanted: Kind) -> Result<Vec<u8>, VaultError> {
+        let bytes = object::read(self.store(), object).await?;
+        let (kind, body) = open_record(&self.inner.ring, object, &bytes)
+            .map_err(|source| VaultError::damaged(object, source))?;
+        if kind == wanted { Ok(body) } else { Err(VaultError::mismatch(object, "it is of another kind")) }
+    }
+
+    async fn create_record(&self, object: &str, kind: Kind, body: &[u8]) -> Result<Created, VaultError> {
+        let sealed =
+            seal_record(&self.inner.ring, kind, object, rand::random(), body).map_err(VaultError::Seal)?;
+        self.check_present().await?;
+        let created = object::create(self.storage(), object, sealed.into()).await?;
+        // What was created where the vault is not must not count.
+        self.check_present().await?;
+        Ok(created)
+    }
+}
+
+fn of_epoch(object: &str, found: u64, wanted: u64) -> Result<(), VaultError> {
+    if found == wanted {
+        Ok(())
+    } else {
+        Err(VaultError::damaged(object, DecodeError::OutOfRange { what: "the epoch" }))
+    }
+}

@@ -1,0 +1,179 @@
+//! Finding what a machine's points and backups need.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use object_store::ObjectMeta;
+use uuid::Uuid;
+
+use holdfast_vault_format::collection::CondemnedSegment;
+use holdfast_vault_format::record::DeltaRef;
+
+use crate::standing::PointState;
+use crate::{Outcome, Point, Vault, VaultError, name, object};
+
+use super::CollectOptions;
+
+/// What is there of a machine and what of it nothing needs.
+#[derive(Debug, Default)]
+pub(super) struct Mark {
+    /// With their sizes in bytes.
+    pub(super) dead: Vec<(CondemnedSegment, u64)>,
+    /// Backups without an outcome, with the newest collection that they know; `None` if that cannot be told.
+    pub(super) undecided: Vec<(u64, Option<u64>)>,
+    /// Decided backups whose `open` object is of no more use.
+    pub(super) settled: Vec<u64>,
+    pub(super) read_bytes: u64,
+}
+
+/// What has to stay.
+#[derive(Default)]
+struct Live {
+    /// Backups all of whose segments stay.
+    whole: HashSet<u64>,
+    /// Backup, number, generation.
+    segments: HashSet<(u64, u32, u32)>,
+    /// Deltas that were read, by backup and hash.
+    deltas: HashSet<(u64, [u8; 32])>,
+    read_bytes: u64,
+}
+
+impl Vault {
+    /// Marks a machine. `purged`: points that count as purged, whatever their events say. `known`: backups that know this
+    /// collection took nothing over that is condemned by it; `None` if nobody can know it yet.
+    ///
+    /// Segments are listed before the backups that wrote them, and those before the points: whatever is there without an outcome
+    /// belongs to a backup that is under way.
+    pub(super) async fn mark(
+        &self,
+        machine: Uuid,
+        purged: &BTreeSet<u64>,
+        known: Option<u64>,
+        options: &CollectOptions,
+    ) -> Result<Mark, VaultError> {
+        let segments = object::list_meta(self.store(), &format!("seg/{machine}")).await?;
+        let opens = self.open_seqs(machine).await?;
+        let names = self.point_names(machine).await?;
+        // An empty folder where the vault was mounted would look like a vault in which nothing is needed.
+        self.check_present().await?;
+        let seen: HashSet<u64> = names.seqs.iter().copied().collect();
+        for seq in options.catalogued.get(&machine).into_iter().flatten() {
+            if !seen.contains(seq) {
+                return Err(VaultError::Missing { object: name::point(machine, *seq) });
+            }
+        }
+        let mut points = BTreeMap::new();
+        let mut gone = HashMap::new();
+        let mut aborted = BTreeSet::new();
+        if let Some(seq) = names.seqs.first() {
+            // What was decided and is forgotten by a power cut would be undecided again; they are in one directory.
+            self.storage().settle(&name::point(machine, *seq)).await?;
+        }
+        for seq in &names.seqs {
+            let standing = self.standing_by(machine, *seq, names.events.get(seq)).await?;
+            let is_purged = standing.state == PointState::Purged || purged.contains(seq);
+            match self.look(machine, *seq).await {
+                Ok(Some(Outcome::Point(point))) if is_purged => drop(gone.insert(*seq, point)),
+                Ok(Some(Outcome::Point(point))) => drop(points.insert(*seq, point)),
+                Ok(Some(Outcome::Aborted { .. })) => drop(aborted.insert(*seq)),
+                Ok(None) => return Err(VaultError::Missing { object: name::point(machine, *seq) }),
+                // What a damaged point that was given up needed nobody can restore.
+                Err(error) if error.is_damage() && is_purged => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let newest = points.keys().next_back().copied().unwrap_or(0);
+        let mut live = Live::default();
+        for point in points.values() {
+            self.mark_point(point, &mut live).await?;
+        }
+        let mut mark = Mark::default();
+        for seq in opens {
+            if seen.contains(&seq) {
+                // Those since the newest point say what can be taken over.
+                if seq <= newest {
+                    mark.settled.push(seq);
+                }
+                continue;
+            }
+            live.whole.insert(seq);
+            let open = match self.read_open(machine, seq).await {
+                Ok(open) => open,
+                // Concluded and settled by others since.
+                Err(VaultError::Missing { .. }) => {
+                    mark.undecided.push((seq, None));
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            mark.undecided.push((seq, Some(open.epoch)));
+            if known.is_none_or(|known| open.epoch < known) {
+                live.whole.extend(open.adopted);
+            }
+            if let Some(base) = open.base
+                && let Some(point) = gone.get(&base.seq)
+            {
+                self.mark_point(point, &mut live).await?;
+            }
+        }
+        live.whole.extend(young_leftovers(&segments, &aborted, newest, options));
+        for meta in segments {
+            let (Some(seq), Some((number, generation))) =
+                (name::seq_folder_of(&meta.location), name::segment_of(&meta.location))
+            else {
+                continue;
+            };
+            let needed = live.whole.contains(&seq)
+                || live.segments.contains(&(seq, number, generation))
+                // Nobody decided about its backup: it is under way.
+                || !seen.contains(&seq);
+            if !needed {
+                mark.dead.push((CondemnedSegment { machine, seq, number, generation }, meta.size));
+            }
+        }
+        mark.read_bytes = live.read_bytes;
+        Ok(mark)
+    }
+
+    async fn mark_point(&self, point: &Point, live: &mut Live) -> Result<(), VaultError> {
+        for disk in &point.disks {
+            for delta in &disk.stack {
+                if live.deltas.insert((delta.seq, delta.hash)) {
+                    self.mark_delta(point.machine, delta, live).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The segments that a delta lies in and those that it names.
+    async fn mark_delta(&self, machine: Uuid, delta: &DeltaRef, live: &mut Live) -> Result<(), VaultError> {
+        let root = self.delta_root(machine, delta).await?;
+        live.read_bytes += root.encode().len() as u64;
+        let parts = delta.parts.iter().map(|part| part.segment);
+        let pages = root.extent_pages.iter().chain(&root.hash_pages).map(|page| page.place.segment);
+        live.segments.extend(parts.chain(pages).map(|number| (delta.seq, number, 0)));
+        live.segments
+            .extend(root.segments.iter().map(|segment| (segment.seq, segment.number, segment.generation)));
+        Ok(())
+    }
+}
+
+/// Aborted backups since the newest point whose segments the next attempt may take over. A wrong clock costs what is sent
+/// again, never data.
+fn young_leftovers(
+    segments: &[ObjectMeta],
+    aborted: &BTreeSet<u64>,
+    newest: u64,
+    options: &CollectOptions,
+) -> HashSet<u64> {
+    let now = options.now;
+    segments
+        .iter()
+        .filter(|meta| {
+            (now - meta.last_modified).to_std().is_ok_and(|age| age < options.keep_leftovers)
+                || meta.last_modified > now
+        })
+        .filter_map(|meta| name::seq_folder_of(&meta.location))
+        .filter(|seq| *seq > newest && aborted.contains(seq))
+        .collect()
+}

@@ -1,0 +1,327 @@
+//! Deleting points and collecting what they leave: what is needed stays, what is not goes.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use holdfast_vault_engine::{
+    Action, ClockTrust, CollectOptions, CollectionReport, LockMode, PointState, PointStatus, PurgedPoint,
+    Refusal, Vault, VaultError,
+};
+use uuid::Uuid;
+
+use super::support::agent::read_map;
+use super::support::{
+    Image, TestVault, back_up, begin, finish, good_points, request, restore_disk, send_changes,
+};
+
+const MIB: usize = 1 << 20;
+pub(crate) const AT_ONCE: Action = Action::Delete { window_seconds: 0 };
+
+async fn collect_at(vault: &Vault, now: DateTime<Utc>) -> CollectionReport {
+    vault.collect(CollectOptions::new(now), |_| {}).await.unwrap()
+}
+
+fn refusal<T: std::fmt::Debug>(result: Result<T, VaultError>) -> Refusal {
+    match result {
+        Err(VaultError::Refused { source, .. }) => source,
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_only_a_deleted_point_needs_goes() {
+    let test = TestVault::new().await;
+    let machine = Uuid::new_v4();
+    let mut images = vec![Image::noise(1, 8 * MIB)];
+    let mut points = vec![back_up(&test.vault, machine, &[("sda", &images[0])]).await.unwrap()];
+    for seed in 2..5 {
+        // Whole and again: the one before shares nothing with the next but its first MiB.
+        let mut image = Image::noise(seed, 8 * MIB);
+        image.0[..MIB].copy_from_slice(&images[0].0[..MIB]);
+        points.push(back_up(&test.vault, machine, &[("sda", &image)]).await.unwrap());
+        images.push(image);
+    }
+    let before = test.size();
+    let nothing = collect_at(&test.vault, Utc::now()).await;
+    assert_eq!((nothing.condemned_bytes, nothing.deleted_bytes), (0, 0));
+    test.vault.decide_point(machine, points[1].seq, AT_ONCE, "eva").await.unwrap();
+    let statuses = test.vault.points(machine).await.unwrap();
+    assert!(matches!(&statuses[1], PointStatus::SoftDeleted(point, deletion)
+        if *point == points[1] && deletion.actor == "eva"));
+    restore_disk(&test.vault, &points[1], "sda", &images[1]).await;
+
+    let objects = test.objects();
+    let plan = test.vault.plan_collection(CollectOptions::new(Utc::now()), |_| {}).await.unwrap();
+    assert_eq!(plan.purged, [PurgedPoint { machine, seq: points[1].seq }]);
+    assert_eq!(test.objects(), objects, "a plan writes nothing");
+    let report = collect_at(&test.vault, Utc::now()).await;
+    assert_eq!(report.purged, plan.purged);
+    assert_eq!(
+        (report.condemned_segments, report.condemned_bytes),
+        (plan.condemned_segments, plan.condemned_bytes),
+        "it does what was planned"
+    );
+    assert_eq!(report.deleted_bytes, report.condemned_bytes);
+    assert!(report.deleted_bytes > 6 * MIB as u64, "{report:?}");
+    assert!(test.size() < before - report.deleted_bytes + 64 * 1024);
+
+    let vault = test.reopen().await.unwrap();
+    let left: Vec<u64> = good_points(&vault, machine).await.iter().map(|point| point.seq).collect();
+    assert_eq!(left, [points[0].seq, points[2].seq, points[3].seq]);
+    for index in [0, 2, 3] {
+        restore_disk(&vault, &points[index], "sda", &images[index]).await;
+    }
+    let undeleted = vault.decide_point(machine, points[1].seq, Action::Undelete, "eva").await;
+    assert_eq!(refusal(undeleted), Refusal::Purged);
+    // Its name stays taken: a gateway that wakes up late cannot make it again.
+    assert!(vault.point_seqs(machine).await.unwrap().contains(&points[1].seq));
+    let again = collect_at(&vault, Utc::now()).await;
+    assert_eq!((again.purged.len(), again.condemned_segments, again.deleted_segments), (0, 0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_point_comes_back_within_its_window() {
+    let test = TestVault::new().await;
+    let machine = Uuid::new_v4();
+    let image = Image::mixed(10, 2 * MIB);
+    let point = back_up(&test.vault, machine, &[("sda", &image)]).await.unwrap();
+    let day = TimeDelta::days(1);
+    let start = Utc::now();
+    collect_at(&test.vault, start).await;
+    let delete = Action::Delete { window_seconds: 14 * 86_400 };
+    test.vault.decide_point(machine, point.seq, delete, "eva").await.unwrap();
+    // The window begins when a collection sees the deletion.
+    for days in 1..=14 {
+        let report = collect_at(&test.vault, start + day * days).await;
+        assert_eq!(report.purged, [], "after {days} days");
+    }
+    test.vault.decide_point(machine, point.seq, Action::Undelete, "eva").await.unwrap();
+    assert_eq!(collect_at(&test.vault, start + day * 15).await.purged, []);
+    restore_disk(&test.vault, &good_points(&test.vault, machine).await[0], "sda", &image).await;
+    test.vault.decide_point(machine, point.seq, delete, "eva").await.unwrap();
+    for days in 16..30 {
+        assert_eq!(collect_at(&test.vault, start + day * days).await.purged, []);
+    }
+    let report = collect_at(&test.vault, start + day * 30).await;
+    assert_eq!(report.purged.len(), 1);
+    assert!(report.deleted_bytes > 0);
+    assert!(test.vault.points(machine).await.unwrap().is_empty());
+    assert!(!test.objects().iter().any(|name| name.starts_with("seg/")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_leaps_ends_no_window() {
+    let test = TestVault::new().await;
+    let machine = Uuid::new_v4();
+    let image = Image::mixed(11, MIB);
+    let point = back_up(&test.vault, machine, &[("sda", &image)]).await.unwrap();
+    let delete = Action::Delete { window_seconds: 86_400 };
+    test.vault.decide_point(machine, point.seq, delete, "eva").await.unwrap();
+    let start = Utc::now();
+    collect_at(&test.vault, start).await;
+    let ahead = start + TimeDelta::days(365);
+    for _ in 0..3 {
+        let report = collect_at(&test.vault, ahead).await;
+        assert_eq!(report.purged, []);
+        assert!(report.clock_leap.is_some_and(|leap| leap > Duration::from_secs(300 * 86_400)));
+    }
+    let back = collect_at(&test.vault, start - TimeDelta::days(9)).await;
+    assert_eq!((back.purged.len(), back.clock_leap), (0, None));
+    restore_disk(&test.vault, &point, "sda", &image).await;
+    let trusted = CollectOptions { clock: ClockTrust::Trusted, ..CollectOptions::new(ahead) };
+    assert_eq!(test.vault.collect(trusted, |_| {}).await.unwrap().purged.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_locked_point_is_not_deleted() {
+    let test = TestVault::new().await;
+    let machine = Uuid::new_v4();
+    let point = back_up(&test.vault, machine, &[("sda", &Image::mixed(12, MIB))]).await.unwrap();
+    let until = Utc::now() + TimeDelta::days(30);
+    let lock = |mode, until: DateTime<Utc>| Action::Lock { mode, until: until.timestamp_micros() };
+    let locked = lock(LockMode::Compliance, until);
+    let standing = test.vault.decide_point(machine, point.seq, locked, "eva").await.unwrap();
+    assert_eq!(standing.lock.unwrap().mode, LockMode::Compliance);
+    let until = standing.lock.unwrap().until;
+    let deleted = test.vault.decide_point(machine, point.seq, AT_ONCE, "eva").await;
+    assert_eq!(refusal(deleted), Refusal::Locked { until });
+    let shorter = lock(LockMode::Compliance, until - TimeDelta::days(1));
+    let shortened = test.vault.decide_point(machine, point.seq, shorter, "eva").await;
+    assert_eq!(refusal(shortened), Refusal::Shortened { until });
+    // Whoever sets the collector's clock ahead does not open it either.
+    let trusted =
+        CollectOptions { clock: ClockTrust::Trusted, ..CollectOptions::new(until + TimeDelta::days(9)) };
+    test.vault.collect(trusted, |_| {}).await.unwrap();
+    let deleted = test.vault.decide_point(machine, point.seq, AT_ONCE, "eva").await;
+    assert_eq!(refusal(deleted), Refusal::Locked { until });
+    assert_eq!(
+        test.reopen().await.unwrap().standing(machine, point.seq).await.unwrap().lock.unwrap().until,
+        until
+    );
+}
+
+/// A backup that is under way keeps its base, even one that is purged meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_under_way_keeps_what_it_builds_on() {
+    let test = TestVault::new().await;
+    let machine = Uuid::new_v4();
+    let mut image = Image::noise(13, 4 * MIB);
+    let base = back_up(&test.vault, machine, &[("sda", &image)]).await.unwrap();
+    let backup = begin(&test.vault, request(machine, &[("sda", &image)])).await.unwrap();
+    test.vault.decide_point(machine, base.seq, AT_ONCE, "eva").await.unwrap();
+    let report = collect_at(&test.vault, Utc::now()).await;
+    assert_eq!((report.purged.len(), report.condemned_segments), (1, 0));
+    image.change(14, 30);
+    let point = finish(&backup, &[("sda", &image)]).await.unwrap();
+    let report = collect_at(&test.vault, Utc::now()).await;
+    assert_eq!(report.deleted_segments, 0);
+    restore_disk(&test.reopen().await.unwrap(), &point, "sda", &image).await;
+    assert_eq!(good_points(&test.vault, machine).await, [point]);
+}
+
+/// One that began before a collection and had taken over what is condemned: it is waited for.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_condemned_waits_for_backups_that_began_before() {
+    let test = TestVault::new().await;
+    let machine = Uuid::new_v4();
+    let image = Image::noise(15, 4 * MIB);
+    let first = begin(&test.vault, request(machine, &[("sda", &image)])).await.unwrap();
+    send_changes(&first, "sda", &image).await.unwrap();
+    first.flush().await.unwrap();
+    test.vault.conclude(machine, first.seq(), "lost").await.unwrap();
+    let impatient = || CollectOptions {
+        keep_leftovers: Duration::ZERO,
+        ..CollectOptions::new(Utc::now() + TimeDelta::hours(1))
+    };
+    // Condemned before the next backup begins, deleted after.
+    let mut run = test.vault.begin_collection(impatient()).await.unwrap();
+    let second = begin(&test.vault, request(machine, &[("sda", &image)])).await.unwrap();
+    assert!(second.disk_base("sda").unwrap().has_overlay, "it takes over what is not condemned yet");
+    run.condemn(|_| {}).await.unwrap();
+    assert_eq!(run.sweep().await.unwrap().deleted_segments, 0, "the second backup adopted it");
+    let point = finish(&second, &[("sda", &image)]).await.unwrap();
+    restore_disk(&test.vault, &point, "sda", &image).await;
+    let report = test.vault.collect(impatient(), |_| {}).await.unwrap();
+    assert_eq!(report.deleted_segments, 0, "now a point needs it");
+    restore_disk(&test.reopen().await.unwrap(), &point, "sda", &image).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_that_is_condemned_is_taken_over() {
+    let test = TestVault::new().await;
+    let machine = Uuid::new_v4();
+    let image = Image::noise(16, 4 * MIB);
+    let first = begin(&test.vault, request(machine, &[("sda", &image)])).await.unwrap();
+    send_changes(&first, "sda", &image).await.unwrap();
+    first.flush().await.unwrap();
+    test.vault.conclude(machine, first.seq(), "lost").await.unwrap();
+    let kept = collect_at(&test.vault, Utc::now()).await;
+    assert_eq!(kept.condemned_segments, 0, "the next attempt may want it");
+    let later = Utc::now() + TimeDelta::days(8);
+    let options = CollectOptions { clock: ClockTrust::Trusted, ..CollectOptions::new(later) };
+    let mut run = test.vault.begin_collection(options).await.unwrap();
+    run.condemn(|_| {}).await.unwrap();
+    let second = begin(&test.vault, request(machine, &[("sda", &image)])).await.unwrap();
+    assert!(!second.disk_base("sda").unwrap().has_overlay);
+    assert!(run.sweep().await.unwrap().deleted_segments > 0, "the second backup knows what is condemned");
+    let point = finish(&second, &[("sda", &image)]).await.unwrap();
+    restore_disk(&test.reopen().await.unwrap(), &point, "sda", &image).await;
+}
+
+/// What a delta that cannot be read refers to is not known: nothing of its machine goes, until the points are given up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_machine_is_held_and_no_other() {
+    let test = TestVault::new().await;
+    let (broken, sound) = (Uuid::new_v4(), Uuid::new_v4());
+    let mut last = Vec::new();
+    for machine in [broken, sound] {
+        for seed in 0..3 {
+            let image = Image::noise(20 + seed, 2 * MIB);
+            let point = back_up(&test.vault, machine, &[("sda", &image)]).await.unwrap();
+            if seed == 0 {
+                test.vault.decide_point(machine, point.seq, AT_ONCE, "eva").await.unwrap();
+            }
+            last.push((point, image));
+        }
+    }
+    // The delta of the second point.
+    let segment = test.path.join(format!("seg/{broken}/{:020}/00000000.0", last[1].0.seq));
+    let bytes = std::fs::read(&segment).unwrap();
+    std::fs::write(&segment, &bytes[..bytes.len() - 100]).unwrap();
+    let vault = test.reopen().await.unwrap();
+    let report = collect_at(&vault, Utc::now()).await;
+    assert!(report.deleted_bytes > 0);
+    let [(held, error)] = &*report.held else { panic!("{:?}", report.held) };
+    assert!(*held == broken && error.is_damage());
+    assert!(vault.points(sound).await.unwrap().len() == 2);
+    restore_disk(&vault, &last[2].0, "sda", &last[2].1).await;
+    // An operator gives the damaged one up.
+    vault.decide_point(broken, last[1].0.seq, AT_ONCE, "eva").await.unwrap();
+    let report = collect_at(&vault, Utc::now()).await;
+    assert!(report.held.is_empty() && report.deleted_bytes > 0, "{report:?}");
+    restore_disk(&vault, &last[2].0, "sda", &last[2].1).await;
+    restore_disk(&vault, &last[5].0, "sda", &last[5].1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_point_that_the_storage_does_not_show_holds_its_machine() {
+    let test = TestVault::new().await;
+    let machine = Uuid::new_v4();
+    let mut seqs = Vec::new();
+    for seed in 0..3 {
+        let point = back_up(&test.vault, machine, &[("sda", &Image::noise(seed, MIB))]).await.unwrap();
+        seqs.push(point.seq);
+    }
+    std::fs::remove_file(test.path.join(format!("points/{machine}/{:020}", seqs[2]))).unwrap();
+    let vault = test.reopen().await.unwrap();
+    let options =
+        || CollectOptions { catalogued: [(machine, seqs.clone())].into(), ..CollectOptions::new(Utc::now()) };
+    let report = vault.collect(options(), |_| {}).await.unwrap();
+    assert_eq!((report.held.len(), report.deleted_segments), (1, 0));
+    assert!(test.objects().iter().any(|name| name.contains(&format!("{:020}/00000000.0", seqs[2]))));
+}
+
+/// Events decide one after the other, whoever asks.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_decide_at_the_same_time() {
+    let test = TestVault::new().await;
+    let machine = Uuid::new_v4();
+    let point = back_up(&test.vault, machine, &[("sda", &Image::mixed(3, MIB))]).await.unwrap();
+    let tasks: Vec<_> = (0..8)
+        .map(|index| {
+            let (vault, seq) = (test.vault.clone(), point.seq);
+            let until = (Utc::now() + TimeDelta::days(index)).timestamp_micros();
+            let action = match index % 3 {
+                0 => AT_ONCE,
+                1 => Action::Undelete,
+                _ => Action::Lock { mode: LockMode::Governance, until },
+            };
+            tokio::spawn(async move { vault.decide_point(machine, seq, action, "many").await })
+        })
+        .collect();
+    for task in tasks {
+        match task.await.unwrap() {
+            Ok(_) | Err(VaultError::Refused { .. }) => {}
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+    let standing = test.reopen().await.unwrap().standing(machine, point.seq).await.unwrap();
+    assert!(standing.lock.is_none() || standing.state == PointState::Listed, "{standing:?}");
+}
+
+/// What was taken over counts as sent, whatever was collected in between.
+#[tokio::test(flavor = "multi_thread")]
+async fn young_leftovers_are_not_sent_again() {
+    let test = TestVault::new().await;
+    let machine = Uuid::new_v4();
+    let image = Image::noise(17, 3 * MIB);
+    let first = begin(&test.vault, request(machine, &[("sda", &image)])).await.unwrap();
+    send_changes(&first, "sda", &image).await.unwrap();
+    first.flush().await.unwrap();
+    test.vault.conclude(machine, first.seq(), "lost").await.unwrap();
+    collect_at(&test.vault, Utc::now()).await;
+    collect_at(&test.vault, Utc::now() + TimeDelta::days(1)).await;
+    let second = begin(&test.vault, request(machine, &[("sda", &image)])).await.unwrap();
+    let overlay = read_map(&second, "sda", holdfast_vault_engine::MapLayer::Overlay).await.unwrap();
+    assert_eq!(overlay.len(), image.blocks());
+}

@@ -1,0 +1,240 @@
+//! Backups, deletions and collections, interleaved step by step in random order: every point that is listed, or can be
+//! undeleted, restores after each step. In memory: there is no disk in what is proved here.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use holdfast_vault_engine::{
+    Action, Backup, Begun, ClockTrust, CollectOptions, CollectionRun, KeyFile, Outcome, Point, PointStatus,
+    Prepared, Storage, Vault, VaultError,
+};
+use object_store::memory::InMemory;
+use uuid::Uuid;
+
+use super::collect::AT_ONCE;
+use super::support::image::Random;
+use super::support::{Image, request, restore, send_changes};
+
+const BLOCK: usize = 4096;
+/// Two gateways and two collectors at a time.
+const ACTORS: usize = 2;
+
+/// A gateway at work on a backup of a machine.
+enum Gateway {
+    Idle,
+    Begun(Backup, Image),
+    Sent(Backup, Image),
+    Prepared(Prepared, Image),
+}
+
+struct World {
+    vault: Vault,
+    machines: [Uuid; 2],
+    disks: [Image; 2],
+    gateways: [Gateway; ACTORS],
+    collectors: [Option<(CollectionRun, bool)>; ACTORS],
+    /// What must restore, and what it must be.
+    truth: BTreeMap<(Uuid, u64), (Point, Image)>,
+    now: DateTime<Utc>,
+    random: Random,
+}
+
+impl World {
+    async fn new(key: &KeyFile, seed: u64) -> Self {
+        let vault = Vault::create(Storage::over(Arc::new(InMemory::new())), key).await.unwrap();
+        Self {
+            vault,
+            machines: [Uuid::from_u128(1), Uuid::from_u128(2)],
+            disks: [Image::noise(seed, 24 * BLOCK), Image::noise(seed + 1, 24 * BLOCK)],
+            gateways: std::array::from_fn(|_| Gateway::Idle),
+            collectors: std::array::from_fn(|_| None),
+            truth: BTreeMap::new(),
+            now: Utc::now(),
+            random: Random(seed),
+        }
+    }
+
+    fn options(&self) -> CollectOptions {
+        CollectOptions {
+            clock: ClockTrust::Trusted,
+            keep_leftovers: std::time::Duration::from_secs(self.disks[0].0[0].into()),
+            ..CollectOptions::new(self.now)
+        }
+    }
+
+    async fn step(&mut self) {
+        self.now += TimeDelta::minutes(1);
+        let actor = self.random.below(ACTORS);
+        match self.random.below(12) {
+            0..=4 => self.back_up(actor).await,
+            5 => self.reap().await,
+            6 | 7 => self.decide(AT_ONCE).await,
+            8 => self.decide(Action::Undelete).await,
+            _ => self.collect(actor).await,
+        }
+    }
+
+    async fn back_up(&mut self, actor: usize) {
+        let which = self.random.below(2);
+        let changed = self.random.next();
+        let gateway = std::mem::replace(&mut self.gateways[actor], Gateway::Idle);
+        self.gateways[actor] = match gateway {
+            Gateway::Idle => {
+                self.disks[which].change(changed, 1 + usize::try_from(changed % 9).unwrap());
+                let image = self.disks[which].clone();
+                match self.vault.begin(request(self.machines[which], &[("sda", &image)])).await.unwrap() {
+                    Begun::Open(backup) => Gateway::Begun(backup, image),
+                    Begun::AlreadyCommitted(point) => panic!("{point:?}"),
+                }
+            }
+            Gateway::Begun(backup, image) => {
+                let sent = match send_changes(&backup, "sda", &image).await {
+                    Ok(_) => backup.flush().await,
+                    Err(error) => Err(error),
+                };
+                match sent {
+                    Ok(()) => Gateway::Sent(backup, image),
+                    Err(error) => self.given_up(&backup, error).await,
+                }
+            }
+            Gateway::Sent(backup, image) => match backup.prepare(&[]).await {
+                Ok(prepared) => Gateway::Prepared(prepared, image),
+                Err(error) => self.given_up(&backup, error).await,
+            },
+            Gateway::Prepared(prepared, image) => {
+                match prepared.commit().await {
+                    Ok(point) => drop(self.truth.insert((point.machine, point.seq), (point, image))),
+                    Err(VaultError::Aborted { .. }) => {}
+                    Err(error) => panic!("{error:?}"),
+                }
+                Gateway::Idle
+            }
+        };
+    }
+
+    /// Only a backup that was concluded meanwhile may find that what it builds on is gone.
+    async fn given_up(&self, backup: &Backup, error: VaultError) -> Gateway {
+        for machine in self.machines {
+            if format!("{backup:?}").contains(&machine.to_string()) {
+                let outcome = self.vault.outcome(machine, backup.seq()).await.unwrap();
+                assert!(matches!(outcome, Some(Outcome::Aborted { .. })), "{error:?}");
+            }
+        }
+        Gateway::Idle
+    }
+
+    /// Some backup without an outcome is given up; its gateway may not know.
+    async fn reap(&mut self) {
+        let machine = self.machines[self.random.below(2)];
+        let open = self.vault.unconcluded(machine).await.unwrap();
+        if !open.is_empty() {
+            let seq = open[self.random.below(open.len())].seq;
+            self.vault.conclude(machine, seq, "given up").await.unwrap();
+        }
+    }
+
+    async fn decide(&mut self, action: Action) {
+        let points: Vec<(Uuid, u64)> = self.truth.keys().copied().collect();
+        if points.is_empty() {
+            return;
+        }
+        let (machine, seq) = points[self.random.below(points.len())];
+        match self.vault.decide_point(machine, seq, action, "random").await {
+            Ok(_) | Err(VaultError::Refused { .. }) => {}
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+
+    async fn collect(&mut self, actor: usize) {
+        self.collectors[actor] = match self.collectors[actor].take() {
+            None => Some((self.vault.begin_collection(self.options()).await.unwrap(), false)),
+            Some((mut run, false)) => {
+                run.condemn(|_| {}).await.unwrap();
+                Some((run, true))
+            }
+            // Some are killed here.
+            Some((run, true)) => {
+                if self.random.below(4) > 0 {
+                    let report = run.sweep().await.unwrap();
+                    assert!(report.held.is_empty(), "{report:?}");
+                }
+                None
+            }
+        };
+    }
+
+    /// What is listed is what is known, and restores.
+    async fn check(&self) {
+        for machine in self.machines {
+            let mut there = Vec::new();
+            for status in self.vault.points(machine).await.unwrap() {
+                match status {
+                    PointStatus::Ok(point) | PointStatus::SoftDeleted(point, _) => {
+                        let (known, image) = &self.truth[&(machine, point.seq)];
+                        assert_eq!(&point, known);
+                        let restored = restore(&self.vault, &point, "sda").await.unwrap();
+                        assert!(restored == *image, "point {} is not what it was", point.seq);
+                        there.push(point.seq);
+                    }
+                    PointStatus::Damaged { seq, error } => panic!("point {seq}: {error:?}"),
+                }
+            }
+            let gone: Vec<u64> = self
+                .truth
+                .range((machine, 0)..=(machine, u64::MAX))
+                .map(|((_, seq), _)| *seq)
+                .filter(|seq| !there.contains(seq))
+                .collect();
+            for seq in gone {
+                let standing = self.vault.standing(machine, seq).await.unwrap();
+                assert_eq!(standing.state, holdfast_vault_engine::PointState::Purged, "point {seq} is lost");
+            }
+        }
+    }
+}
+
+/// `HOLDFAST_RACES` schedules of 40 steps each (60).
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_happens_in_whatever_order_what_is_listed_restores() {
+    let schedules: u64 = std::env::var("HOLDFAST_RACES").map_or(60, |count| count.parse().unwrap());
+    let first: u64 = std::env::var("HOLDFAST_RACES_SEED").map_or(1, |seed| seed.parse().unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    let key = KeyFile::generate(&dir.path().join("key")).unwrap();
+    let (mut purged, mut left) = (0, 0);
+    for seed in first..first + schedules {
+        println!("seed {seed}");
+        let mut world = World::new(&key, seed * 1000).await;
+        for _ in 0..40 {
+            world.step().await;
+        }
+        world.check().await;
+        // Everybody ends: then nothing is left over that nothing needs.
+        for actor in 0..ACTORS {
+            world.gateways[actor] = Gateway::Idle;
+            world.collectors[actor] = None;
+        }
+        for machine in world.machines {
+            for open in world.vault.unconcluded(machine).await.unwrap() {
+                world.vault.conclude(machine, open.seq, "the end").await.unwrap();
+            }
+        }
+        world.now += TimeDelta::days(30);
+        for _ in 0..2 {
+            let options = world.options();
+            world.vault.collect(options, |_| {}).await.unwrap();
+        }
+        world.check().await;
+        let options = world.options();
+        let plan = world.vault.plan_collection(options, |_| {}).await.unwrap();
+        assert_eq!(plan.condemned_segments, 0, "something is never collected");
+        let mut there = 0;
+        for machine in world.machines {
+            there += world.vault.points(machine).await.unwrap().len();
+        }
+        left += there;
+        purged += world.truth.len() - there;
+    }
+    assert!(purged > 0 && left > 0, "nothing was proved: {purged} purged, {left} left");
+    println!("{purged} points purged, {left} left");
+}

@@ -212,7 +212,12 @@ async fn vaults_and_keys() {
     let other = KeyFile::generate(&test.key_path.with_file_name("other.key")).unwrap();
     let wrong = Vault::open(Storage::directory(&test.path).unwrap(), &other).await;
     assert!(matches!(wrong, Err(VaultError::WrongKey)), "{wrong:?}");
-    assert!(KeyFile::generate(&test.key_path).is_err(), "a key file is never replaced");
+    match KeyFile::generate(&test.key_path) {
+        Err(VaultError::KeyFile { operation: "created", source, .. }) => {
+            assert_eq!(source.kind(), std::io::ErrorKind::AlreadyExists);
+        }
+        other => panic!("a key file is never replaced: {other:?}"),
+    }
     let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&test.key_path).unwrap());
     assert_eq!(mode & 0o777, 0o600);
     KeyFile::load(&test.key_path).unwrap();

@@ -1,5 +1,7 @@
 //! What was backed up comes back, byte for byte, from every point.
 
+use std::os::unix::fs::PermissionsExt;
+
 use holdfast_vault_engine::{BLOCK_SIZE, KeyFile, MapLayer, Storage, Vault, VaultError};
 use uuid::Uuid;
 
@@ -221,6 +223,18 @@ async fn vaults_and_keys() {
     let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&test.key_path).unwrap());
     assert_eq!(mode & 0o777, 0o600);
     KeyFile::load(&test.key_path).unwrap();
+    let allow = |mode| std::fs::set_permissions(&test.key_path, PermissionsExt::from_mode(mode)).unwrap();
+    for exposed in [0o640, 0o604, 0o610, 0o601, 0o620, 0o602, 0o644] {
+        allow(exposed);
+        match KeyFile::load(&test.key_path) {
+            Err(VaultError::ExposedKeyFile { mode, .. }) => assert_eq!(mode, exposed),
+            other => panic!("{exposed:o}: {other:?}"),
+        }
+    }
+    for private in [0o400, 0o700, 0o600] {
+        allow(private);
+        KeyFile::load(&test.key_path).unwrap();
+    }
     std::fs::write(&test.key_path, "not a key").unwrap();
     assert!(matches!(KeyFile::load(&test.key_path), Err(VaultError::BadKeyFile { .. })));
     let nowhere = tempfile::tempdir().unwrap();

@@ -3,7 +3,7 @@
 
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read as _};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
@@ -60,6 +60,8 @@ pub(crate) enum IdentityError {
     Missing { path: PathBuf },
     #[error("cannot read {}", path.display())]
     Read { path: PathBuf, source: io::Error },
+    #[error("{} can be read by other users (mode {mode:03o}): run `chmod 600` on it", path.display())]
+    Exposed { path: PathBuf, mode: u32 },
     #[error("{} is damaged", path.display())]
     Record { path: PathBuf, source: serde_json::Error },
     #[error("the agent's certificate cannot be read: {reason}")]
@@ -89,7 +91,7 @@ impl Identity {
             serde_json::from_str(&record).map_err(|source| IdentityError::Record { path, source })?;
         let identity = Self {
             record,
-            key_pem: read(&dir.join("key.pem"))?,
+            key_pem: read_secret(&dir.join("key.pem"))?,
             chain_pem: read(&dir.join("cert.pem"))?,
             ca_pem: read(&dir.join("ca.pem"))?,
         };
@@ -198,10 +200,24 @@ fn clear_leftovers(dir: &Path) -> Result<(), IdentityError> {
 }
 
 fn read(path: &Path) -> Result<String, IdentityError> {
+    let failed = |source| IdentityError::Read { path: path.to_owned(), source };
+    File::open(path).and_then(read_text).map_err(failed)
+}
+
+/// Refuses a file to which others than its owner have any right.
+fn read_secret(path: &Path) -> Result<String, IdentityError> {
+    let failed = |source| IdentityError::Read { path: path.to_owned(), source };
+    let file = File::open(path).map_err(failed)?;
+    let mode = file.metadata().map_err(failed)?.mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(IdentityError::Exposed { path: path.to_owned(), mode });
+    }
+    read_text(file).map_err(failed)
+}
+
+fn read_text(file: File) -> io::Result<String> {
     let mut text = String::new();
-    File::open(path)
-        .and_then(|file| file.take(MAX_FILE_BYTES).read_to_string(&mut text))
-        .map_err(|source| IdentityError::Read { path: path.to_owned(), source })?;
+    file.take(MAX_FILE_BYTES).read_to_string(&mut text)?;
     Ok(text)
 }
 

@@ -303,8 +303,17 @@ mod tests {
     fn durations() {
         assert_eq!(parse_duration("90s"), Ok(Duration::from_secs(90)));
         assert_eq!(parse_duration("7d"), Ok(Duration::from_secs(7 * 86400)));
-        for bad in ["", "1", "h", "1w", "-1h", "99999999999999999999h", "9999999999999999999d"] {
-            assert!(parse_duration(bad).is_err(), "{bad}");
+        for (bad, word) in [
+            ("", "a number and a unit"),
+            ("h", "a number and a unit"),
+            ("-1h", "a number and a unit"),
+            ("99999999999999999999h", "a number and a unit"),
+            ("1", "s, m, h or d"),
+            ("1w", "s, m, h or d"),
+            ("9999999999999999999d", "too long"),
+        ] {
+            let refused = parse_duration(bad).unwrap_err();
+            assert!(refused.contains(word), "{bad}: {refused}");
         }
     }
 
@@ -316,7 +325,8 @@ mod tests {
         assert_eq!(parse_label_change("env=a-"), set("env", "a-"));
         assert_eq!(parse_label_change("env-"), Ok(LabelChange::Remove("env".to_owned())));
         for bad in ["", "-", "=x", "env"] {
-            assert!(parse_label_change(bad).is_err(), "{bad}");
+            let refused = parse_label_change(bad).unwrap_err();
+            assert_eq!(refused, "write KEY=VALUE to set a label, KEY- to remove it", "{bad}");
         }
     }
 

@@ -16,6 +16,8 @@ pub(crate) enum CliError {
     Missing { what: &'static str, action: String },
     #[error("{} cannot be read", path.display())]
     ReadFile { path: PathBuf, source: io::Error },
+    #[error("{} can be read by other users (mode {mode:03o})", path.display())]
+    ExposedFile { path: PathBuf, mode: u32 },
     #[error("{} is not a configuration file: {detail}", path.display())]
     BadConfig { path: PathBuf, detail: String },
     #[error("{} is not a policy: {detail}", path.display())]
@@ -62,7 +64,8 @@ impl From<Status> for CliError {
 }
 
 impl CliError {
-    /// Prints the error and what to do next; answers the exit code: 2 for what is wrong with the call itself.
+    /// Prints the error and what to do next; answers the exit code: 2 for what is wrong with the call itself (an option, a
+    /// setting, a file that it names), whether that is found here or by the controller; 1 for all else.
     pub(crate) fn report(&self) -> ExitCode {
         eprintln!("error: {} ({})", chain(self).trim_end(), self.code());
         if let Some(action) = self.action() {
@@ -71,9 +74,11 @@ impl CliError {
         match self {
             Self::Missing { .. }
             | Self::ReadFile { .. }
+            | Self::ExposedFile { .. }
             | Self::BadConfig { .. }
             | Self::BadSetting { .. }
-            | Self::BadPolicy { .. } => ExitCode::from(2),
+            | Self::BadPolicy { .. }
+            | Self::Refused(_, Code::InvalidArgument) => ExitCode::from(2),
             _ => ExitCode::from(1),
         }
     }
@@ -83,6 +88,7 @@ impl CliError {
             Self::Runtime { .. } => "runtime",
             Self::Missing { .. } => "not_configured",
             Self::ReadFile { .. } => "file_not_readable",
+            Self::ExposedFile { .. } => "file_exposed",
             Self::BadConfig { .. } | Self::BadSetting { .. } => "bad_configuration",
             Self::BadPolicy { .. } => "bad_policy",
             Self::Unreachable { .. } | Self::Lost { .. } => "unreachable",
@@ -135,6 +141,7 @@ impl CliError {
             Self::BadConfig { .. } => "its keys are address, ca_file and api_key_file".to_owned(),
             Self::BadPolicy { .. } => "see docs/policies.md; `holdfast policy show NAME -o yaml` prints one".to_owned(),
             Self::ReadFile { .. } => "check the path and its permissions".to_owned(),
+            Self::ExposedFile { path, .. } => format!("run `chmod 600 {}`", path.display()),
             Self::BadStream { .. } => "try again; if it stays so, restore with holdfast-vault".to_owned(),
             Self::JobEnded { detail, .. } => detail.as_ref().map(|detail| detail.action.clone()).unwrap_or_default(),
             _ => String::new(),

@@ -1,3 +1,5 @@
+use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -37,7 +39,7 @@ pub(crate) fn load(connection: &Connection) -> Result<Settings, CliError> {
     let key_file = connection.api_key_file.clone().or(file.api_key_file).ok_or_else(|| {
         missing("your API key", "set HOLDFAST_API_KEY_FILE; `holdfast-controller api-key create` makes a key")
     })?;
-    Ok(Settings { address, ca_pem: read(&ca_file)?, api_key: read(&key_file)?.trim().to_owned() })
+    Ok(Settings { address, ca_pem: read(&ca_file)?, api_key: read_secret(&key_file)? })
 }
 
 fn read_config() -> Result<File, CliError> {
@@ -58,6 +60,19 @@ fn read_config() -> Result<File, CliError> {
 
 fn read(path: &Path) -> Result<String, CliError> {
     std::fs::read_to_string(path).map_err(|source| CliError::ReadFile { path: path.to_owned(), source })
+}
+
+/// Reads an API key, which nobody but its owner may have any right to.
+fn read_secret(path: &Path) -> Result<String, CliError> {
+    let failed = |source| CliError::ReadFile { path: path.to_owned(), source };
+    let mut file = std::fs::File::open(path).map_err(failed)?;
+    let mode = file.metadata().map_err(failed)?.mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(CliError::ExposedFile { path: path.to_owned(), mode });
+    }
+    let mut text = String::new();
+    file.read_to_string(&mut text).map_err(failed)?;
+    Ok(text.trim().to_owned())
 }
 
 fn missing(what: &'static str, action: &str) -> CliError {

@@ -59,6 +59,8 @@ pub(crate) struct InitConfig {
     pub(crate) hosts: Vec<String>,
     /// Whether `vault` was given, not the default.
     pub(crate) vault_was_named: bool,
+    /// Whether there is to be a new vault where a key says that there was one.
+    pub(crate) new_vault: bool,
 }
 
 /// What `serve` works with.
@@ -111,7 +113,12 @@ impl InitConfig {
         let vault = command.vault.or(file.vault);
         let vault_was_named = vault.is_some();
         let folders = Folders::resolve(command.data_dir.or(file.data_dir), vault)?;
-        Ok(Self { folders, hosts: or_else(command.host, file.host), vault_was_named })
+        Ok(Self {
+            folders,
+            hosts: or_else(command.host, file.host),
+            vault_was_named,
+            new_vault: command.new_vault,
+        })
     }
 }
 

@@ -1,4 +1,4 @@
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -13,6 +13,9 @@ use crate::pki::{Ca, CaOrigin, PkiError, check_host};
 /// The object that makes a folder a vault.
 const VAULT_MARK: &str = "vault.json";
 
+/// Extension of a key whose vault is being made.
+const FRESH_KEY: &str = "key.new";
+
 /// What went wrong in `init`. `Display` does not repeat the source.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InitError {
@@ -26,6 +29,10 @@ pub(crate) enum InitError {
     Key { path: PathBuf, source: VaultError },
     #[error("there is a vault in {} but not its key {}", vault.display(), key.display())]
     KeyLost { vault: PathBuf, key: PathBuf },
+    #[error("there is the key {} of a vault, but no vault in {}", key.display(), vault.display())]
+    VaultLost { vault: PathBuf, key: PathBuf },
+    #[error("the key {} cannot be given its name", path.display())]
+    KeyName { path: PathBuf, source: io::Error },
     #[error("the vault in {} cannot be made or opened", path.display())]
     Vault { path: PathBuf, source: VaultError },
     #[error("the configuration cannot be written as TOML")]
@@ -40,6 +47,17 @@ impl InitError {
                 "put the vault's key back as {} (from your copy, or from another controller), or give another --vault",
                 key.display()
             )),
+            Self::Key { source: VaultError::ExposedKeyFile { path, .. }, .. } => {
+                Some(format!("run `chmod 600 {path}`"))
+            }
+            Self::Key { path, source: VaultError::BadKeyFile { .. } } if path.ends_with("vault.key.new") => {
+                Some(format!("remove {}: it was cut off while it was made, and no vault has it", path.display()))
+            }
+            Self::VaultLost { .. } => Some(
+                "mount the file system of the vault, or give its folder with --vault; --new-vault makes another one, without \
+                 what was backed up so far"
+                    .to_owned(),
+            ),
             Self::Vault { .. } => {
                 Some("check that the key belongs to this vault and the folder can be written".to_owned())
             }
@@ -60,23 +78,7 @@ pub(crate) async fn run(config: InitConfig) -> Result<(), InitError> {
     tell(origin == CaOrigin::Created, &config.folders.pki(), "certificate authority");
 
     let key_path = config.folders.vault_key();
-    let vault_path = &config.folders.vault;
-    let key_is_new = !is_there(&key_path)?;
-    let vault_is_new = !is_there(&vault_path.join(VAULT_MARK))?;
-    if key_is_new && !vault_is_new {
-        return Err(InitError::KeyLost { vault: vault_path.clone(), key: key_path });
-    }
-    let key = if key_is_new { KeyFile::generate(&key_path) } else { KeyFile::load(&key_path) }
-        .map_err(|source| InitError::Key { path: key_path.clone(), source })?;
-    tell(key_is_new, &key_path, "key of the vault");
-
-    make_folder(vault_path, 0o700)?;
-    let vault_error = |source| InitError::Vault { path: vault_path.clone(), source };
-    let objects = Storage::directory(vault_path).map_err(vault_error)?;
-    let vault =
-        if vault_is_new { Vault::create(objects, &key).await } else { Vault::open(objects, &key).await }
-            .map_err(vault_error)?;
-    tell(vault_is_new, vault_path, &format!("vault {}", vault.id()));
+    make_vault(&config, &key_path).await?;
 
     if !config.hosts.is_empty() || config.vault_was_named {
         write_config(&config)?;
@@ -90,6 +92,50 @@ pub(crate) async fn run(config: InitConfig) -> Result<(), InitError> {
         "Next: holdfast-controller serve --data-dir {} --database-url URL",
         config.folders.data.display()
     );
+    Ok(())
+}
+
+/// Makes or opens the vault. A key has its name only once there is a vault of it, and another one while the first `init` makes that: so a
+/// key without a vault tells of one that is not there, such as on a disk that is not mounted, and is not taken for a beginning.
+async fn make_vault(config: &InitConfig, key_path: &Path) -> Result<(), InitError> {
+    let path = &config.folders.vault;
+    let vault_error = |source| InitError::Vault { path: path.clone(), source };
+    let key_error = |path: &Path| {
+        let path = path.to_owned();
+        move |source| InitError::Key { path, source }
+    };
+    let fresh_path = key_path.with_extension(FRESH_KEY);
+    let key_is_new = !is_there(key_path)?;
+    let vault_is_new = !is_there(&path.join(VAULT_MARK))?;
+    let key = match (key_is_new, is_there(&fresh_path)?) {
+        (false, _) if vault_is_new && !config.new_vault => {
+            return Err(InitError::VaultLost { vault: path.clone(), key: key_path.to_owned() });
+        }
+        (false, _) => KeyFile::load(key_path).map_err(key_error(key_path))?,
+        (true, true) => KeyFile::load(&fresh_path).map_err(key_error(&fresh_path))?,
+        (true, false) if !vault_is_new => {
+            return Err(InitError::KeyLost { vault: path.clone(), key: key_path.to_owned() });
+        }
+        (true, false) => KeyFile::generate(&fresh_path).map_err(key_error(&fresh_path))?,
+    };
+    make_folder(path, 0o700)?;
+    let objects = Storage::directory(path).map_err(vault_error)?;
+    let vault =
+        if vault_is_new { Vault::create(objects, &key).await } else { Vault::open(objects, &key).await };
+    let vault = match vault {
+        // What is there is no vault of the `init` that was interrupted.
+        Err(VaultError::WrongKey) if key_is_new => {
+            return Err(InitError::KeyLost { vault: path.clone(), key: key_path.to_owned() });
+        }
+        other => other.map_err(vault_error)?,
+    };
+    if key_is_new {
+        fs::rename(&fresh_path, key_path)
+            .and_then(|()| File::open(&config.folders.data)?.sync_all())
+            .map_err(|source| InitError::KeyName { path: fresh_path.clone(), source })?;
+    }
+    tell(key_is_new, key_path, "key of the vault");
+    tell(vault_is_new, path, &format!("vault {}", vault.id()));
     Ok(())
 }
 
@@ -148,14 +194,19 @@ fn make_folder(path: &Path, mode: u32) -> Result<(), InitError> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
 
     use super::*;
     use crate::config::Folders;
 
     fn config(data: &Path) -> InitConfig {
         let folders = Folders { data: data.to_owned(), vault: data.join("vault") };
-        InitConfig { folders, hosts: vec!["backup.example.com".to_owned()], vault_was_named: false }
+        InitConfig {
+            folders,
+            hosts: vec!["backup.example.com".to_owned()],
+            vault_was_named: false,
+            new_vault: false,
+        }
     }
 
     fn content(data: &Path) -> Vec<Vec<u8>> {
@@ -179,14 +230,77 @@ mod tests {
     #[tokio::test]
     async fn what_an_interrupted_run_left_is_completed() {
         let dir = tempfile::tempdir().unwrap();
+        let (key, fresh) = (dir.path().join("vault.key"), dir.path().join("vault.key.new"));
         run(config(dir.path())).await.unwrap();
         let first = content(dir.path());
-        fs::remove_dir_all(dir.path().join("vault")).unwrap();
+        // Before the authority was there, and after the vault was made, but before its key had its name.
         fs::remove_dir_all(dir.path().join("pki")).unwrap();
+        fs::rename(&key, &fresh).unwrap();
         run(config(dir.path())).await.unwrap();
         let second = content(dir.path());
-        assert_eq!(first[2], second[2], "the key of the vault stays");
+        assert_eq!(first[2..], second[2..], "key, vault and configuration stay");
         assert_ne!(first[0], second[0]);
+        assert!(!fresh.try_exists().unwrap());
+        // Before the vault was made.
+        fs::rename(&key, &fresh).unwrap();
+        fs::remove_dir_all(dir.path().join("vault")).unwrap();
+        run(config(dir.path())).await.unwrap();
+        let third = content(dir.path());
+        assert_eq!(first[2], third[2], "the key that was made is used");
+        assert_ne!(first[3], third[3]);
+        assert!(!fresh.try_exists().unwrap());
+    }
+
+    /// A disk that is not mounted must not become a second vault.
+    #[tokio::test]
+    async fn a_key_without_its_vault_makes_no_other_one_unasked() {
+        let dir = tempfile::tempdir().unwrap();
+        run(config(dir.path())).await.unwrap();
+        let vault = dir.path().join("vault");
+        fs::rename(&vault, dir.path().join("away")).unwrap();
+        for mount_point in [false, true] {
+            if mount_point {
+                fs::create_dir(&vault).unwrap();
+            }
+            let refused = run(config(dir.path())).await.unwrap_err();
+            assert!(matches!(refused, InitError::VaultLost { .. }), "{refused:?}");
+            let next = refused.next_step().unwrap();
+            assert!(
+                next.contains("mount") && next.contains("--vault") && next.contains("--new-vault"),
+                "{next}"
+            );
+            assert_eq!(vault.try_exists().unwrap(), mount_point);
+        }
+        assert_eq!(fs::read_dir(&vault).unwrap().count(), 0);
+        let key = fs::read(dir.path().join("vault.key")).unwrap();
+        run(InitConfig { new_vault: true, ..config(dir.path()) }).await.unwrap();
+        assert_eq!(fs::read(dir.path().join("vault.key")).unwrap(), key);
+        assert!(vault.join(VAULT_MARK).try_exists().unwrap());
+        // Where there is one it is opened, whatever was asked for.
+        let made = content(dir.path());
+        run(InitConfig { new_vault: true, ..config(dir.path()) }).await.unwrap();
+        assert_eq!(content(dir.path()), made);
+    }
+
+    #[tokio::test]
+    async fn a_key_that_was_being_made_is_not_taken_for_that_of_another_vault() {
+        let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        run(config(dir.path())).await.unwrap();
+        run(config(other.path())).await.unwrap();
+        fs::remove_file(dir.path().join("vault.key")).unwrap();
+        fs::rename(other.path().join("vault.key"), dir.path().join("vault.key.new")).unwrap();
+        assert!(matches!(run(config(dir.path())).await, Err(InitError::KeyLost { .. })));
+        assert!(!dir.path().join("vault.key").try_exists().unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_key_that_others_can_read_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        run(config(dir.path())).await.unwrap();
+        let key = dir.path().join("vault.key");
+        fs::set_permissions(&key, PermissionsExt::from_mode(0o640)).unwrap();
+        let refused = run(config(dir.path())).await.unwrap_err();
+        assert_eq!(refused.next_step(), Some(format!("run `chmod 600 {}`", key.display())));
     }
 
     #[tokio::test]

@@ -68,6 +68,9 @@ impl ServeError {
     pub(crate) fn next_step(&self) -> Option<String> {
         match self {
             Self::Pki { source } => source.next_step(),
+            Self::Key { source: VaultError::ExposedKeyFile { path, .. }, .. } => {
+                Some(format!("run `chmod 600 {path}`"))
+            }
             Self::Key { .. } => Some(
                 "put the vault's key back from your copy; only for a first installation, run `holdfast-controller init` \
                  with the same --data-dir"

@@ -8,6 +8,7 @@ pub mod agent;
 pub mod cli;
 pub mod controller;
 pub mod database;
+pub mod fault;
 pub mod image;
 pub mod mounted;
 pub mod postgres;

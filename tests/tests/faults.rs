@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use holdfast_tests::{Agent, Image, Postgres, World, is_root_or_skips, wait};
+use holdfast_tests::{Agent, Image, Postgres, World, fault, is_root_or_skips, wait};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::Value;
@@ -184,10 +184,7 @@ fn the_agent_dies_after_it_committed() {
 /// `HOLDFAST_FAULT_ROUNDS` gives more rounds, `HOLDFAST_FAULT_SEED` other ones.
 #[test]
 fn anything_dies_at_any_moment() {
-    let number = |name: &str, default: u64| {
-        std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-    };
-    let (rounds, seed) = (number("HOLDFAST_FAULT_ROUNDS", 6), number("HOLDFAST_FAULT_SEED", 1));
+    let (rounds, seed) = (fault::rounds(6), fault::seed());
     let mut rig = Rig::new(Postgres::own());
     rig.agent.stop();
     rig.agent.set_compression_level(19);

@@ -99,13 +99,13 @@ fn a_policy_is_checked_shown_and_changed() {
     );
     let before = world.database.row_counts(&tables);
     let refused = world.cli.run(&["policy", "apply", "-f", &file(&world, "two", &two)]);
-    let _ = refused.fails(1, "invalid_policy");
+    let _ = refused.fails(2, "invalid_policy");
     let unknown = text.replace("retention", "retension");
     let _ =
         world.cli.run(&["policy", "apply", "-f", &file(&world, "unknown", &unknown)]).fails(2, "bad_policy");
     let _ = world.cli.run(&["policy", "apply", "-f", "/does/not/exist"]).fails(2, "file_not_readable");
     let _ = world.cli.run(&["policy", "show", "nothing"]).fails(1, "policy_not_found");
-    let _ = world.cli.run(&["machine", "label", "web1", "a b=c"]).fails(1, "invalid_label");
+    let _ = world.cli.run(&["machine", "label", "web1", "a b=c"]).fails(2, "invalid_label");
     assert_eq!(world.database.row_counts(&tables), before);
 
     // A tie protects nothing, and is told.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use holdfast_tests::mounted::Instant;
-use holdfast_tests::{Agent, MountedDisks, Postgres, World, is_root_or_skips};
+use holdfast_tests::{Agent, MountedDisks, Postgres, World, fault, is_root_or_skips};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
@@ -70,10 +70,7 @@ fn whatever_dies_the_disks_thaw_and_the_next_point_is_good() {
     if !is_root_or_skips("whatever_dies_the_disks_thaw_and_the_next_point_is_good") {
         return;
     }
-    let number = |name: &str, default: u64| {
-        std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-    };
-    let (rounds, seed) = (number("HOLDFAST_FAULT_ROUNDS", 20), number("HOLDFAST_FAULT_SEED", 1));
+    let (rounds, seed) = (fault::rounds(20), fault::seed());
     let mut rig = Rig::new(Postgres::own());
     let began = std::time::Instant::now();
     let first = rig.world.back_up("web1");

@@ -38,6 +38,13 @@ fn what_is_stored_is_loaded_and_only_the_owner_can_read_it() {
         let mode = std::fs::metadata(state.identity().join(file)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{file}");
     }
+    let key = state.identity().join("key.pem");
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o640)).unwrap();
+    let refused = Identity::load(&state);
+    assert!(
+        matches!(&refused, Err(IdentityError::Exposed { path, mode: 0o640 }) if *path == key),
+        "{refused:?}"
+    );
 }
 
 #[test]

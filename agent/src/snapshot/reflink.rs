@@ -219,7 +219,7 @@ mod tests {
         std::fs::write(&image, b"x").unwrap();
         let path = dir.path().join(DIRECTORY);
         std::os::unix::fs::symlink("/etc", &path).unwrap();
-        assert!(CloneDir::create(&image).is_err());
+        assert_eq!(CloneDir::create(&image).unwrap_err().kind(), io::ErrorKind::NotADirectory);
         std::fs::remove_file(&path).unwrap();
         CloneDir::create(&image).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o770)).unwrap();

@@ -286,16 +286,17 @@ mod tests {
     fn runs_that_cannot_be_are_refused() {
         MapRun::from_wire(run(3, Some(Blocks::Hashes(vec![0; 16].into()))), 3).unwrap();
         MapRun::from_wire(run(5, Some(Blocks::ZeroCount(7))), 3).unwrap();
-        for (wrong, next_block) in [
-            (run(0, None), 0),
-            (run(0, Some(Blocks::ZeroCount(0))), 0),
-            (run(0, Some(Blocks::Hashes(vec![0; 15].into()))), 0),
-            (run(0, Some(Blocks::Hashes(vec![].into()))), 0),
-            (run(0, Some(Blocks::Hashes(vec![0; MAX_RUN_BYTES + 8].into()))), 0),
-            (run(2, Some(Blocks::ZeroCount(1))), 3),
-            (run(u64::MAX, Some(Blocks::ZeroCount(2))), 0),
+        for (wrong, next_block, word) in [
+            (run(0, None), 0, "length"),
+            (run(0, Some(Blocks::ZeroCount(0))), 0, "length"),
+            (run(0, Some(Blocks::Hashes(vec![0; 15].into()))), 0, "length"),
+            (run(0, Some(Blocks::Hashes(vec![].into()))), 0, "length"),
+            (run(0, Some(Blocks::Hashes(vec![0; MAX_RUN_BYTES + 8].into()))), 0, "length"),
+            (run(2, Some(Blocks::ZeroCount(1))), 3, "order"),
+            (run(u64::MAX, Some(Blocks::ZeroCount(2))), 0, "order"),
         ] {
-            assert!(MapRun::from_wire(wrong, next_block).is_err());
+            let refused = MapRun::from_wire(wrong, next_block).map(|run| run.first_block).unwrap_err();
+            assert!(refused.contains(word), "{word}: {refused}");
         }
     }
 }

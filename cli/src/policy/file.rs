@@ -208,16 +208,17 @@ complete_within: 24h
 
     #[test]
     fn unknown_keys_and_values_are_refused() {
-        for bad in [
-            "name: x\nschedule: {every: 1h}\nretension: {}\n",
-            "name: x\nschedule: {evry: 1h}\n",
-            "name: x\nschedule: {every: 1h}\nconsistency: {minimum: best}\n",
-            "schedule: {every: 1h}\n",
-            "name: x\n",
-            "",
-            "---\n",
+        for (bad, word) in [
+            ("name: x\nschedule: {every: 1h}\nretension: {}\n", "unknown field `retension`"),
+            ("name: x\nschedule: {evry: 1h}\n", "unknown field `evry`"),
+            ("name: x\nschedule: {every: 1h}\nconsistency: {minimum: best}\n", "unknown variant `best`"),
+            ("schedule: {every: 1h}\n", "missing field `name`"),
+            ("name: x\n", "missing field `schedule`"),
+            ("", "there is no policy in it"),
+            ("---\n", "there is no policy in it"),
         ] {
-            assert!(parse(bad).is_err(), "{bad}");
+            let refused = parse(bad).unwrap_err();
+            assert!(refused.contains(word), "{bad}: {refused}");
         }
     }
 

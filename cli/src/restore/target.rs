@@ -189,9 +189,16 @@ mod tests {
         let target = Target::create(&path, size, false).unwrap();
         target.write(2, &BLOCK).unwrap();
         target.zeros(0, 1).unwrap();
-        assert!(target.finish().is_err(), "a block is missing");
-        for (first, count) in [(2, 1), (0, 2), (3, 1), (u64::MAX, 2)] {
-            assert!(target.zeros(first, count).is_err(), "{first} {count}");
+        let refused = |result: Result<(), CliError>, why: &str| match result {
+            Err(CliError::BadStream { detail }) => assert_eq!(detail, why),
+            other => panic!("{why}: {other:?}"),
+        };
+        refused(target.finish(), "blocks are missing");
+        for (first, count) in [(2, 1), (0, 2)] {
+            refused(target.zeros(first, count), "a block came twice");
+        }
+        for (first, count) in [(3, 1), (u64::MAX, 2)] {
+            refused(target.zeros(first, count), "a block outside the disk");
         }
         drop(target);
         assert!(names(folder.path()).is_empty());

@@ -46,6 +46,9 @@ pub(crate) struct InitCommand {
     /// Folder of the vault [default: vault in the data directory]
     #[arg(long, value_name = "DIR")]
     pub(crate) vault: Option<PathBuf>,
+    /// Makes a new vault although there is a key, so that there was one before. What was backed up to that is not in the new one
+    #[arg(long)]
+    pub(crate) new_vault: bool,
 }
 
 #[derive(Args, Debug)]

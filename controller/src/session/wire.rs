@@ -142,6 +142,7 @@ pub(super) fn malformed(message: &str) -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use holdfast_proto::error::detail_of;
 
     fn hello() -> Hello {
         Hello { boot_id: "b".to_owned(), agent_version: "1".to_owned(), ..Hello::default() }
@@ -150,13 +151,22 @@ mod tests {
     #[test]
     fn what_the_catalogue_cannot_keep_is_refused() {
         check_hello(hello()).unwrap();
-        for text in [String::new(), "x".repeat(65), "a\0b".to_owned()] {
-            assert!(check_hello(Hello { boot_id: text, ..hello() }).is_err());
+        fn refused<T>(result: Result<T, Status>) -> String {
+            let Err(status) = result else { panic!("it was taken") };
+            assert_eq!(
+                (status.code(), detail_of(&status).code.as_str()),
+                (Code::InvalidArgument, "invalid_hello")
+            );
+            status.message().to_owned()
         }
-        assert!(check_hello(Hello { agent_version: "\0".to_owned(), ..hello() }).is_err());
+        for text in [String::new(), "x".repeat(65), "a\0b".to_owned()] {
+            assert!(refused(check_hello(Hello { boot_id: text, ..hello() })).contains("boot_id"));
+        }
+        let version = Hello { agent_version: "\0".to_owned(), ..hello() };
+        assert!(refused(check_hello(version)).contains("agent_version"));
         let disk = |name: &str, size_bytes| Disk { name: name.to_owned(), size_bytes };
         for disks in [vec![disk("a", 1), disk("a", 2)], vec![disk("", 1)], vec![disk("a", u64::MAX)]] {
-            assert!(check_disks(disks).is_err());
+            assert!(refused(check_disks(disks)).contains("bad or repeated name, or a bad size"));
         }
     }
 

@@ -1,6 +1,7 @@
 //! A vault whose keys are known, so that a target can seal what it likes.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 
@@ -110,10 +111,16 @@ fn identity() -> Identity {
     KEY_FILE.trim().parse().expect("an identity")
 }
 
+/// Writes a file that only its owner may read: another one is no key file.
+pub fn write_secret(path: &std::path::Path, content: &[u8]) {
+    fs::write(path, content).expect("it can be written");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).expect("it is our own");
+}
+
 #[must_use]
 pub fn key_file() -> KeyFile {
     let path = scratch("key").join("vault.key");
-    fs::write(&path, KEY_FILE).expect("the key file can be written");
+    write_secret(&path, KEY_FILE.as_bytes());
     KeyFile::load(&path).expect("the key file is one")
 }
 

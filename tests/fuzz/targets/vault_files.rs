@@ -1,12 +1,11 @@
 //! What is not sealed: `vault.json`, the wrapped keys, the key file, names of files in the vault's directories.
 #![no_main]
 
-use std::fs;
 use std::sync::{Arc, LazyLock};
 
 use holdfast_fuzz::vault::{
     KEY, MACHINE, block_on, decrypt, encrypt, header, key_file, plain_keys, put, scratch, seal, storage,
-    wrapped_keys,
+    wrapped_keys, write_secret,
 };
 use holdfast_vault_engine::{KeyFile, Vault};
 use holdfast_vault_format::container::Kind;
@@ -37,7 +36,7 @@ fuzz_target!(|data: &[u8]| {
         }
         3 => {
             let path = scratch("key_file").join("key");
-            fs::write(&path, data).expect("it can be written");
+            write_secret(&path, data);
             let _ = KeyFile::load(&path);
         }
         4 => names(data),

@@ -22,6 +22,8 @@ pub enum VaultError {
     BadHeader { detail: String },
     #[error("the key file {path} cannot be {operation}")]
     KeyFile { operation: &'static str, path: String, source: std::io::Error },
+    #[error("the key file {path} can be read by other users (mode {mode:03o})")]
+    ExposedKeyFile { path: String, mode: u32 },
     #[error("{path} is not a key file: {detail}")]
     BadKeyFile { path: String, detail: String },
     #[error("{object} cannot be decrypted")]

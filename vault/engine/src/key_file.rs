@@ -1,6 +1,6 @@
 use std::fs::OpenOptions;
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use age::secrecy::ExposeSecret as _;
@@ -42,13 +42,20 @@ impl KeyFile {
         Ok(Self { identity })
     }
 
+    /// Reads an identity.
+    ///
+    /// # Errors
+    /// [`VaultError::ExposedKeyFile`] if others than its owner have any right to the file, [`VaultError::BadKeyFile`] if it is none.
     pub fn load(path: &Path) -> Result<Self, VaultError> {
         let error =
             |source| VaultError::KeyFile { operation: "read", path: path.display().to_string(), source };
+        let file = std::fs::File::open(path).map_err(error)?;
+        let mode = file.metadata().map_err(error)?.mode() & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(VaultError::ExposedKeyFile { path: path.display().to_string(), mode });
+        }
         let mut text = String::new();
-        std::fs::File::open(path)
-            .and_then(|file| file.take(MAX_LEN).read_to_string(&mut text))
-            .map_err(error)?;
+        file.take(MAX_LEN).read_to_string(&mut text).map_err(error)?;
         let line = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'));
         let identity = line.unwrap_or_default().parse::<Identity>().map_err(|detail| {
             VaultError::BadKeyFile { path: path.display().to_string(), detail: detail.to_owned() }

@@ -63,7 +63,10 @@ fn records_read_back_and_every_changed_bit_is_refused() {
         bad.resize(sealed.len() + more, 0);
         assert!(open_record(&ring(1), name, &bad).is_err(), "{more} more bytes");
     }
-    assert!(open_record(&ring(1), "points/a/00000000000000000008", &sealed).is_err());
+    assert_eq!(
+        open_record(&ring(1), "points/a/00000000000000000008", &sealed),
+        Err(DecodeError::Sealed { what: "the footer" })
+    );
     assert_eq!(open_record(&ring(2), name, &sealed), Err(DecodeError::Commitment));
     let mut other = ring(1);
     other.vault = Uuid::from_u128(99);
@@ -82,12 +85,16 @@ fn cells_are_bound_to_their_place_and_lengths() {
     assert_eq!(layout.cells, 2);
     let cell = |number: usize| bytes[HEADER_LEN + number * first..HEADER_LEN + (number + 1) * first].to_vec();
     assert_eq!(opener.cell(0, 1, 4096, cell(0)).unwrap(), [1; 4096]);
-    assert!(opener.cell(1, 1, 4096, cell(0)).is_err(), "another number");
-    assert!(opener.cell(0, 2, 4096, cell(0)).is_err(), "another codec");
-    assert!(opener.cell(0, 1, 8192, cell(0)).is_err(), "another length");
-    assert!(opener.body(bytes[HEADER_LEN..HEADER_LEN + first].to_vec()).is_err(), "a cell as the body");
+    let refused = Err(DecodeError::Sealed { what: "a cell" });
+    assert_eq!(opener.cell(1, 1, 4096, cell(0)), refused, "another number");
+    assert_eq!(opener.cell(0, 2, 4096, cell(0)), refused, "another codec");
+    assert_eq!(opener.cell(0, 1, 8192, cell(0)), refused, "another length");
+    let body = opener.body(bytes[HEADER_LEN..HEADER_LEN + first].to_vec());
+    assert_eq!(body, Err(DecodeError::Sealed { what: "the body" }), "a cell as the body");
     for object_len in [bytes.len() as u64 - 1, bytes.len() as u64 + 1, 0, u64::MAX] {
-        assert!(opener.footer(&bytes[bytes.len() - FOOTER_LEN..], object_len).is_err());
+        let refused =
+            opener.footer(&bytes[bytes.len() - FOOTER_LEN..], object_len).map(|layout| layout.cells);
+        assert!(matches!(refused, Err(DecodeError::OutOfRange { .. })), "{object_len}: {refused:?}");
     }
 }
 

@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::error::Error as _;
 use std::io;
 use std::path::PathBuf;
@@ -64,7 +65,14 @@ impl ToolError {
         eprintln!("  next: {}", self.next_step());
     }
 
-    fn next_step(&self) -> &'static str {
+    fn next_step(&self) -> Cow<'static, str> {
+        if let Self::Open(VaultError::ExposedKeyFile { path, .. }) = self {
+            return format!("run `chmod 600 {path}`").into();
+        }
+        Cow::Borrowed(self.usual_step())
+    }
+
+    fn usual_step(&self) -> &'static str {
         match self {
             Self::Open(VaultError::WrongKey) => "give the key file that belongs to this vault with --key",
             Self::Open(VaultError::NotAVault) => "give the directory that holds vault.json with --vault",

@@ -1,7 +1,7 @@
 //! The program itself, against a vault in a directory.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -227,6 +227,9 @@ fn refusals() {
     fixture.refused(&fixture.run(&["list", "-o", "xml"]), 2, "xml", "out");
     KeyFile::generate(&fixture.path("other.key")).unwrap();
     fixture.refused(&fixture.run_with("other.key", &["list"]), 1, "does not open", "out");
+    std::fs::set_permissions(fixture.path("other.key"), PermissionsExt::from_mode(0o644)).unwrap();
+    let chmod = "run `chmod 600 other.key`";
+    fixture.refused(&fixture.run_with("other.key", &["list"]), 1, chmod, "out");
     fixture.refused(&fixture.run_with("missing.key", &["list"]), 1, "missing.key", "out");
 }
 

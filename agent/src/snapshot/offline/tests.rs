@@ -59,7 +59,7 @@ fn a_writer_that_does_not_wait_breaks_it_as_well() {
     let disk = hold(&source(&path)).unwrap();
     let attempt = OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(&path);
     assert_eq!(attempt.unwrap_err().kind(), io::ErrorKind::WouldBlock);
-    assert!(disk.check().is_err());
+    assert_eq!(disk.check().unwrap_err().detail().code, "disk_in_use");
     OpenOptions::new().write(true).open(&path).unwrap();
 }
 

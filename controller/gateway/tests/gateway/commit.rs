@@ -104,7 +104,7 @@ async fn a_point_that_was_never_indexed_is_indexed_when_its_transfer_is_opened()
     let mut bed = Bed::new().await;
     let (agent, transfer) = sent(&bed, &noise(1, MIB)).await;
     bed.authority.script().record_failures = 6;
-    agent.try_commit(&transfer).await.unwrap_err();
+    assert_eq!(agent.try_commit(&transfer).await.unwrap_err().code(), Code::Unavailable);
     bed.restart().await;
     let open = agent.over(bed.channel()).open().await;
     assert_eq!(

@@ -281,6 +281,7 @@ mod tests {
 
     #[test]
     fn unknown_keys_are_refused() {
-        assert!(serde_json::from_str::<PolicyDocument>(r#"{"schedul": {}}"#).is_err());
+        let refused = serde_json::from_str::<PolicyDocument>(r#"{"schedul": {}}"#).unwrap_err();
+        assert!(refused.to_string().contains("unknown field `schedul`"), "{refused}");
     }
 }

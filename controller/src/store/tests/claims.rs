@@ -9,11 +9,11 @@ use uuid::Uuid;
 use crate::domain::error::JobError;
 use crate::domain::job::{Consistency, StepKind};
 use crate::domain::snapshot::{DiskRow, TakenSnapshot};
-use crate::store::Store;
 use crate::store::attempt::{AttemptEnd, AttemptKey, Recorded};
 use crate::store::claim::ClaimedStep;
 use crate::store::commit::NewPoint;
 use crate::store::point::PointDiskRow;
+use crate::store::{Store, StoreError};
 use holdfast_proto::ids::{MachineId, PointId};
 
 use super::{machines, queue, store};
@@ -271,8 +271,10 @@ async fn a_report_about_another_machine_is_refused() {
     queue(&store, both[0].0).await;
     let step = claim_one(&store, controller).await.unwrap();
     let key = AttemptKey { step: step.step, attempt: 1, machine: Some(both[1].0) };
-    assert!(store.end_attempt(key, taken(), NOW).await.is_err());
-    assert!(store.authorise_transfer(both[1].1, step.step, 1).await.is_err());
+    let refused = store.end_attempt(key, taken(), NOW).await;
+    assert!(matches!(refused, Err(StoreError::ForeignStep)), "{refused:?}");
+    let refused = store.authorise_transfer(both[1].1, step.step, 1).await;
+    assert!(matches!(refused, Err(StoreError::ForeignStep)), "{refused:?}");
     assert_eq!(store.find_job(queue(&store, both[1].0).await).await.unwrap().state, "queued");
 }
 

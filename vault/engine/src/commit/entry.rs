@@ -100,3 +100,6 @@ fn split(extent: Extent, at: u64) -> (Extent, Extent) {
     let keep = at - first_block;
     (Extent { first_block, block_count: keep }, Extent { first_block: at, block_count: block_count - keep })
 }
+
+#[cfg(test)]
+mod tests;

@@ -89,3 +89,6 @@ pub(super) async fn write_meta(
     };
     tokio::task::spawn_blocking(write).await.map_err(|source| VaultError::Worker { source })?
 }
+
+#[cfg(test)]
+pub(super) mod tests;

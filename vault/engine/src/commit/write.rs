@@ -258,3 +258,6 @@ fn check_coverage(disk: &str, layer: &Layer, base_blocks: u64, blocks: u64) -> R
     let end_block = layer.range(at, blocks).next().map_or(blocks, |received| received.first());
     Err(VaultError::NotCovered { disk: disk.to_owned(), first_block: at, end_block })
 }
+
+#[cfg(test)]
+mod tests;

@@ -50,6 +50,40 @@ async fn sizes_add_up() {
     assert!(stored_bytes > 0);
 }
 
+/// Each disk has its cells, and its share by them of what is stored besides: also of cells that were taken over.
+#[tokio::test(flavor = "multi_thread")]
+async fn disks_share_what_is_stored_by_their_cells() {
+    let (one, two) = (Image::noise(313, 4096), Image::noise(314, 32 * 4096));
+    let disks = [("one", &one), ("two", &two)];
+    // Sealed, each cell is 16 bytes longer.
+    let cells = disks.map(|(_, image)| image.size_bytes() + 16);
+    for interrupted in [false, true] {
+        let test = TestVault::new().await;
+        let machine = Uuid::new_v4();
+        let send_all = async || {
+            let backup = begin(&test.vault, request(machine, &disks)).await.unwrap();
+            for (name, image) in disks {
+                send_changes(&backup, name, image).await.unwrap();
+            }
+            backup.flush().await.unwrap();
+            backup
+        };
+        let mut backup = send_all().await;
+        if interrupted {
+            backup = send_all().await;
+        }
+        let point = backup.prepare(&[]).await.unwrap().commit().await.unwrap();
+        let number = format!("{:020}", point.seq);
+        let total = stored(&test, |name| {
+            name.starts_with("seg/") || (name.ends_with(&number) && !name.starts_with("keys/"))
+        });
+        let metadata = total - cells[0] - cells[1];
+        let second = cells[1] + metadata * cells[1] / (cells[0] + cells[1]);
+        let shares: Vec<u64> = point.disks.iter().map(|disk| disk.stored_bytes).collect();
+        assert_eq!(shares, [total - second, second], "interrupted: {interrupted}");
+    }
+}
+
 /// Of two that were prepared for one backup, one becomes its point, and committing that one again is no harm.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_backup_has_one_point() {
@@ -60,8 +94,10 @@ async fn one_backup_has_one_point() {
     send_changes(&backup, "sda", &image).await.unwrap();
     let (first, second) = (backup.prepare(&[]).await.unwrap(), backup.prepare(&[]).await.unwrap());
     assert_ne!(first.point().id, second.point().id);
+    assert!(backup.disk_base("sda").unwrap().has_overlay);
     let point = first.commit().await.unwrap();
     assert_eq!(point, *first.point());
+    assert!(!backup.disk_base("sda").unwrap().has_overlay, "nobody asks for what was received any more");
     match second.commit().await {
         Err(VaultError::Aborted { seq, .. }) => assert_eq!(seq, backup.seq()),
         other => panic!("{other:?}"),

@@ -1,5 +1,7 @@
 //! Storage that fails at any write: a clean refusal, nothing listed that does not restore, and the next backup works.
 
+use std::time::Duration;
+
 use holdfast_vault_engine::{Outcome, PointStatus, VaultError};
 use uuid::Uuid;
 
@@ -97,19 +99,60 @@ async fn after_a_failed_segment_nothing_is_acknowledged() {
     let full = Faulty::new(&test.path, Fault::NoSpace, "seg/", 0, 1);
     let vault = test.open_through(full).await;
     let backup = begin(&vault, request(machine, &[("sda", &image)])).await.unwrap();
-    let receipts = super::support::agent::push_blocks(&backup, "sda", &image, &[0, 1, 2]).await.unwrap();
+    let blocks: Vec<usize> = (0..image.blocks()).collect();
+    let receipts = super::support::agent::push_blocks(&backup, "sda", &image, &blocks).await.unwrap();
     assert!(backup.flush().await.unwrap_err().is_no_space());
     for receipt in receipts {
-        assert!(receipt.durable().await.is_err());
+        assert!(receipt.durable().await.unwrap_err().is_no_space());
     }
-    assert!(backup.flush().await.is_err(), "the failure was forgotten");
-    let blocks: Vec<usize> = (0..image.blocks()).collect();
+    assert!(backup.flush().await.unwrap_err().is_no_space(), "the failure was forgotten");
     let refused = super::support::agent::push_blocks(&backup, "sda", &image, &blocks).await;
     assert!(refused.unwrap_err().is_no_space(), "a backup that cannot be committed takes more data");
-    assert!(backup.prepare(&[]).await.is_err(), "a backup with a lost segment was committed");
+    let refused = backup.prepare(&[]).await.map(drop);
+    assert!(refused.unwrap_err().is_no_space(), "a backup with a lost segment was committed");
     assert!(test.vault.points(machine).await.unwrap().is_empty());
     let point = back_up(&vault, machine, &[("sda", &image)]).await.unwrap();
     restore_disk(&vault, &point, "sda", &image).await;
+}
+
+/// A segment's name is its backup's alone: what is there under it is either the segment, or none of this backup's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_segment_that_is_there_already_counts_only_if_it_is_the_same() {
+    let test = TestVault::new().await;
+    let machine = Uuid::new_v4();
+    let image = Image::noise(64, MIB);
+    let vault = test.open_through(Faulty::new(&test.path, Fault::Repeated, "seg/", 0, usize::MAX)).await;
+    let point = back_up(&vault, machine, &[("sda", &image)]).await.unwrap();
+    restore_disk(&test.vault, &point, "sda", &image).await;
+
+    let machine = Uuid::new_v4();
+    let backup = begin(&test.vault, request(machine, &[("sda", &image)])).await.unwrap();
+    let folder = test.path.join(format!("seg/{machine}/{:020}", backup.seq()));
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("00000000.0"), "somebody else's").unwrap();
+    let refused = finish(&backup, &[("sda", &image)]).await;
+    assert!(matches!(refused, Err(VaultError::Broken)), "{refused:?}");
+    assert!(test.vault.points(machine).await.unwrap().is_empty());
+}
+
+/// While segments cannot be written, no more is taken than a few of them hold: the memory of a backup is bounded.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_storage_holds_the_agent_up() {
+    const SEGMENT: usize = 32 * MIB;
+    let test = TestVault::new().await;
+    let image = Image::noise(65, MIB);
+    let never = Fault::Slow(Duration::from_secs(3600));
+    let vault = test.open_through(Faulty::new(&test.path, never, "seg/", 0, usize::MAX)).await;
+    let backup = begin(&vault, request(Uuid::new_v4(), &[("sda", &image)])).await.unwrap();
+    let blocks: Vec<usize> = (0..image.blocks()).collect();
+    let push = || super::support::agent::push_blocks(&backup, "sda", &image, &blocks);
+    let mut taken = 0;
+    while let Ok(pushed) = tokio::time::timeout(Duration::from_secs(2), push()).await {
+        pushed.unwrap();
+        taken += MIB;
+        assert!(taken < 6 * SEGMENT, "it takes more and more");
+    }
+    assert!((3 * SEGMENT - MIB..4 * SEGMENT + MIB).contains(&taken), "{taken}");
 }
 
 /// What a killed writer leaves beside the objects is not taken for one.

@@ -1,5 +1,7 @@
 //! What was backed up comes back, byte for byte, from every point.
 
+use std::os::unix::fs::PermissionsExt;
+
 use holdfast_vault_engine::{BLOCK_SIZE, KeyFile, MapLayer, Storage, Vault, VaultError};
 use uuid::Uuid;
 
@@ -212,10 +214,27 @@ async fn vaults_and_keys() {
     let other = KeyFile::generate(&test.key_path.with_file_name("other.key")).unwrap();
     let wrong = Vault::open(Storage::directory(&test.path).unwrap(), &other).await;
     assert!(matches!(wrong, Err(VaultError::WrongKey)), "{wrong:?}");
-    assert!(KeyFile::generate(&test.key_path).is_err(), "a key file is never replaced");
+    match KeyFile::generate(&test.key_path) {
+        Err(VaultError::KeyFile { operation: "created", source, .. }) => {
+            assert_eq!(source.kind(), std::io::ErrorKind::AlreadyExists);
+        }
+        other => panic!("a key file is never replaced: {other:?}"),
+    }
     let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&test.key_path).unwrap());
     assert_eq!(mode & 0o777, 0o600);
     KeyFile::load(&test.key_path).unwrap();
+    let allow = |mode| std::fs::set_permissions(&test.key_path, PermissionsExt::from_mode(mode)).unwrap();
+    for exposed in [0o640, 0o604, 0o610, 0o601, 0o620, 0o602, 0o644] {
+        allow(exposed);
+        match KeyFile::load(&test.key_path) {
+            Err(VaultError::ExposedKeyFile { mode, .. }) => assert_eq!(mode, exposed),
+            other => panic!("{exposed:o}: {other:?}"),
+        }
+    }
+    for private in [0o400, 0o700, 0o600] {
+        allow(private);
+        KeyFile::load(&test.key_path).unwrap();
+    }
     std::fs::write(&test.key_path, "not a key").unwrap();
     assert!(matches!(KeyFile::load(&test.key_path), Err(VaultError::BadKeyFile { .. })));
     let nowhere = tempfile::tempdir().unwrap();

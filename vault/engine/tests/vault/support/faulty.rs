@@ -29,6 +29,8 @@ pub(crate) enum Fault {
     Slow(std::time::Duration),
     /// It is written at once, and answered after this long.
     Late(std::time::Duration),
+    /// It is written, the answer is lost, and a second try finds that the name is taken.
+    Repeated,
     /// Reads fail instead of writes, and not for want of the object.
     Unreadable,
     /// Neither written nor deleted: as if its caller had been killed before.
@@ -107,6 +109,10 @@ impl ObjectStore for Faulty {
                 Fault::AnswerLost => {
                     self.inner.put_opts(location, payload, opts).await?;
                     Err(failure(io::ErrorKind::ConnectionReset))
+                }
+                Fault::Repeated => {
+                    self.inner.put_opts(location, payload.clone(), opts.clone()).await?;
+                    self.inner.put_opts(location, payload, opts).await
                 }
                 Fault::Slow(time) => {
                     tokio::time::sleep(time).await;

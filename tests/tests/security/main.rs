@@ -1,22 +1,32 @@
 //! Who may do what, and what people are told: an exit code, one sentence, what to do next, and nothing changed.
 #![allow(clippy::unwrap_used)]
 
+mod clones;
+
 use std::fs;
+use std::io::{self, Read as _, Write as _};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use holdfast_proto::error::{ERROR_TRAILER, detail_of};
 use holdfast_proto::v1::agent_message::Kind;
 use holdfast_proto::v1::agent_service_client::AgentServiceClient;
 use holdfast_proto::v1::step_report::Outcome;
 use holdfast_proto::v1::transfer_service_client::TransferServiceClient;
 use holdfast_proto::v1::{
-    AgentMessage, CommitTransferRequest, ControllerMessage, Disk, ErrorDetail, Hello, OpenTransferRequest,
+    AckResult, AgentMessage, CommitTransferRequest, Disk, ErrorDetail, Hello, OpenTransferRequest,
     StepAttempt, StepReport, controller_message,
 };
 use holdfast_tests::agent::Enrolment;
-use holdfast_tests::{Agent, Answer, Cli, Image, Postgres, World, is_root_or_skips, wait};
-use tonic::Code;
+use holdfast_tests::{Agent, Answer, Cli, Image, Postgres, World, wait};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::{Code, Status};
 
 const MIB: u64 = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -103,12 +113,52 @@ fn another_ca_is_refused_on_both_sides() {
 
     // A certificate of the other controller's CA opens nothing here.
     let stranger = other.enrolled_agent("web1", &[]);
-    let channel = run(async { channel(&world, Some(&stranger)) });
-    let refused = run(async {
-        let mut transfers = TransferServiceClient::new(channel);
-        transfers.open_transfer(open("019a0000-0000-7000-8000-000000000000")).await
-    });
-    assert!(refused.is_err(), "{refused:?}");
+    let refused = tls_handshake(&world, &stranger).unwrap_err();
+    assert_eq!(refused.to_string(), "received fatal alert: UnknownCA");
+    let call = |from: &Agent| {
+        let mut transfers = TransferServiceClient::new(run(async { channel(&world, Some(from)) }));
+        run(transfers.open_transfer(open(UNKNOWN, UNKNOWN))).unwrap_err()
+    };
+    // Not an answer of any service.
+    let refused = call(&stranger);
+    assert!(!refused.metadata().contains_key(ERROR_TRAILER), "{refused:?}");
+    assert!(std::error::Error::source(&refused).is_some(), "not by the transport: {refused:?}");
+    // The same with a certificate of this controller's own CA is heard: there is only no such step.
+    let own = world.enrolled_agent("web1", &[]);
+    tls_handshake(&world, &own).unwrap();
+    let refused = call(&own);
+    assert_eq!(refusal(&refused), (Code::NotFound, "step_not_found".to_owned()), "{refused:?}");
+}
+
+/// Shows an agent's certificate to the agents' listener, and waits for the first byte that comes from there.
+fn tls_handshake(world: &World, agent: &Agent) -> io::Result<()> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(world.controller.ca_file()).unwrap()).unwrap();
+    let identity = |name: &str| agent.state_dir.join("identity").join(name);
+    let chain: Vec<_> =
+        CertificateDer::pem_file_iter(identity("cert.pem")).unwrap().map(Result::unwrap).collect();
+    let key = PrivateKeyDer::from_pem_file(identity("key.pem")).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let mut config = config.with_root_certificates(roots).with_client_auth_cert(chain, key).unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let address = world.controller.agents();
+    let address = address.strip_prefix("https://").unwrap();
+    let socket = TcpStream::connect(address).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let name = ServerName::try_from(address.rsplit_once(':').unwrap().0.to_owned()).unwrap();
+    let client = ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut stream = StreamOwned::new(client, socket);
+    // In TLS 1.3 the client is through before the server has looked at its certificate: the answer tells.
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")?;
+    stream.read_exact(&mut [0])
+}
+
+/// An id that nothing has.
+const UNKNOWN: &str = "019a0000-0000-7000-8000-000000000000";
+
+fn refusal(status: &Status) -> (Code, String) {
+    (status.code(), detail_of(status).code)
 }
 
 #[test]
@@ -119,7 +169,12 @@ fn api_keys_decide_who_may_do_what() {
     let point = world.back_up("web1");
     let wrong = world.path("wrong-key");
     fs::write(&wrong, "hf_0123456789012345678901234567890123456789\n").unwrap();
-    let stranger = world.cli_with_key(wrong);
+    fs::set_permissions(&wrong, PermissionsExt::from_mode(0o640)).unwrap();
+    let stranger = world.cli_with_key(wrong.clone());
+    let exposed = stranger.run(&["status"]);
+    assert!(exposed.stderr.contains(&format!("chmod 600 {}", wrong.display())), "{exposed:?}");
+    let _ = exposed.fails(2, "file_exposed");
+    fs::set_permissions(&wrong, PermissionsExt::from_mode(0o600)).unwrap();
     for command in [&["status"] as &[&str], &["machine", "list"], &["backup", "web1"], &["token", "create"]] {
         unchanged(&world, || stranger.run(command).fails(1, "api_key_refused"));
     }
@@ -145,7 +200,7 @@ fn mistakes_are_told_in_one_sentence() {
     let image = Image::random(&world.path("disk.raw"), 4 * MIB, 1);
     let _agent = world.running_agent("web1", &[("data", &image.path)]);
     let point = world.back_up("web1");
-    let unknown = "019a0000-0000-7000-8000-000000000000";
+    let unknown = UNKNOWN;
     let file = world.path("mine.raw");
     fs::write(&file, "mine").unwrap();
     let file = file.to_str().unwrap();
@@ -204,10 +259,10 @@ fn channel(world: &World, agent: Option<&Agent>) -> Channel {
     Endpoint::from_shared(world.controller.agents()).unwrap().tls_config(tls).unwrap().connect_lazy()
 }
 
-fn open(step: &str) -> OpenTransferRequest {
+fn open(step: &str, snapshot: &str) -> OpenTransferRequest {
     OpenTransferRequest {
         attempt: Some(StepAttempt { step_id: step.to_owned(), attempt: 1 }),
-        snapshot_id: "019a0000-0000-7000-8000-000000000001".to_owned(),
+        snapshot_id: snapshot.to_owned(),
         disks: vec![Disk { name: "data".to_owned(), size_bytes: 48 * MIB }],
     }
 }
@@ -226,15 +281,30 @@ fn an_agent_acts_for_its_own_machine_alone() {
         (step["state"] == "running").then(|| step["id"].as_str().unwrap().to_owned())
     });
 
-    let (with, without) = run(async { (channel(&world, Some(&intruder)), channel(&world, None)) });
-    let refused = run(TransferServiceClient::new(with.clone()).open_transfer(open(&step))).unwrap_err();
-    assert_eq!(refused.code(), Code::PermissionDenied, "{refused:?}");
-    let commit = CommitTransferRequest { attempt: open(&step).attempt, ..CommitTransferRequest::default() };
-    let refused = run(TransferServiceClient::new(with.clone()).commit_transfer(commit)).unwrap_err();
-    assert_ne!(refused.code(), Code::Ok, "{refused:?}");
-    let refused = run(TransferServiceClient::new(without).open_transfer(open(&step))).unwrap_err();
-    assert_eq!(refused.code(), Code::Unauthenticated, "{refused:?}");
-    run(report_failure(with, &step));
+    let from = |agent: Option<&Agent>| run(async { channel(&world, agent) });
+    let transfers = |agent| TransferServiceClient::new(from(agent));
+    let snapshot = world.database.texts("SELECT snapshot_id::text FROM jobs").remove(0);
+    let request = open(&step, &snapshot);
+    let foreign = |code: &str| (Code::PermissionDenied, code.to_owned());
+    let refused = run(transfers(Some(&intruder)).open_transfer(request.clone())).unwrap_err();
+    assert_eq!(refusal(&refused), foreign("foreign_step"), "{refused:?}");
+    let refused = run(transfers(None).open_transfer(request.clone())).unwrap_err();
+    assert_eq!(refusal(&refused), (Code::Unauthenticated, "no_certificate".to_owned()), "{refused:?}");
+
+    // Not even who knows the id of the transfer may commit it. While the victim holds still, it stays open under this id.
+    victim.freeze();
+    let opened = run(transfers(Some(&victim)).open_transfer(request.clone())).unwrap().into_inner();
+    let commit = CommitTransferRequest {
+        attempt: request.attempt,
+        transfer_id: opened.transfer_id,
+        ..CommitTransferRequest::default()
+    };
+    let refused = run(transfers(Some(&intruder)).commit_transfer(commit)).unwrap_err();
+    assert_eq!(refusal(&refused), foreign("foreign_transfer"), "{refused:?}");
+    victim.thaw();
+
+    let answer = run(report_failure(from(Some(&intruder)), &step));
+    assert_eq!(answer, AckResult::Stale, "a report about somebody else's step");
 
     let ended = world.wait_for_job(&job);
     assert_eq!(
@@ -245,8 +315,8 @@ fn an_agent_acts_for_its_own_machine_alone() {
     world.assert_restores(ended["point"].as_str().unwrap(), "data", &image.path);
 }
 
-/// As an agent, says that a step of somebody else failed. Whatever the answer is, it is not that this was recorded.
-async fn report_failure(channel: Channel, step: &str) {
+/// As an agent, says that a step of somebody else failed, and returns how that is acknowledged.
+async fn report_failure(channel: Channel, step: &str) -> AckResult {
     let hello = Hello {
         boot_id: "raw".to_owned(),
         process_id: "019a0000-0000-7000-8000-000000000002".to_owned(),
@@ -255,20 +325,24 @@ async fn report_failure(channel: Channel, step: &str) {
     let detail =
         ErrorDetail { code: "made_up".to_owned(), message: "made up".to_owned(), ..ErrorDetail::default() };
     let report = StepReport {
-        attempt: open(step).attempt,
+        attempt: Some(StepAttempt { step_id: step.to_owned(), attempt: 1 }),
         sequence: 1_000_000,
         outcome: Some(Outcome::Failed(detail)),
     };
-    let messages = [Kind::Hello(hello), Kind::Report(report)].map(|kind| AgentMessage { kind: Some(kind) });
+    let messages =
+        [Kind::Hello(hello), Kind::Report(report.clone())].map(|kind| AgentMessage { kind: Some(kind) });
     let messages = tokio_stream::iter(messages).chain(futures::stream::pending());
     let mut answers = AgentServiceClient::new(channel).session(messages).await.unwrap().into_inner();
-    let recorded = i32::from(holdfast_proto::v1::AckResult::Recorded);
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(3);
-    while let Ok(Ok(Some(answer))) = tokio::time::timeout_at(deadline, answers.message()).await {
-        if let ControllerMessage { kind: Some(controller_message::Kind::Ack(ack)) } = answer {
-            assert_ne!(ack.result, recorded, "{ack:?}");
+    let answer = async {
+        loop {
+            let message = answers.message().await.unwrap().expect("the session ended without an answer");
+            if let Some(controller_message::Kind::Ack(ack)) = message.kind {
+                assert_eq!((&ack.attempt, ack.sequence), (&report.attempt, report.sequence));
+                return ack.result();
+            }
         }
-    }
+    };
+    tokio::time::timeout(PATIENCE, answer).await.expect("the report was never acknowledged")
 }
 
 #[test]
@@ -289,188 +363,6 @@ fn a_certificate_is_renewed_on_a_live_session() {
     assert_eq!(world.machine("web1")["state"], "online");
     let point = world.back_up("web1");
     world.assert_restores(&point, "data", &image.path);
-}
-
-#[test]
-fn a_hard_reboot_is_no_clone() {
-    if !is_root_or_skips("a_hard_reboot_is_no_clone") {
-        return;
-    }
-    let world = World::start();
-    let image = Image::random(&world.path("disk.raw"), 4 * MIB, 1);
-    let mut agent = world.running_agent("web1", &[("data", &image.path)]);
-    let epoch = || world.database.number("SELECT epoch FROM agent_sessions");
-    let before = epoch();
-    // Frozen, the old connection stays open and answers nothing: as after a power cut.
-    agent.freeze();
-    let mut rebooted = agent.copy(
-        &world.path("agents"),
-        &world.logs(),
-        &world.controller.agents(),
-        &[("data", &image.path)],
-    );
-    rebooted.start_with_boot_id("00000000-0000-4000-8000-00000000b007");
-    wait::until("the session after the boot", PATIENCE, || (epoch() > before).then_some(()));
-    agent.kill();
-    std::thread::sleep(Duration::from_secs(3));
-    assert_eq!(world.machine("web1")["state"], "online");
-    let point = world.back_up("web1");
-    world.assert_restores(&point, "data", &image.path);
-}
-
-#[test]
-fn a_clone_that_meets_another_controller_is_quarantined_as_well() {
-    if !is_root_or_skips("a_clone_that_meets_another_controller_is_quarantined_as_well") {
-        return;
-    }
-    let world = World::start();
-    let mut other = world.controller.beside(&world.path("controller-2"), &world.logs());
-    other.start();
-    let agent = world.running_agent("web1", &[]);
-    let mut clone = agent.copy(&world.path("agents"), &world.logs(), &other.agents(), &[]);
-    clone.start_with_boot_id("00000000-0000-4000-8000-0000000c104e");
-    world.wait_for_machine("web1", "quarantined");
-}
-
-#[test]
-fn an_agent_that_moves_to_another_controller_is_no_clone() {
-    let world = World::start();
-    let mut other = world.controller.beside(&world.path("controller-2"), &world.logs());
-    other.start();
-    let mut agent = world.running_agent("web1", &[]);
-    // It does not come to say goodbye.
-    agent.freeze();
-    let mut moved = agent.copy(&world.path("agents"), &world.logs(), &other.agents(), &[]);
-    let sessions = || world.database.number("SELECT epoch FROM agent_sessions");
-    let before = sessions();
-    moved.start();
-    wait::until("the session at the other controller", PATIENCE, || (sessions() > before).then_some(()));
-    std::thread::sleep(Duration::from_secs(3));
-    agent.kill();
-    assert_eq!(world.machine("web1")["state"], "online");
-}
-
-#[test]
-fn a_clone_is_quarantined_with_its_original() {
-    if !is_root_or_skips("a_clone_is_quarantined_with_its_original") {
-        return;
-    }
-    let world = World::start();
-    let image = Image::random(&world.path("disk.raw"), 4 * MIB, 1);
-    let agent = world.running_agent("web1", &[("data", &image.path)]);
-    let copied = Image::random(&world.path("copied.raw"), 4 * MIB, 1);
-    let mut clone = agent.copy(
-        &world.path("agents"),
-        &world.logs(),
-        &world.controller.agents(),
-        &[("data", &copied.path)],
-    );
-    clone.start_with_boot_id("00000000-0000-4000-8000-0000000c104e");
-    world.wait_for_machine("web1", "quarantined");
-    let machine = world.machine("web1");
-    assert_eq!(machine["conditions"][0]["code"], "clone", "{machine}");
-    unchanged(&world, || world.cli.run(&["backup", "web1"]).fails(1, "machine_quarantined"));
-    // Neither of them gets back in.
-    std::thread::sleep(Duration::from_secs(2));
-    assert_eq!(world.machine("web1")["state"], "quarantined");
-    assert_eq!(
-        world.database.number("SELECT count(*) FROM agent_sessions WHERE controller_id IS NOT NULL"),
-        0
-    );
-}
-
-#[test]
-fn an_original_goes_on_when_its_quarantine_is_lifted() {
-    if !is_root_or_skips("an_original_goes_on_when_its_quarantine_is_lifted") {
-        return;
-    }
-    let world = World::start();
-    let image = Image::random(&world.path("disk.raw"), 4 * MIB, 1);
-    let agent = world.running_agent("web1", &[("data", &image.path)]);
-    let mut clone = agent.copy(&world.path("agents"), &world.logs(), &world.controller.agents(), &[]);
-    clone.start_with_boot_id("00000000-0000-4000-8000-0000000c104e");
-    world.wait_for_machine("web1", "quarantined");
-    let viewer = world.cli_with_key(world.controller.create_api_key("looker", "viewer"));
-    let lift = ["machine", "lift-quarantine", "web1"];
-    unchanged(&world, || viewer.run(&lift).fails(1, "role_too_low"));
-
-    // As long as both are there it does not help.
-    let _ = world.cli.run(&lift).succeeds();
-    wait::until("both to be found again", PATIENCE, || {
-        let found = "SELECT count(*) FROM audit WHERE action = 'machine.quarantine'";
-        (world.database.number(found) == 2).then_some(())
-    });
-    clone.kill();
-    let _ = world.cli.run(&lift).succeeds();
-    world.wait_for_machine("web1", "online");
-    let point = world.back_up("web1");
-    world.assert_restores(&point, "data", &image.path);
-    let lifted = "SELECT count(*) FROM audit WHERE action = 'machine.lift_quarantine' AND actor = 'operator'";
-    assert_eq!(world.database.number(lifted), 2);
-    // What is so already changes nothing.
-    let _ = world.cli.run(&lift).succeeds();
-    assert_eq!(world.database.number(lifted), 2);
-}
-
-#[test]
-fn a_new_agent_takes_the_place_of_an_old_one() {
-    let world = World::start();
-    let image = Image::random(&world.path("disk.raw"), 4 * MIB, 1);
-    let disks = [("data", image.path.as_path())];
-    let mut old = world.running_agent("web1", &disks);
-    let first = world.back_up("web1");
-    let id = world.machine("web1")["id"].clone();
-
-    let mut new =
-        Agent::configure(&world.path("rebuilt"), &world.logs(), "web1", &world.controller.agents(), &disks);
-    let plain = world.enrolment(&[]);
-    unchanged(&world, || assert_enrol_refused(&new.enrol(&plain), "--machine"));
-    let viewer = world.cli_with_key(world.controller.create_api_key("looker", "viewer"));
-    let token = ["token", "create", "--machine", "web1"];
-    unchanged(&world, || viewer.run(&token).fails(1, "role_too_low"));
-    let _ = world.cli.run(&["token", "create", "--machine", "web9"]).fails(1, "machine_not_found");
-    assert_eq!(world.cli.run(&[&token[..], &["--uses", "2"]].concat()).code, 2);
-
-    let enrolment = world.enrolment(&["--machine", "web1"]);
-    let other = world.new_agent("web2", &disks);
-    unchanged(&world, || assert_enrol_refused(&other.enrol(&enrolment), "--name web1"));
-    let _ = new.enrol(&enrolment).succeeds();
-    // The old one has no say any more, and is no clone: it is told so, and what it held is free.
-    world.wait_for_machine("web1", "offline");
-    new.start();
-    world.wait_for_machine("web1", "online");
-    let machine = world.machine("web1");
-    assert_eq!(
-        (&machine["id"], &machine["conditions"][0]["code"]),
-        (&id, &"unprotected".into()),
-        "{machine}"
-    );
-    let second = world.back_up("web1");
-    world.assert_restores(&first, "data", &image.path);
-    world.assert_restores(&second, "data", &image.path);
-    assert_eq!(world.cli.json(&["point", "list", "web1"]).as_array().unwrap().len(), 2);
-    new.stop();
-    assert_enrol_refused(&new.enrol(&enrolment), "enrolled already");
-    assert_enrol_refused(&other.enrol(&enrolment), "token");
-    let _ = world.cli.run(&["machine", "show", "web2"]).fails(1, "machine_not_found");
-    assert_eq!(world.database.number("SELECT count(*) FROM audit WHERE action = 'agent.take_over'"), 1);
-    old.kill();
-}
-
-#[test]
-fn an_agent_whose_place_was_taken_at_another_controller_is_no_clone() {
-    let world = World::start();
-    let mut other = world.controller.beside(&world.path("controller-2"), &world.logs());
-    other.start();
-    let mut old = world.running_agent("web1", &[]);
-    let mut new = Agent::configure(&world.path("rebuilt"), &world.logs(), "web1", &other.agents(), &[]);
-    let _ = new.enrol(&world.enrolment(&["--machine", "web1"])).succeeds();
-    new.start();
-    world.wait_for_machine("web1", "online");
-    // Longer than the first controller needs to see that its session is over.
-    std::thread::sleep(Duration::from_secs(5));
-    assert_eq!(world.machine("web1")["state"], "online");
-    old.kill();
 }
 
 #[test]

@@ -101,7 +101,7 @@ impl Vault {
             Some(point) => self.usable_base(point, Depth::Pages).await?,
             None => None,
         };
-        let epoch = self.condemned_epoch().await?;
+        let epoch = self.condemned_number().await?;
         let largest = decided.iter().chain(&opened).copied().max().unwrap_or(0).max(request.at_least_seq);
         let created = self.create_open(request, largest, base.as_ref(), &adopted, epoch).await?;
         let Some((seq, open_bytes)) = created else { return Ok(None) };

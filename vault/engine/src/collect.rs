@@ -17,7 +17,7 @@ use chrono::{DateTime, Utc};
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use holdfast_vault_format::collection::{Collection, Condemned, CondemnedSegment};
+use holdfast_vault_format::collection::{Collection, CondemnedSegment};
 use holdfast_vault_format::event::Action;
 
 use crate::standing::{Deletion, PointState};
@@ -25,6 +25,7 @@ use crate::{Vault, VaultError, name, object};
 
 pub(crate) use clock::MAX_STEP;
 use mark::Mark;
+use sweep::Verdict;
 
 /// Segments that one collection condemns at most; the next one goes on. Bounds its memory and its object: 32 MiB.
 const MAX_CONDEMNED: usize = 1 << 20;
@@ -107,10 +108,12 @@ pub struct CollectionProgress {
 pub struct CollectionRun {
     vault: Vault,
     options: CollectOptions,
-    /// Backups that fall under an earlier collection have its epochs.
     collection: Collection,
     report: CollectionReport,
     held: HashSet<Uuid>,
+    /// Found dead.
+    dead: Vec<CondemnedSegment>,
+    verdicts: Vec<Verdict>,
 }
 
 impl Vault {
@@ -125,10 +128,9 @@ impl Vault {
     ) -> Result<CollectionReport, VaultError> {
         self.check_present().await?;
         let (collection, leap) = self.next_collection(&options).await?;
-        let report = CollectionReport { clock_leap: leap, ..CollectionReport::default() };
-        let mut run =
-            CollectionRun { vault: self.clone(), options, collection, report, held: HashSet::new() };
-        run.look(Purge::Assumed, progress).await?;
+        let mut run = CollectionRun::new(self.clone(), options, collection, leap);
+        run.report.epoch = 0;
+        run.look_at_all(Purge::Assumed, progress).await?;
         Ok(run.report)
     }
 
@@ -142,7 +144,9 @@ impl Vault {
         progress: impl FnMut(CollectionProgress) + Send,
     ) -> Result<CollectionReport, VaultError> {
         let mut run = self.begin_collection(options).await?;
-        run.condemn(progress).await?;
+        run.look(progress).await?;
+        run.condemn().await?;
+        run.look_again().await?;
         run.sweep().await
     }
 
@@ -156,9 +160,7 @@ impl Vault {
                 "the clock leapt since the last collection: no point is purged until an operator says that it is right"
             );
         }
-        let report =
-            CollectionReport { epoch: collection.epoch, clock_leap: leap, ..CollectionReport::default() };
-        Ok(CollectionRun { vault: self.clone(), options, collection, report, held: HashSet::new() })
+        Ok(CollectionRun::new(self.clone(), options, collection, leap))
     }
 }
 
@@ -170,27 +172,43 @@ enum Purge {
 }
 
 impl CollectionRun {
-    /// Purges the points whose window is over and condemns what nothing needs.
-    pub async fn condemn(
-        &mut self,
-        progress: impl FnMut(CollectionProgress) + Send,
-    ) -> Result<(), VaultError> {
-        let mut segments = self.look(Purge::Decided, progress).await?;
-        segments.sort_unstable();
-        if !segments.is_empty() {
-            let condemned = Condemned { epoch: self.collection.epoch, segments };
-            self.vault.create_condemned(&condemned).await?;
-        }
-        Ok(())
+    fn new(vault: Vault, options: CollectOptions, collection: Collection, leap: Option<Duration>) -> Self {
+        let report =
+            CollectionReport { epoch: collection.epoch, clock_leap: leap, ..CollectionReport::default() };
+        let (held, dead, verdicts) = (HashSet::new(), Vec::new(), Vec::new());
+        Self { vault, options, collection, report, held, dead, verdicts }
     }
 
-    /// Deletes what this and earlier collections condemned and what is still dead, where no backup that began before may
-    /// use it.
-    pub async fn sweep(mut self) -> Result<CollectionReport, VaultError> {
-        for condemned in self.vault.unfinished_collections().await? {
-            self.sweep_one(condemned).await?;
+    /// Purges the points whose window is over and looks for what nothing needs.
+    pub async fn look(&mut self, progress: impl FnMut(CollectionProgress) + Send) -> Result<(), VaultError> {
+        self.look_at_all(Purge::Decided, progress).await
+    }
+
+    /// Condemns it.
+    pub async fn condemn(&mut self) -> Result<(), VaultError> {
+        let mut segments = std::mem::take(&mut self.dead);
+        segments.sort_unstable();
+        if segments.is_empty() {
+            return Ok(());
         }
-        self.vault.check_present().await?;
+        self.vault.create_condemned(segments).await
+    }
+
+    /// Looks again at what this and earlier collections condemned: what is still dead may go where no backup that began before
+    /// may use it.
+    pub async fn look_again(&mut self) -> Result<(), VaultError> {
+        for condemned in self.vault.unfinished_collections().await? {
+            let verdict = self.judge(condemned).await?;
+            self.verdicts.push(verdict);
+        }
+        self.vault.check_present().await
+    }
+
+    /// Deletes it.
+    pub async fn sweep(mut self) -> Result<CollectionReport, VaultError> {
+        for verdict in std::mem::take(&mut self.verdicts) {
+            self.carry_out(verdict).await?;
+        }
         let report = self.report;
         info!(
             epoch = report.epoch,
@@ -204,14 +222,12 @@ impl CollectionRun {
         Ok(report)
     }
 
-    /// Looks at every machine; answers what is dead.
-    async fn look(
+    async fn look_at_all(
         &mut self,
         purge: Purge,
         mut progress: impl FnMut(CollectionProgress) + Send,
-    ) -> Result<Vec<CondemnedSegment>, VaultError> {
+    ) -> Result<(), VaultError> {
         let machines = self.vault.machines().await?;
-        let mut dead: Vec<CondemnedSegment> = Vec::new();
         let known = self.vault.condemned().await?;
         for (done, machine) in machines.iter().enumerate() {
             progress(CollectionProgress {
@@ -222,18 +238,18 @@ impl CollectionRun {
             });
             match self.look_at(*machine, purge).await {
                 Ok(mark) => {
-                    let room = MAX_CONDEMNED.saturating_sub(dead.len());
+                    let room = MAX_CONDEMNED.saturating_sub(self.dead.len());
                     let new = mark.dead.into_iter().filter(|(segment, _)| !known.contains(segment));
                     for (segment, bytes) in new.take(room) {
                         self.report.condemned_segments += 1;
                         self.report.condemned_bytes += bytes;
-                        dead.push(segment);
+                        self.dead.push(segment);
                     }
                 }
                 Err(error) => self.hold(*machine, error)?,
             }
         }
-        Ok(dead)
+        Ok(())
     }
 
     async fn look_at(&mut self, machine: Uuid, purge: Purge) -> Result<Mark, VaultError> {

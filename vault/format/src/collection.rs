@@ -17,7 +17,8 @@ pub struct Collection {
 /// Segments that nothing needs, and that nothing may refer to again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Condemned {
-    pub epoch: u64,
+    /// One more than the largest before: whoever knows a number knows all up to it.
+    pub number: u64,
     /// Ascending.
     pub segments: Vec<CondemnedSegment>,
 }
@@ -54,7 +55,7 @@ impl Condemned {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::new();
-        out.u64(self.epoch);
+        out.u64(self.number);
         out.count(self.segments.len());
         for segment in &self.segments {
             out.uuid(segment.machine);
@@ -67,7 +68,7 @@ impl Condemned {
 
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes);
-        let epoch = reader.u64("the epoch")?;
+        let number = reader.u64("the number")?;
         let count = reader.count(32, "the segments")?;
         let mut segments: Vec<CondemnedSegment> = Vec::with_capacity(count);
         for _ in 0..count {
@@ -83,6 +84,6 @@ impl Condemned {
             segments.push(segment);
         }
         reader.finish()?;
-        Ok(Self { epoch, segments })
+        Ok(Self { number, segments })
     }
 }

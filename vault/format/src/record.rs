@@ -36,7 +36,7 @@ pub struct Open {
     pub base: Option<PointRef>,
     /// Earlier backups without a point whose segments this one takes over.
     pub adopted: Vec<u64>,
-    /// The collection that was seen; 0 before the first.
+    /// The largest number under which something was condemned when it began; 0 before the first.
     pub epoch: u64,
 }
 

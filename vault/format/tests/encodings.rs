@@ -255,7 +255,7 @@ fn collections() {
     assert_eq!(Collection::decode(&expected), Ok(collection));
 
     let segment = |seq, number| CondemnedSegment { machine: VAULT, seq, number, generation: 1 };
-    let condemned = Condemned { epoch: 2, segments: vec![segment(1, 9), segment(2, 0)] };
+    let condemned = Condemned { number: 2, segments: vec![segment(1, 9), segment(2, 0)] };
     let bytes = |seq: u8, number: u8| {
         [VAULT.as_bytes(), &[seq, 0, 0, 0, 0, 0, 0, 0][..], &[number, 0, 0, 0, 1, 0, 0, 0]].concat()
     };

@@ -47,8 +47,8 @@ impl Vault {
         Ok(Some(Collection { epoch: newest, at: 0, vault_time: 0 }))
     }
 
-    /// The newest collection that condemned something: a backup that begins now knows of it.
-    pub(crate) async fn condemned_epoch(&self) -> Result<u64, VaultError> {
+    /// The largest number under which something was condemned: a backup that begins now knows it and all before it.
+    pub(crate) async fn condemned_number(&self) -> Result<u64, VaultError> {
         let epochs = self.epochs().await?;
         Ok(epochs.condemned.last().max(epochs.collected.last()).copied().unwrap_or(0))
     }
@@ -85,8 +85,8 @@ impl Vault {
         Ok(of)
     }
 
-    /// What was condemned and is not known to be gone, oldest first. What cannot be read is given up: nothing is deleted by
-    /// it, and this collection condemns the same again.
+    /// What was condemned and is not known to be gone, oldest first. What cannot be read stays as it is: nothing is deleted
+    /// by it, this collection condemns the same again, and no backup takes anything over as long as it is there.
     pub(super) async fn unfinished_collections(&self) -> Result<Vec<Condemned>, VaultError> {
         let epochs = self.epochs().await?;
         for finished in epochs.condemned.intersection(&epochs.collected) {
@@ -97,13 +97,14 @@ impl Vault {
         for epoch in self.unfinished_epochs().await? {
             match self.read_condemned(epoch).await {
                 Ok(condemned) => unfinished.push(condemned),
+                // Another collector finished it meanwhile.
+                Err(VaultError::Missing { .. }) if self.is_collected(epoch).await? => {}
                 Err(error) if error.is_damage() => {
                     warn!(
                         epoch,
                         error = &error as &dyn std::error::Error,
-                        "what a collection condemned cannot be read: it is given up"
+                        "what a collection condemned cannot be read"
                     );
-                    self.finish_collection(epoch).await?;
                 }
                 Err(error) => return Err(error),
             }
@@ -132,7 +133,7 @@ impl Vault {
         let object = name::condemned(epoch);
         let body = self.read_record(&object, Kind::Condemned).await?;
         let condemned = Condemned::decode(&body).map_err(|source| VaultError::damaged(&object, source))?;
-        of_epoch(&object, condemned.epoch, epoch)?;
+        of_epoch(&object, condemned.number, epoch)?;
         Ok(condemned)
     }
 
@@ -164,9 +165,18 @@ impl Vault {
         Err(VaultError::mismatch("gc", "others collect at the same time"))
     }
 
-    pub(super) async fn create_condemned(&self, condemned: &Condemned) -> Result<(), VaultError> {
-        let object = name::condemned(condemned.epoch);
-        self.create_record(&object, Kind::Condemned, &condemned.encode()).await.map(drop)
+    /// Condemns. The number is taken when it is written, not when its collection began: a backup that knows a number must
+    /// know everything that was condemned under smaller ones.
+    pub(super) async fn create_condemned(&self, segments: Vec<CondemnedSegment>) -> Result<(), VaultError> {
+        let mut condemned = Condemned { number: 0, segments };
+        for _ in 0..TRIES {
+            condemned.number = self.condemned_number().await? + 1;
+            let object = name::condemned(condemned.number);
+            if self.create_record(&object, Kind::Condemned, &condemned.encode()).await? == Created::Now {
+                return Ok(());
+            }
+        }
+        Err(VaultError::mismatch("gc", "others collect at the same time"))
     }
 
     /// Says that what was condemned is gone. What it was is of no more use then.

@@ -18,7 +18,9 @@ use super::CollectOptions;
 pub(super) struct Mark {
     /// With their sizes in bytes.
     pub(super) dead: Vec<(CondemnedSegment, u64)>,
-    /// Backups without an outcome, with the newest collection that they know; `None` if that cannot be told.
+    /// What is there and has to stay.
+    pub(super) needed: Vec<CondemnedSegment>,
+    /// Backups without an outcome, with the largest number of what is condemned that they know; `None` if that cannot be told.
     pub(super) undecided: Vec<(u64, Option<u64>)>,
     /// Decided backups whose `open` object is of no more use.
     pub(super) settled: Vec<u64>,
@@ -39,7 +41,7 @@ struct Live {
 
 impl Vault {
     /// Marks a machine. `purged`: points that count as purged, whatever their events say. `known`: backups that know this
-    /// collection took nothing over that is condemned by it; `None` if nobody can know it yet.
+    /// number took nothing over that is condemned under it; `None` if nobody can know it yet.
     ///
     /// Segments are listed before the backups that wrote them, and those before the points: whatever is there without an outcome
     /// belongs to a backup that is under way.
@@ -126,8 +128,11 @@ impl Vault {
                 || live.segments.contains(&(seq, number, generation))
                 // Nobody decided about its backup: it is under way.
                 || !seen.contains(&seq);
-            if !needed {
-                mark.dead.push((CondemnedSegment { machine, seq, number, generation }, meta.size));
+            let segment = CondemnedSegment { machine, seq, number, generation };
+            if needed {
+                mark.needed.push(segment);
+            } else {
+                mark.dead.push((segment, meta.size));
             }
         }
         mark.read_bytes = live.read_bytes;

@@ -1,6 +1,6 @@
 //! Deleting what was condemned.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use uuid::Uuid;
@@ -14,57 +14,67 @@ use super::CollectionRun;
 /// Deletions under way.
 const IN_FLIGHT: usize = 8;
 
-/// What became of what was condemned of one machine.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Swept {
-    All,
-    /// Something has to wait for a backup, or is held.
-    Later,
+/// What is to be done about what a collection condemned.
+#[derive(Debug)]
+pub(super) struct Verdict {
+    number: u64,
+    /// With their sizes in bytes.
+    dead: Vec<(CondemnedSegment, u64)>,
+    /// After that nothing is left of it. As long as something is, what is condemned is remembered: a collector that looked
+    /// long ago may still delete it, so nobody may take it over.
+    is_all: bool,
 }
 
 impl CollectionRun {
-    pub(super) async fn sweep_one(&mut self, condemned: Condemned) -> Result<(), VaultError> {
-        let epoch = condemned.epoch;
-        let mut machines: BTreeMap<Uuid, Vec<CondemnedSegment>> = BTreeMap::new();
+    pub(super) async fn judge(&mut self, condemned: Condemned) -> Result<Verdict, VaultError> {
+        let mut machines: BTreeMap<Uuid, HashSet<CondemnedSegment>> = BTreeMap::new();
         for segment in condemned.segments {
-            machines.entry(segment.machine).or_default().push(segment);
+            machines.entry(segment.machine).or_default().insert(segment);
         }
-        let mut all = true;
+        let mut verdict = Verdict { number: condemned.number, dead: Vec::new(), is_all: true };
         for (machine, segments) in machines {
-            match self.sweep_machine(epoch, machine, &segments).await {
-                Ok(swept) => all &= swept == Swept::All,
-                Err(error) => {
-                    all = false;
-                    self.hold(machine, error)?;
-                }
+            if let Err(error) = self.judge_machine(machine, &segments, &mut verdict).await {
+                verdict.is_all = false;
+                self.hold(machine, error)?;
             }
         }
-        if all { self.vault.finish_collection(epoch).await } else { Ok(()) }
+        Ok(verdict)
     }
 
-    async fn sweep_machine(
+    async fn judge_machine(
         &mut self,
-        epoch: u64,
         machine: Uuid,
-        segments: &[CondemnedSegment],
-    ) -> Result<Swept, VaultError> {
+        segments: &HashSet<CondemnedSegment>,
+        verdict: &mut Verdict,
+    ) -> Result<(), VaultError> {
         if self.held.contains(&machine) {
-            return Ok(Swept::Later);
+            verdict.is_all = false;
+            return Ok(());
         }
-        let mark = self.mark(machine, &BTreeSet::new(), Some(epoch)).await?;
+        let mark = self.mark(machine, &BTreeSet::new(), Some(verdict.number)).await?;
         // They may have begun before it was condemned, and use it without knowing.
-        let before = |known: Option<u64>| known.is_none_or(|known| known < epoch);
-        let waiting =
-            mark.undecided.iter().filter(|(_, known)| before(*known)).map(|(seq, _)| (machine, *seq));
-        let waiting: Vec<_> = waiting.filter(|open| !self.report.waiting_for.contains(open)).collect();
-        self.report.waiting_for.extend(waiting);
-        if mark.undecided.iter().any(|(_, known)| before(*known)) {
-            return Ok(Swept::Later);
+        let unaware = |known: Option<u64>| known.is_none_or(|known| known < verdict.number);
+        let unaware: Vec<_> = mark
+            .undecided
+            .iter()
+            .filter(|(_, known)| unaware(*known))
+            .map(|(seq, _)| (machine, *seq))
+            .collect();
+        if !unaware.is_empty() {
+            verdict.is_all = false;
+            let new: Vec<_> =
+                unaware.into_iter().filter(|open| !self.report.waiting_for.contains(open)).collect();
+            self.report.waiting_for.extend(new);
+            return Ok(());
         }
-        let dead: HashMap<CondemnedSegment, u64> = mark.dead.into_iter().collect();
-        let delete = segments.iter().filter_map(|segment| Some((*segment, *dead.get(segment)?)));
+        verdict.is_all &= !mark.needed.iter().any(|segment| segments.contains(segment));
+        verdict.dead.extend(mark.dead.into_iter().filter(|(segment, _)| segments.contains(segment)));
+        Ok(())
+    }
+
+    pub(super) async fn carry_out(&mut self, verdict: Verdict) -> Result<(), VaultError> {
         let vault = &self.vault;
-        let mut deleted = futures::stream::iter(delete)
+        let mut deleted = futures::stream::iter(verdict.dead)
             .map(|(segment, bytes)| async move {
                 let CondemnedSegment { machine, seq, number, generation } = segment;
                 let object = name::segment(machine, seq, number, generation);
@@ -76,6 +86,6 @@ impl CollectionRun {
             self.report.deleted_bytes += bytes;
         }
         drop(deleted);
-        Ok(Swept::All)
+        if verdict.is_all { vault.finish_collection(verdict.number).await } else { Ok(()) }
     }
 }

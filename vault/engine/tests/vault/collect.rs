@@ -197,7 +197,9 @@ async fn what_is_condemned_waits_for_backups_that_began_before() {
     let mut run = test.vault.begin_collection(impatient()).await.unwrap();
     let second = begin(&test.vault, request(machine, &[("sda", &image)])).await.unwrap();
     assert!(second.disk_base("sda").unwrap().has_overlay, "it takes over what is not condemned yet");
-    run.condemn(|_| {}).await.unwrap();
+    run.look(|_| {}).await.unwrap();
+    run.condemn().await.unwrap();
+    run.look_again().await.unwrap();
     assert_eq!(run.sweep().await.unwrap().deleted_segments, 0, "the second backup adopted it");
     let point = finish(&second, &[("sda", &image)]).await.unwrap();
     restore_disk(&test.vault, &point, "sda", &image).await;
@@ -220,9 +222,11 @@ async fn nothing_that_is_condemned_is_taken_over() {
     let later = Utc::now() + TimeDelta::days(8);
     let options = CollectOptions { clock: ClockTrust::Trusted, ..CollectOptions::new(later) };
     let mut run = test.vault.begin_collection(options).await.unwrap();
-    run.condemn(|_| {}).await.unwrap();
+    run.look(|_| {}).await.unwrap();
+    run.condemn().await.unwrap();
     let second = begin(&test.vault, request(machine, &[("sda", &image)])).await.unwrap();
     assert!(!second.disk_base("sda").unwrap().has_overlay);
+    run.look_again().await.unwrap();
     assert!(run.sweep().await.unwrap().deleted_segments > 0, "the second backup knows what is condemned");
     let point = finish(&second, &[("sda", &image)]).await.unwrap();
     restore_disk(&test.reopen().await.unwrap(), &point, "sda", &image).await;
@@ -324,4 +328,47 @@ async fn young_leftovers_are_not_sent_again() {
     let second = begin(&test.vault, request(machine, &[("sda", &image)])).await.unwrap();
     let overlay = read_map(&second, "sda", holdfast_vault_engine::MapLayer::Overlay).await.unwrap();
     assert_eq!(overlay.len(), image.blocks());
+}
+
+/// A backup that begins while a collection has looked and not yet condemned takes over what will be: it may commit it, and
+/// from then on nobody takes it over any more, however long a collector that looked sleeps.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_condemned_is_taken_over_by_nobody_for_ever() {
+    let test = TestVault::new().await;
+    let machine = Uuid::new_v4();
+    let image = Image::noise(18, 4 * MIB);
+    let first = begin(&test.vault, request(machine, &[("sda", &image)])).await.unwrap();
+    send_changes(&first, "sda", &image).await.unwrap();
+    first.flush().await.unwrap();
+    test.vault.conclude(machine, first.seq(), "lost").await.unwrap();
+    let impatient = || CollectOptions {
+        keep_leftovers: Duration::ZERO,
+        ..CollectOptions::new(Utc::now() + TimeDelta::hours(1))
+    };
+    let mut run = test.vault.begin_collection(impatient()).await.unwrap();
+    run.look(|_| {}).await.unwrap();
+    let second = begin(&test.vault, request(machine, &[("sda", &image)])).await.unwrap();
+    assert!(second.disk_base("sda").unwrap().has_overlay, "it is not condemned yet");
+    run.condemn().await.unwrap();
+    run.look_again().await.unwrap();
+    let report = run.sweep().await.unwrap();
+    assert_eq!((report.deleted_segments, &*report.waiting_for), (0, &[(machine, second.seq())][..]));
+    let point = finish(&second, &[("sda", &image)]).await.unwrap();
+    assert_eq!(
+        test.vault.collect(impatient(), |_| {}).await.unwrap().deleted_segments,
+        0,
+        "a point needs it"
+    );
+    restore_disk(&test.vault, &point, "sda", &image).await;
+
+    test.vault.decide_point(machine, point.seq, AT_ONCE, "eva").await.unwrap();
+    let mut sleeper = test.vault.begin_collection(impatient()).await.unwrap();
+    sleeper.look(|_| {}).await.unwrap();
+    sleeper.condemn().await.unwrap();
+    sleeper.look_again().await.unwrap();
+    let third = begin(&test.vault, request(machine, &[("sda", &image)])).await.unwrap();
+    assert!(!third.disk_base("sda").unwrap().has_overlay);
+    let newest = finish(&third, &[("sda", &image)]).await.unwrap();
+    assert!(sleeper.sweep().await.unwrap().deleted_segments > 0);
+    restore_disk(&test.reopen().await.unwrap(), &newest, "sda", &image).await;
 }

@@ -33,7 +33,7 @@ struct World {
     machines: [Uuid; 2],
     disks: [Image; 2],
     gateways: [Gateway; ACTORS],
-    collectors: [Option<(CollectionRun, bool)>; ACTORS],
+    collectors: [Option<(CollectionRun, u8)>; ACTORS],
     /// What must restore, and what it must be.
     truth: BTreeMap<(Uuid, u64), (Point, Image)>,
     now: DateTime<Utc>,
@@ -66,7 +66,7 @@ impl World {
     async fn step(&mut self) {
         self.now += TimeDelta::minutes(1);
         let actor = self.random.below(ACTORS);
-        match self.random.below(12) {
+        match self.random.below(16) {
             0..=4 => self.back_up(actor).await,
             5 => self.reap().await,
             6 | 7 => self.decide(AT_ONCE).await,
@@ -148,13 +148,21 @@ impl World {
 
     async fn collect(&mut self, actor: usize) {
         self.collectors[actor] = match self.collectors[actor].take() {
-            None => Some((self.vault.begin_collection(self.options()).await.unwrap(), false)),
-            Some((mut run, false)) => {
-                run.condemn(|_| {}).await.unwrap();
-                Some((run, true))
+            None => Some((self.vault.begin_collection(self.options()).await.unwrap(), 1)),
+            Some((mut run, 1)) => {
+                run.look(|_| {}).await.unwrap();
+                Some((run, 2))
+            }
+            Some((mut run, 2)) => {
+                run.condemn().await.unwrap();
+                Some((run, 3))
+            }
+            Some((mut run, 3)) => {
+                run.look_again().await.unwrap();
+                Some((run, 4))
             }
             // Some are killed here.
-            Some((run, true)) => {
+            Some((run, _)) => {
                 if self.random.below(4) > 0 {
                     let report = run.sweep().await.unwrap();
                     assert!(report.held.is_empty(), "{report:?}");
@@ -194,10 +202,10 @@ impl World {
     }
 }
 
-/// `HOLDFAST_RACES` schedules of 40 steps each (60).
+/// `HOLDFAST_RACES` schedules of 60 steps each (100).
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_happens_in_whatever_order_what_is_listed_restores() {
-    let schedules: u64 = std::env::var("HOLDFAST_RACES").map_or(60, |count| count.parse().unwrap());
+    let schedules: u64 = std::env::var("HOLDFAST_RACES").map_or(100, |count| count.parse().unwrap());
     let first: u64 = std::env::var("HOLDFAST_RACES_SEED").map_or(1, |seed| seed.parse().unwrap());
     let dir = tempfile::tempdir().unwrap();
     let key = KeyFile::generate(&dir.path().join("key")).unwrap();
@@ -205,7 +213,7 @@ async fn whatever_happens_in_whatever_order_what_is_listed_restores() {
     for seed in first..first + schedules {
         println!("seed {seed}");
         let mut world = World::new(&key, seed * 1000).await;
-        for _ in 0..40 {
+        for _ in 0..60 {
             world.step().await;
         }
         world.check().await;

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use tracing::info;
 use uuid::Uuid;
 
-use holdfast_vault_format::container::{Kind, open_record, seal_record};
+use holdfast_vault_format::container::Kind;
 use holdfast_vault_format::event::{Action, Event};
 
 use crate::object::{self, Created};
@@ -59,7 +59,9 @@ impl Vault {
                 actor: actor.to_owned(),
                 action,
             };
-            if self.create_event(&event).await? == Created::Now {
+            let object = name::event(machine, seq, event.number);
+            let body = event.sign(&self.inner.signer);
+            if self.create_record(&object, Kind::Event, &body).await? == Created::Now {
                 info!(%machine, seq, ?action, actor, "decided about a point");
                 return self.standing(machine, seq).await;
             }
@@ -102,31 +104,16 @@ impl Vault {
         Ok(names)
     }
 
-    async fn create_event(&self, event: &Event) -> Result<Created, VaultError> {
-        let object = name::event(event.machine, event.seq, event.number);
-        let body = event.sign(&self.inner.signer);
-        let sealed = seal_record(&self.inner.ring, Kind::Event, &object, rand::random(), &body)
-            .map_err(VaultError::Seal)?;
-        self.check_present().await?;
-        let created = object::create(self.storage(), &object, sealed.into()).await?;
-        // What was created where the vault is not must not count.
-        self.check_present().await?;
-        Ok(created)
-    }
-
     async fn read_event(&self, machine: Uuid, seq: u64, number: u32) -> Result<Event, VaultError> {
         let object = name::event(machine, seq, number);
-        let bytes = object::read(self.store(), &object).await?;
-        let damaged = |source| VaultError::damaged(&object, source);
-        let (kind, body) = open_record(&self.inner.ring, &object, &bytes).map_err(damaged)?;
-        if kind != Kind::Event {
-            return Err(VaultError::mismatch(&object, "it is of another kind"));
+        let body = self.read_record(&object, Kind::Event).await?;
+        let event = Event::verify(&body, &self.inner.signer.public_key())
+            .map_err(|source| VaultError::damaged(&object, source))?;
+        if (event.machine, event.seq, event.number) == (machine, seq, number) {
+            Ok(event)
+        } else {
+            Err(VaultError::mismatch(&object, "it is another point's"))
         }
-        let event = Event::verify(&body, &self.inner.signer.public_key()).map_err(damaged)?;
-        if (event.machine, event.seq, event.number) != (machine, seq, number) {
-            return Err(VaultError::mismatch(&object, "it is another point's"));
-        }
-        Ok(event)
     }
 }
 

@@ -19,6 +19,7 @@ mod name;
 mod object;
 mod point;
 mod received;
+mod record;
 mod segment;
 mod staging;
 mod standing;

@@ -3,7 +3,7 @@ use std::collections::HashSet;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use holdfast_vault_format::container::{Kind, open_record, seal_record};
+use holdfast_vault_format::container::Kind;
 use holdfast_vault_format::record::{self, Abort, Consistency, DeltaRef, Open, PointRef};
 
 use crate::standing::{Deletion, PointState};
@@ -181,7 +181,7 @@ impl Vault {
     /// What can be seen of a backup: to be read, not to be built on.
     pub(crate) async fn look(&self, machine: Uuid, seq: u64) -> Result<Option<Outcome>, VaultError> {
         let object = name::point(machine, seq);
-        let bytes = match object::read(self.store(), &object).await {
+        let (kind, body) = match self.read_any_record(&object).await {
             Err(VaultError::Missing { .. }) => {
                 self.check_present().await?;
                 return Ok(None);
@@ -189,7 +189,6 @@ impl Vault {
             other => other?,
         };
         let damaged = |source| VaultError::damaged(&object, source);
-        let (kind, body) = open_record(&self.inner.ring, &object, &bytes).map_err(damaged)?;
         let (found, outcome) = match kind {
             Kind::Point => {
                 let point = record::verify(&body, &self.inner.signer.public_key()).map_err(damaged)?;
@@ -218,24 +217,14 @@ impl Vault {
         body: &[u8],
     ) -> Result<Outcome, VaultError> {
         let object = name::point(machine, seq);
-        let sealed =
-            seal_record(&self.inner.ring, kind, &object, rand::random(), body).map_err(VaultError::Seal)?;
-        self.check_present().await?;
-        object::create(self.storage(), &object, sealed.into()).await?;
-        // Once more: what was created where the vault is not must not count.
-        self.check_present().await?;
+        self.create_record(&object, kind, body).await?;
         self.outcome(machine, seq).await?.ok_or(VaultError::Missing { object })
     }
 
     pub(crate) async fn read_open(&self, machine: Uuid, seq: u64) -> Result<Open, VaultError> {
         let object = name::open(machine, seq);
-        let bytes = object::read(self.store(), &object).await?;
-        let damaged = |source| VaultError::damaged(&object, source);
-        let (kind, body) = open_record(&self.inner.ring, &object, &bytes).map_err(damaged)?;
-        if kind != Kind::Open {
-            return Err(VaultError::mismatch(&object, "it is of another kind"));
-        }
-        let open = Open::decode(&body).map_err(damaged)?;
+        let body = self.read_record(&object, Kind::Open).await?;
+        let open = Open::decode(&body).map_err(|source| VaultError::damaged(&object, source))?;
         if (open.machine, open.seq) != (machine, seq) {
             return Err(VaultError::mismatch(&object, "it is another backup's"));
         }

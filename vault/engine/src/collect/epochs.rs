@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use holdfast_vault_format::DecodeError;
 use holdfast_vault_format::collection::{Collection, Condemned, CondemnedSegment};
-use holdfast_vault_format::container::{Kind, open_record, seal_record};
+use holdfast_vault_format::container::Kind;
 
 use crate::object::{self, Created};
 use crate::{Vault, VaultError, name};
@@ -198,23 +198,6 @@ impl Vault {
             kind.extend(name::parse_seq(epoch));
         }
         Ok(epochs)
-    }
-
-    async fn read_record(&self, object: &str, wanted: Kind) -> Result<Vec<u8>, VaultError> {
-        let bytes = object::read(self.store(), object).await?;
-        let (kind, body) = open_record(&self.inner.ring, object, &bytes)
-            .map_err(|source| VaultError::damaged(object, source))?;
-        if kind == wanted { Ok(body) } else { Err(VaultError::mismatch(object, "it is of another kind")) }
-    }
-
-    async fn create_record(&self, object: &str, kind: Kind, body: &[u8]) -> Result<Created, VaultError> {
-        let sealed =
-            seal_record(&self.inner.ring, kind, object, rand::random(), body).map_err(VaultError::Seal)?;
-        self.check_present().await?;
-        let created = object::create(self.storage(), object, sealed.into()).await?;
-        // What was created where the vault is not must not count.
-        self.check_present().await?;
-        Ok(created)
     }
 }
 

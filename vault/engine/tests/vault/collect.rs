@@ -21,6 +21,19 @@ async fn collect_at(vault: &Vault, now: DateTime<Utc>) -> CollectionReport {
     vault.collect(CollectOptions::new(now), |_| {}).await.unwrap()
 }
 
+/// A backup that sends everything and is given up.
+async fn leave_over(vault: &Vault, machine: Uuid, image: &Image) {
+    let lost = begin(vault, request(machine, &[("sda", image)])).await.unwrap();
+    send_changes(&lost, "sda", image).await.unwrap();
+    lost.flush().await.unwrap();
+    vault.conclude(machine, lost.seq(), "lost").await.unwrap();
+}
+
+/// Keeps nothing of backups without a point.
+fn impatient() -> CollectOptions {
+    CollectOptions { keep_leftovers: Duration::ZERO, ..CollectOptions::new(Utc::now() + TimeDelta::hours(1)) }
+}
+
 fn refusal<T: std::fmt::Debug>(result: Result<T, VaultError>) -> Refusal {
     match result {
         Err(VaultError::Refused { source, .. }) => source,
@@ -185,14 +198,7 @@ async fn what_is_condemned_waits_for_backups_that_began_before() {
     let test = TestVault::new().await;
     let machine = Uuid::new_v4();
     let image = Image::noise(15, 4 * MIB);
-    let first = begin(&test.vault, request(machine, &[("sda", &image)])).await.unwrap();
-    send_changes(&first, "sda", &image).await.unwrap();
-    first.flush().await.unwrap();
-    test.vault.conclude(machine, first.seq(), "lost").await.unwrap();
-    let impatient = || CollectOptions {
-        keep_leftovers: Duration::ZERO,
-        ..CollectOptions::new(Utc::now() + TimeDelta::hours(1))
-    };
+    leave_over(&test.vault, machine, &image).await;
     // Condemned before the next backup begins, deleted after.
     let mut run = test.vault.begin_collection(impatient()).await.unwrap();
     let second = begin(&test.vault, request(machine, &[("sda", &image)])).await.unwrap();
@@ -213,10 +219,7 @@ async fn nothing_that_is_condemned_is_taken_over() {
     let test = TestVault::new().await;
     let machine = Uuid::new_v4();
     let image = Image::noise(16, 4 * MIB);
-    let first = begin(&test.vault, request(machine, &[("sda", &image)])).await.unwrap();
-    send_changes(&first, "sda", &image).await.unwrap();
-    first.flush().await.unwrap();
-    test.vault.conclude(machine, first.seq(), "lost").await.unwrap();
+    leave_over(&test.vault, machine, &image).await;
     let kept = collect_at(&test.vault, Utc::now()).await;
     assert_eq!(kept.condemned_segments, 0, "the next attempt may want it");
     let later = Utc::now() + TimeDelta::days(8);
@@ -319,10 +322,7 @@ async fn young_leftovers_are_not_sent_again() {
     let test = TestVault::new().await;
     let machine = Uuid::new_v4();
     let image = Image::noise(17, 3 * MIB);
-    let first = begin(&test.vault, request(machine, &[("sda", &image)])).await.unwrap();
-    send_changes(&first, "sda", &image).await.unwrap();
-    first.flush().await.unwrap();
-    test.vault.conclude(machine, first.seq(), "lost").await.unwrap();
+    leave_over(&test.vault, machine, &image).await;
     collect_at(&test.vault, Utc::now()).await;
     collect_at(&test.vault, Utc::now() + TimeDelta::days(1)).await;
     let second = begin(&test.vault, request(machine, &[("sda", &image)])).await.unwrap();
@@ -337,14 +337,7 @@ async fn what_was_condemned_is_taken_over_by_nobody_for_ever() {
     let test = TestVault::new().await;
     let machine = Uuid::new_v4();
     let image = Image::noise(18, 4 * MIB);
-    let first = begin(&test.vault, request(machine, &[("sda", &image)])).await.unwrap();
-    send_changes(&first, "sda", &image).await.unwrap();
-    first.flush().await.unwrap();
-    test.vault.conclude(machine, first.seq(), "lost").await.unwrap();
-    let impatient = || CollectOptions {
-        keep_leftovers: Duration::ZERO,
-        ..CollectOptions::new(Utc::now() + TimeDelta::hours(1))
-    };
+    leave_over(&test.vault, machine, &image).await;
     let mut run = test.vault.begin_collection(impatient()).await.unwrap();
     run.look(|_| {}).await.unwrap();
     let second = begin(&test.vault, request(machine, &[("sda", &image)])).await.unwrap();

@@ -1,0 +1,38 @@
+//! Objects that are nothing but a body.
+
+use holdfast_vault_format::container::{Kind, open_record, seal_record};
+
+use crate::object::{self, Created};
+use crate::{Vault, VaultError};
+
+impl Vault {
+    /// Reads one, whatever it is.
+    pub(crate) async fn read_any_record(&self, object: &str) -> Result<(Kind, Vec<u8>), VaultError> {
+        let bytes = object::read(self.store(), object).await?;
+        open_record(&self.inner.ring, object, &bytes).map_err(|source| VaultError::damaged(object, source))
+    }
+
+    /// Reads one of this kind.
+    pub(crate) async fn read_record(&self, object: &str, wanted: Kind) -> Result<Vec<u8>, VaultError> {
+        match self.read_any_record(object).await? {
+            (kind, body) if kind == wanted => Ok(body),
+            _ => Err(VaultError::mismatch(object, "it is of another kind")),
+        }
+    }
+
+    /// Creates one. After an error nothing is known.
+    pub(crate) async fn create_record(
+        &self,
+        object: &str,
+        kind: Kind,
+        body: &[u8],
+    ) -> Result<Created, VaultError> {
+        let sealed =
+            seal_record(&self.inner.ring, kind, object, rand::random(), body).map_err(VaultError::Seal)?;
+        self.check_present().await?;
+        let created = object::create(self.storage(), object, sealed.into()).await?;
+        // Once more: what was created where the vault is not must not count.
+        self.check_present().await?;
+        Ok(created)
+    }
+}

@@ -1,7 +1,13 @@
+mod point;
+mod vault;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub(crate) use point::{LockArgs, LockModeArg, PointCommand};
+pub(crate) use vault::{GcArgs, VaultCommand};
 
 /// Backup for fleets of virtual machines.
 #[derive(Debug, Parser)]
@@ -74,6 +80,11 @@ pub(crate) enum Command {
     },
     /// Restores a disk of a point to a file here.
     Restore(RestoreArgs),
+    /// Where the points are stored.
+    Vault {
+        #[command(subcommand)]
+        command: VaultCommand,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -227,20 +238,6 @@ pub(crate) enum JobStateArg {
     Failed,
     Cancelled,
     Expired,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum PointCommand {
-    /// Lists points, newest first.
-    List {
-        /// Only points of this machine.
-        machine: Option<String>,
-    },
-    /// Shows a point with its disks.
-    Show {
-        /// Id, or MACHINE@latest.
-        point: String,
-    },
 }
 
 #[derive(Debug, Args)]

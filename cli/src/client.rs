@@ -14,6 +14,7 @@ use holdfast_proto::v1::point_service_client::PointServiceClient;
 use holdfast_proto::v1::policy_service_client::PolicyServiceClient;
 use holdfast_proto::v1::restore_service_client::RestoreServiceClient;
 use holdfast_proto::v1::status_service_client::StatusServiceClient;
+use holdfast_proto::v1::vault_service_client::VaultServiceClient;
 
 use crate::error::CliError;
 use crate::settings::Settings;
@@ -93,6 +94,10 @@ impl Client {
 
     pub(crate) fn status(&self) -> StatusServiceClient<Authenticated> {
         StatusServiceClient::with_interceptor(self.channel.clone(), self.key.clone())
+    }
+
+    pub(crate) fn vault(&self) -> VaultServiceClient<Authenticated> {
+        VaultServiceClient::with_interceptor(self.channel.clone(), self.key.clone())
     }
 
     pub(crate) fn restores(&self) -> RestoreServiceClient<Authenticated> {

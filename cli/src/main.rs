@@ -14,13 +14,16 @@ mod restore;
 mod settings;
 mod status;
 mod token;
+mod vault;
 mod view;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
 
-use args::{Cli, Command, JobCommand, MachineCommand, PointCommand, PolicyCommand, TokenCommand};
+use args::{
+    Cli, Command, JobCommand, MachineCommand, PointCommand, PolicyCommand, TokenCommand, VaultCommand,
+};
 use client::Client;
 use error::CliError;
 use output::Output;
@@ -81,10 +84,16 @@ async fn run(cli: Cli) -> Result<(), CliError> {
             JobCommand::Watch { job } => job::watch(client, output, job).await,
             JobCommand::Cancel { job } => job::cancel(client, output, job).await,
         },
-        Command::Point { command: PointCommand::List { machine } } => {
-            point::list(client, output, machine).await
-        }
-        Command::Point { command: PointCommand::Show { point } } => point::show(client, output, point).await,
+        Command::Point { command } => match command {
+            PointCommand::List { machine, deleted } => point::list(client, output, machine, deleted).await,
+            PointCommand::Show { point } => point::show(client, output, point).await,
+            PointCommand::Delete { points } => point::delete(client, output, points).await,
+            PointCommand::Undelete { points } => point::undelete(client, output, points).await,
+            PointCommand::Lock(args) => point::lock(client, output, args).await,
+            PointCommand::Unlock { point } => point::unlock(client, output, point).await,
+        },
+        Command::Vault { command: VaultCommand::Status } => vault::status(client, output).await,
+        Command::Vault { command: VaultCommand::Gc(args) } => vault::gc(client, output, args).await,
         Command::Restore(args) => restore::run(client, output, args).await,
         Command::Version | Command::Completion { .. } => Ok(()),
     }

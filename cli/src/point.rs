@@ -1,16 +1,28 @@
-use holdfast_proto::v1::{GetPointRequest, ListPointsRequest};
+use chrono::Utc;
+use uuid::Uuid;
 
+use holdfast_proto::v1::{
+    DeletePointRequest, GetPointRequest, ListPointsRequest, LockMode, LockPointRequest, UndeletePointRequest,
+    UnlockPointRequest,
+};
+
+use crate::args::{LockArgs, LockModeArg};
 use crate::client::{Client, again, timed};
 use crate::error::CliError;
 use crate::output::{Output, size, table};
-use crate::view::{Point, or_dash};
+use crate::view::{Point, PointLock, or_dash};
 
-pub(crate) async fn list(client: Client, output: Output, machine: Option<String>) -> Result<(), CliError> {
+pub(crate) async fn list(
+    client: Client,
+    output: Output,
+    machine: Option<String>,
+    show_deleted: bool,
+) -> Result<(), CliError> {
     let mut points: Vec<Point> = Vec::new();
     let mut page_token = String::new();
     loop {
-        let request =
-            ListPointsRequest { machine: machine.clone().unwrap_or_default(), page_size: 1000, page_token };
+        let machine = machine.clone().unwrap_or_default();
+        let request = ListPointsRequest { machine, page_size: 1000, page_token, show_deleted };
         let page = again(|| {
             let (mut client, request) = (client.points(), request.clone());
             async move { client.list_points(timed(request)).await }
@@ -50,28 +62,112 @@ pub(crate) async fn show(client: Client, output: Output, point: String) -> Resul
     })
     .await?;
     let point = Point::from(answer);
-    output.print(&point, || {
-        let header = format!(
-            "id           {}\nmachine      {}\ncreated      {}\nconsistency  {}\nstate        {}\n\n",
-            point.id,
-            point.machine,
-            or_dash(point.created_at.as_deref()),
-            point.consistency,
-            point.state,
-        );
-        let disks = table(
-            ["DISK", "SIZE", "READ", "CHANGED", "SENT", "STORED"],
-            point.disks.iter().map(|disk| {
-                [
-                    disk.name.clone(),
-                    size(disk.size_bytes),
-                    size(disk.read_bytes),
-                    size(disk.changed_bytes),
-                    size(disk.sent_bytes),
-                    size(disk.stored_bytes),
-                ]
-            }),
-        );
-        header + &disks
+    output.print(&point, || describe(&point))
+}
+
+pub(crate) async fn delete(client: Client, output: Output, points: Vec<String>) -> Result<(), CliError> {
+    let mut changed = Vec::new();
+    for point in points {
+        let request = DeletePointRequest { point, request_id: Uuid::new_v4().to_string() };
+        let answer = again(|| {
+            let (mut client, request) = (client.points(), request.clone());
+            async move { client.delete_point(timed(request)).await }
+        });
+        changed.push(Point::from(answer.await?));
+    }
+    tell(output, &changed)
+}
+
+pub(crate) async fn undelete(client: Client, output: Output, points: Vec<String>) -> Result<(), CliError> {
+    let mut changed = Vec::new();
+    for point in points {
+        let request = UndeletePointRequest { point, request_id: Uuid::new_v4().to_string() };
+        let answer = again(|| {
+            let (mut client, request) = (client.points(), request.clone());
+            async move { client.undelete_point(timed(request)).await }
+        });
+        changed.push(Point::from(answer.await?));
+    }
+    tell(output, &changed)
+}
+
+pub(crate) async fn lock(client: Client, output: Output, args: LockArgs) -> Result<(), CliError> {
+    let until = args.end.instant(Utc::now());
+    let mode = match args.mode {
+        LockModeArg::Governance => LockMode::Governance,
+        LockModeArg::Compliance => LockMode::Compliance,
+    };
+    let request = LockPointRequest {
+        point: args.point,
+        mode: mode.into(),
+        until: Some(prost_types::Timestamp { seconds: until.timestamp(), nanos: 0 }),
+        request_id: Uuid::new_v4().to_string(),
+    };
+    let answer = again(|| {
+        let (mut client, request) = (client.points(), request.clone());
+        async move { client.lock_point(timed(request)).await }
+    });
+    tell(output, &[Point::from(answer.await?)])
+}
+
+pub(crate) async fn unlock(client: Client, output: Output, point: String) -> Result<(), CliError> {
+    let request = UnlockPointRequest { point, request_id: Uuid::new_v4().to_string() };
+    let answer = again(|| {
+        let (mut client, request) = (client.points(), request.clone());
+        async move { client.unlock_point(timed(request)).await }
+    });
+    tell(output, &[Point::from(answer.await?)])
+}
+
+/// Where points stand now, a line for each.
+fn tell(output: Output, points: &[Point]) -> Result<(), CliError> {
+    output.print(&points, || {
+        let lines = points.iter().map(|point| {
+            let undelete =
+                point.purge_after.as_ref().map(|until| format!(", can be undeleted until {until}"));
+            let lock = point.lock.as_ref().map(|lock| format!(", {}", describe_lock(lock)));
+            format!(
+                "{} of {}: {}{}{}",
+                point.id,
+                point.machine,
+                point.state,
+                undelete.unwrap_or_default(),
+                lock.unwrap_or_default()
+            )
+        });
+        lines.collect::<Vec<_>>().join("\n")
     })
+}
+
+fn describe_lock(lock: &PointLock) -> String {
+    format!("{} lock until {}", lock.mode, or_dash(lock.until.as_deref()))
+}
+
+fn describe(point: &Point) -> String {
+    let header = format!(
+        "id           {}\nmachine      {}\ncreated      {}\nconsistency  {}\nstate        {}\ndeleted      {}\n\
+         purge after  {}\nlock         {}\n\n",
+        point.id,
+        point.machine,
+        or_dash(point.created_at.as_deref()),
+        point.consistency,
+        point.state,
+        or_dash(point.deleted_at.as_deref()),
+        or_dash(point.purge_after.as_deref()),
+        point.lock.as_ref().map_or("-".to_owned(), describe_lock),
+    );
+    let disks = table(
+        ["DISK", "SIZE", "READ", "CHANGED", "SENT", "STORED"],
+        point.disks.iter().map(|disk| {
+            [
+                disk.name.clone(),
+                size(disk.size_bytes),
+                size(disk.read_bytes),
+                size(disk.changed_bytes),
+                size(disk.sent_bytes),
+                size(disk.stored_bytes),
+            ]
+        }),
+    );
+    header + &disks
 }

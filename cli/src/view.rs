@@ -97,6 +97,15 @@ pub(crate) struct Point {
     pub(crate) consistency: &'static str,
     pub(crate) state: &'static str,
     pub(crate) disks: Vec<PointDisk>,
+    pub(crate) deleted_at: Option<String>,
+    pub(crate) purge_after: Option<String>,
+    pub(crate) lock: Option<PointLock>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct PointLock {
+    pub(crate) mode: &'static str,
+    pub(crate) until: Option<String>,
 }
 
 impl From<v1::ErrorDetail> for Error {
@@ -227,6 +236,7 @@ impl From<v1::Point> for Point {
         let state = match point.state() {
             v1::PointState::Listed => "listed",
             v1::PointState::Damaged => "damaged",
+            v1::PointState::SoftDeleted => "soft_deleted",
             v1::PointState::Unspecified => "unknown",
         };
         let disks = point.disks.into_iter().map(|disk| PointDisk {
@@ -244,6 +254,16 @@ impl From<v1::Point> for Point {
             id: point.id,
             machine: point.machine_name,
             created_at: time(point.created_at),
+            deleted_at: time(point.deleted_at),
+            purge_after: time(point.purge_after),
+            lock: point.lock.map(|lock| PointLock {
+                mode: match lock.mode() {
+                    v1::LockMode::Governance => "governance",
+                    v1::LockMode::Compliance => "compliance",
+                    v1::LockMode::Unspecified => "unknown",
+                },
+                until: time(lock.until),
+            }),
         }
     }
 }

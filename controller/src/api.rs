@@ -7,4 +7,5 @@ pub(crate) mod machine;
 pub(crate) mod point;
 pub(crate) mod policy;
 pub(crate) mod status;
+pub(crate) mod vault;
 mod wire;

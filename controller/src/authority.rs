@@ -1,9 +1,12 @@
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use chrono::TimeDelta;
 use tonic::{Code, Status};
+use uuid::Uuid;
 
-use holdfast_gateway::{Authority, PointLocation, TransferGrant, UnsettledCommit};
-use holdfast_proto::error::{ErrorDetailExt as _, system_error};
+use holdfast_gateway::{Authority, Decided, PointLocation, TransferGrant, UnsettledCommit};
+use holdfast_proto::error::{ErrorDetailExt as _, system_error, user_error};
 use holdfast_proto::ids::{AgentId, MachineId, PointId, StepId};
 use holdfast_vault_engine as vault;
 
@@ -11,6 +14,7 @@ use crate::app::App;
 use crate::domain::job::Consistency;
 use crate::store::commit::NewPoint;
 use crate::store::point::PointDiskRow;
+use crate::store::standing::{NewPointState, NewStanding};
 
 /// Answers the gateway's questions from the catalogue.
 #[derive(Clone, Debug)]
@@ -83,6 +87,11 @@ impl Authority for StoreAuthority {
 
     async fn find_point(&self, spec: &str) -> Result<PointLocation, Status> {
         let row = self.0.store.resolve_point(spec).await?;
+        if row.state == "soft_deleted" {
+            return Err(user_error("point_deleted", "the point was deleted")
+                .action(format!("take that back first: `holdfast point undelete {}`", row.id))
+                .into_status(Code::FailedPrecondition));
+        }
         Ok(PointLocation { machine: MachineId(row.machine_id), seq: u64::try_from(row.seq).unwrap_or(0) })
     }
 
@@ -111,9 +120,45 @@ impl Authority for StoreAuthority {
         Ok(())
     }
 
-    async fn known_points(&self, machine: MachineId) -> Result<Vec<u64>, Status> {
-        let seqs = self.0.store.known_seqs(machine).await?;
-        Ok(seqs.into_iter().filter_map(|seq| u64::try_from(seq).ok()).collect())
+    async fn known_points(&self, machine: MachineId) -> Result<BTreeMap<u64, u32>, Status> {
+        let points = self.0.store.known_points(machine).await?;
+        let known = |(seq, decisions)| Some((u64::try_from(seq).ok()?, u32::try_from(decisions).ok()?));
+        Ok(points.into_iter().filter_map(known).collect())
+    }
+
+    async fn catalogued_points(&self) -> Result<BTreeMap<Uuid, Vec<u64>>, Status> {
+        let mut all: BTreeMap<Uuid, Vec<u64>> = BTreeMap::new();
+        for (machine, seq) in self.0.store.catalogued_points().await? {
+            all.entry(machine).or_default().push(u64::try_from(seq).unwrap_or(0));
+        }
+        Ok(all)
+    }
+
+    async fn record_standing(&self, decided: &Decided) -> Result<(), Status> {
+        let standing = &decided.standing;
+        let new = NewStanding {
+            machine: decided.machine,
+            seq: signed(decided.seq)?,
+            state: match &standing.state {
+                vault::PointState::Listed => NewPointState::Kept,
+                vault::PointState::SoftDeleted(deletion) => NewPointState::SoftDeleted {
+                    at: deletion.at,
+                    purge_after: TimeDelta::from_std(deletion.window)
+                        .ok()
+                        .and_then(|window| deletion.at.checked_add_signed(window))
+                        .unwrap_or(deletion.at),
+                },
+                vault::PointState::Purged => NewPointState::Purged,
+            },
+            decisions: i32::try_from(standing.decisions).unwrap_or(i32::MAX),
+            lock: standing.lock.map(|lock| match lock.mode {
+                vault::LockMode::Governance => ("governance", lock.until),
+                vault::LockMode::Compliance => ("compliance", lock.until),
+            }),
+            actor: decided.actor.clone(),
+            action: decided.action,
+        };
+        self.0.store.record_standing(new).await.map_err(Status::from)
     }
 
     async fn mark_damaged(&self, point: PointId, reason: &str) -> Result<(), Status> {

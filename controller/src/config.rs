@@ -4,6 +4,7 @@ mod command;
 mod duration;
 mod file;
 mod limits;
+mod retention;
 mod timing;
 
 use std::io;
@@ -15,6 +16,7 @@ pub(crate) use command::{
 };
 pub(crate) use file::CONFIG_FILE;
 pub(crate) use limits::Limits;
+pub(crate) use retention::RetentionConfig;
 pub(crate) use timing::Timing;
 
 use file::File;
@@ -33,6 +35,8 @@ pub(crate) enum ConfigError {
     Missing { name: &'static str, how: &'static str },
     #[error("{name} in [timing] must be {rule}")]
     Timing { name: &'static str, rule: &'static str },
+    #[error("{name} in [retention] must be {rule}")]
+    Retention { name: &'static str, rule: &'static str },
     #[error("transfers in [limits] must be 1 to 4096")]
     Transfers,
     #[error("the listeners for operators and agents cannot share the address {address}")]
@@ -45,7 +49,7 @@ impl ConfigError {
             Self::Missing { how, .. } => Some((*how).to_owned()),
             Self::SameAddress { .. } => Some("give --operators and --agents different ports".to_owned()),
             Self::Read { .. } => Some("check --config and the file's permissions".to_owned()),
-            Self::Parse { .. } | Self::Timing { .. } | Self::Transfers => {
+            Self::Parse { .. } | Self::Timing { .. } | Self::Retention { .. } | Self::Transfers => {
                 Some("correct that line; docs/configuration.md has every key".to_owned())
             }
         }
@@ -74,6 +78,7 @@ pub(crate) struct ServeConfig {
     pub(crate) hosts: Vec<String>,
     pub(crate) timing: Timing,
     pub(crate) limits: Limits,
+    pub(crate) retention: RetentionConfig,
 }
 
 /// Where the controller keeps its files.
@@ -133,6 +138,7 @@ impl ServeConfig {
         }
         file.timing.check()?;
         file.limits.check()?;
+        file.retention.check()?;
         Ok(Self {
             folders,
             database_url: database_url(command.database_url.or(file.database_url))?,
@@ -142,6 +148,7 @@ impl ServeConfig {
             hosts: or_else(command.host, file.host),
             timing: file.timing,
             limits: file.limits,
+            retention: file.retention,
         })
     }
 }

@@ -6,5 +6,6 @@ pub(crate) mod error;
 pub(crate) mod job;
 pub(crate) mod name;
 pub(crate) mod policy;
+pub(crate) mod retention;
 pub(crate) mod schedule;
 pub(crate) mod snapshot;

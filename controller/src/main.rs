@@ -7,6 +7,7 @@ mod api;
 mod api_key;
 mod app;
 mod authority;
+mod collection;
 mod config;
 mod domain;
 mod identity;

@@ -135,7 +135,8 @@ pub(crate) async fn run(config: ServeConfig) -> Result<(), ServeError> {
     let resolve_period = config.timing.resolve;
     let app = App::new(store, ca, config.timing.clone(), config.limits, vault.id());
     let authority = Arc::new(StoreAuthority(Arc::clone(&app)));
-    let gateway_config = GatewayConfig { resolve_period, ..GatewayConfig::default() };
+    let gateway_config =
+        GatewayConfig { resolve_period, delete_window: config.retention.window, ..GatewayConfig::default() };
     let gateway = Gateway::new(vault, authority, gateway_config);
     let operators = bind("operators", config.operators, OPERATOR_LIMITS)?;
     let agents = bind("agents", config.agents, AGENT_LIMITS)?;
@@ -149,7 +150,7 @@ pub(crate) async fn run(config: ServeConfig) -> Result<(), ServeError> {
     let mut running = JoinSet::new();
     running.spawn(servers::operators(&app, &gateway, operators, Arc::clone(&identity), health_service)?);
     running.spawn(servers::agents(&app, &gateway, agents, Arc::clone(&identity))?);
-    tasks::spawn(&app);
+    tasks::spawn(&app, &gateway, config.retention);
     app.tracker.spawn(identity.keep_renewed(app.shutdown.clone()));
     app.tracker.spawn(gateway.run_resolver(app.shutdown.clone()));
     if let Some(exporter) = exporter {

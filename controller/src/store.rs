@@ -9,6 +9,7 @@ pub(crate) mod api_key;
 pub(crate) mod attempt;
 pub(crate) mod audit;
 pub(crate) mod claim;
+pub(crate) mod collection;
 pub(crate) mod commit;
 pub(crate) mod error;
 pub(crate) mod job;
@@ -21,11 +22,13 @@ pub(crate) mod request;
 pub(crate) mod schedule;
 pub(crate) mod session;
 mod slot;
+pub(crate) mod standing;
 pub(crate) mod status;
 #[cfg(test)]
 pub(crate) mod tests;
 pub(crate) mod token;
 pub(crate) mod transfer;
+pub(crate) mod vault;
 
 use std::time::Duration;
 

@@ -25,6 +25,11 @@ liveness_flush = "500ms"
 resolve = "1s"
 certificate_lifetime = "1h"
 retry_delay = "300ms"
+
+[retention]
+window = "1h"
+apply = "500ms"
+collect = "300d"
 "#;
 
 /// A controller; it survives being killed, with the same addresses.

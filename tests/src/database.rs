@@ -51,6 +51,11 @@ impl Database {
             .collect()
     }
 
+    /// Runs a statement.
+    pub fn run(&self, sql: &str) {
+        execute(&self.url, sql);
+    }
+
     fn rows(&self, sql: &str) -> Vec<PgRow> {
         block_on(async {
             let mut connection = PgConnection::connect(&self.url).await.unwrap();

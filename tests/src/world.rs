@@ -155,14 +155,15 @@ impl World {
         self.cli.json(&["point", "show", id])
     }
 
+    /// Those that were deleted and can be undeleted are among them.
     #[must_use]
     pub fn point_ids(&self) -> BTreeSet<String> {
-        let points = self.cli.json(&["point", "list"]);
+        let points = self.cli.json(&["point", "list", "--deleted"]);
         let ids = points.as_array().unwrap().iter().map(|point| point["id"].as_str().unwrap().to_owned());
         ids.collect()
     }
 
-    /// Every listed point is in the vault, and every point in the vault is listed: at once, or after the next comparison.
+    /// Every point of the catalogue is in the vault, and every point in the vault is in the catalogue: at once, or after the next comparison.
     pub fn assert_catalogue_is_the_vault(&self) {
         wait::until("the catalogue to be the vault", Duration::from_secs(20), || {
             (self.point_ids() == self.vault().point_ids()).then_some(())

@@ -94,6 +94,7 @@ fn every_configuration_key_is_in_the_table() {
         ("controller/src/config/file.rs", &["struct File {"] as &[&str]),
         ("controller/src/config/timing.rs", &["struct Timing {"]),
         ("controller/src/config/limits.rs", &["struct Limits {"]),
+        ("controller/src/config/retention.rs", &["struct RetentionConfig {"]),
         ("agent/src/config.rs", &["struct Config {", "struct Timing {", "struct ConfiguredDisk {"]),
         ("agent/src/config/hooks.rs", &["struct HooksConfig {"]),
         ("agent/src/config/snapshot.rs", &["struct SnapshotConfig {"]),
@@ -108,8 +109,8 @@ fn every_configuration_key_is_in_the_table() {
             }
         }
     }
-    // In the file they are the tables [[disk]], [timing], [limits], [snapshot] and [hooks].
-    for table in ["disks", "timing", "limits", "snapshot", "hooks"] {
+    // In the file they are the tables [[disk]], [timing], [limits], [retention], [snapshot] and [hooks].
+    for table in ["disks", "timing", "limits", "retention", "snapshot", "hooks"] {
         keys.remove(table);
     }
     assert_documented(&keys, 40, "configuration.md");

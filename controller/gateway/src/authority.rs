@@ -1,8 +1,13 @@
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use tonic::Status;
+use uuid::Uuid;
 
 use holdfast_proto::ids::{AgentId, MachineId, PointId, SnapshotId, StepId};
 use holdfast_vault_engine::{Consistency, DiskSpec, Point};
+
+use crate::Decided;
 
 /// The agent behind a request: put into its extensions by the agents' listener, from the client certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,8 +91,15 @@ pub trait Authority: Send + Sync + 'static {
     /// The vault says that this commit of the attempt made no point and never will.
     async fn commit_aborted(&self, step: StepId, attempt: i64, seq: u64) -> Result<(), Status>;
 
-    /// Sequence numbers of the machine's points in the catalogue.
-    async fn known_points(&self, machine: MachineId) -> Result<Vec<u64>, Status>;
+    /// The machine's points in the catalogue, those that are purged as well: their sequence numbers, and how many decisions
+    /// about each the catalogue knows.
+    async fn known_points(&self, machine: MachineId) -> Result<BTreeMap<u64, u32>, Status>;
+
+    /// The sequence numbers of all points in the catalogue, by machine.
+    async fn catalogued_points(&self) -> Result<BTreeMap<Uuid, Vec<u64>>, Status>;
+
+    /// Where a point stands in the vault. Idempotent; what is older than what the catalogue knows changes nothing.
+    async fn record_standing(&self, decided: &Decided) -> Result<(), Status>;
 
     /// Something that the point needs is damaged or missing.
     async fn mark_damaged(&self, point: PointId, reason: &str) -> Result<(), Status>;

@@ -6,7 +6,7 @@ use tonic::{Code, Status};
 use tracing::error;
 
 use holdfast_proto::error::{ErrorDetailExt as _, agent_error, system_error, user_error};
-use holdfast_vault_engine::VaultError;
+use holdfast_vault_engine::{Refusal, VaultError};
 
 /// Says what a caller gets to know of an error of the vault. Those that an operator has to look at are logged here.
 pub(crate) fn status_of(vault_error: &VaultError) -> Status {
@@ -19,6 +19,7 @@ pub(crate) fn status_of(vault_error: &VaultError) -> Status {
         VaultError::NoSuchDisk { .. } => user_error("disk_not_found", message)
             .action("`holdfast point show POINT` lists its disks")
             .into_status(Code::NotFound),
+        VaultError::Refused { source, .. } => refused(source),
         VaultError::NotCovered { .. } => {
             agent_error("transfer_incomplete", message).into_status(Code::InvalidArgument)
         }
@@ -53,6 +54,29 @@ pub(crate) fn status_of(vault_error: &VaultError) -> Status {
     }
 }
 
+/// Something that may not be done to a point.
+fn refused(refusal: &Refusal) -> Status {
+    let (code, action) = match refusal {
+        Refusal::Locked { .. } => (
+            "point_locked",
+            "wait until then; a governance lock can be taken back with `holdfast point unlock POINT`",
+        ),
+        Refusal::Compliance => ("lock_final", "wait until the lock ends"),
+        Refusal::Shortened { .. } => {
+            ("lock_shortened", "choose a later end; a governance lock can be taken back first")
+        }
+        Refusal::Past => ("lock_in_the_past", "choose a later end"),
+        Refusal::Deleted => ("point_deleted", "`holdfast point undelete POINT` takes that back"),
+        Refusal::Purged => ("point_purged", "`holdfast point list` shows the points that there are"),
+        Refusal::Listed => {
+            ("point_not_deleted", "`holdfast point list --deleted` shows the points that were deleted")
+        }
+    };
+    user_error(code, format!("the point stays as it is: {refusal}"))
+        .action(action)
+        .into_status(Code::FailedPrecondition)
+}
+
 /// What the vault holds is not what was stored.
 pub(crate) fn damaged(message: impl Into<String>) -> Status {
     system_error("damaged", message)
@@ -60,7 +84,8 @@ pub(crate) fn damaged(message: impl Into<String>) -> Status {
         .into_status(Code::DataLoss)
 }
 
-pub(crate) fn chain(error: &dyn Error) -> String {
+/// The messages of an error and of all its causes.
+pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {

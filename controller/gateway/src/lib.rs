@@ -2,10 +2,12 @@
 //! who may do what, and what the catalogue says, it asks an [`Authority`].
 
 mod authority;
+mod collect;
 mod commit;
 mod error;
 mod metrics;
 mod open;
+mod point;
 mod resolve;
 mod restore;
 mod retry;
@@ -17,7 +19,7 @@ mod wire;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -29,6 +31,9 @@ use holdfast_vault_engine::Vault;
 pub use authority::{
     AgentIdentity, Authority, OperatorIdentity, PointLocation, Role, TransferGrant, UnsettledCommit,
 };
+pub use collect::CollectMode;
+pub use error::chain;
+pub use point::{Decided, Decision};
 pub use restore::RestoreApi;
 pub use transfer_api::TransferApi;
 
@@ -49,6 +54,8 @@ pub struct GatewayConfig {
     pub max_streams: usize,
     /// Restores at once; each holds up to some 30 MiB.
     pub max_restores: usize,
+    /// How long a deleted point can be taken back, at least.
+    pub delete_window: Duration,
 }
 
 impl Default for GatewayConfig {
@@ -59,6 +66,7 @@ impl Default for GatewayConfig {
             max_transfers: 64,
             max_streams: 256,
             max_restores: 8,
+            delete_window: Duration::from_secs(14 * 24 * 3600),
         }
     }
 }
@@ -80,6 +88,7 @@ struct Inner {
     tasks: TaskTracker,
     stopping: CancellationToken,
     settled: Settled,
+    collecting: Mutex<()>,
 }
 
 impl std::fmt::Debug for Gateway {
@@ -101,6 +110,7 @@ impl Gateway {
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
             settled: Settled::default(),
+            collecting: Mutex::new(()),
         };
         Self { inner: Arc::new(inner) }
     }

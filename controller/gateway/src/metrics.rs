@@ -11,6 +11,10 @@ pub(crate) const POINTS: Counter = Counter("holdfast_gateway_points_total");
 pub(crate) const RESTORES: Counter = Counter("holdfast_gateway_restores_total");
 /// Payload handed to operators, in bytes as they are stored.
 pub(crate) const RESTORED_BYTES: Counter = Counter("holdfast_gateway_restored_bytes_total");
+pub(crate) const COLLECTIONS: Counter = Counter("holdfast_gateway_collections_total");
+pub(crate) const PURGED_POINTS: Counter = Counter("holdfast_gateway_purged_points_total");
+/// Deleted from the vault's storage.
+pub(crate) const COLLECTED_BYTES: Counter = Counter("holdfast_gateway_collected_bytes_total");
 /// Transfers that this gateway holds.
 pub(crate) const TRANSFERS: Gauge = Gauge("holdfast_gateway_transfers");
 

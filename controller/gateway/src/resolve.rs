@@ -7,41 +7,42 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
+use tonic::{Code, Status};
 use tracing::{info, warn};
 use uuid::Uuid;
 
 use holdfast_proto::ids::{MachineId, StepId};
-use holdfast_vault_engine::{Outcome, Point, VaultError};
+use holdfast_vault_engine::{Outcome, Point, PointState, VaultError};
 
 use crate::error::{chain, status_of};
 use crate::retry::within;
-use crate::{Gateway, UnsettledCommit};
+use crate::{Gateway, PointLocation, UnsettledCommit};
 
-/// Aborts that are remembered; more are forgotten and read again.
+/// Objects that are remembered; more are forgotten and read again.
 const MAX_SETTLED: usize = 1 << 20;
 
 /// How often staging files are looked for, and how long they are left alone.
 const SWEEP_PERIOD: Duration = Duration::from_secs(24 * 3600);
 const STAGING_KEPT: Duration = Duration::from_secs(24 * 3600);
 
-/// Sequence numbers whose object is known to be an abort: it never changes, so it is not read in every pass.
+/// Sequence numbers that are known to be no point for the catalogue, aborts and purged ones: that never changes, so they are
+/// not read in every pass.
 #[derive(Default)]
 pub(crate) struct Settled {
-    aborts: Mutex<HashMap<Uuid, HashSet<u64>>>,
+    seqs: Mutex<HashMap<Uuid, HashSet<u64>>>,
 }
 
 impl Settled {
     fn of(&self, machine: Uuid) -> HashSet<u64> {
-        self.aborts.lock().unwrap_or_else(PoisonError::into_inner).get(&machine).cloned().unwrap_or_default()
+        self.seqs.lock().unwrap_or_else(PoisonError::into_inner).get(&machine).cloned().unwrap_or_default()
     }
 
     fn add(&self, machine: Uuid, seq: u64) {
-        let mut aborts = self.aborts.lock().unwrap_or_else(PoisonError::into_inner);
-        if aborts.values().map(HashSet::len).sum::<usize>() >= MAX_SETTLED {
-            aborts.clear();
+        let mut seqs = self.seqs.lock().unwrap_or_else(PoisonError::into_inner);
+        if seqs.values().map(HashSet::len).sum::<usize>() >= MAX_SETTLED {
+            seqs.clear();
         }
-        aborts.entry(machine).or_default().insert(seq);
+        seqs.entry(machine).or_default().insert(seq);
     }
 }
 
@@ -158,27 +159,47 @@ impl Gateway {
             vault.conclude(machine, open.seq, "its attempt is over").await.map_err(failed)?;
             info!(%machine, seq = open.seq, "a dead backup is concluded");
         }
-        let known: HashSet<u64> =
-            within(self.inner.authority.known_points(MachineId(machine))).await?.into_iter().collect();
-        let aborted = self.inner.settled.of(machine);
-        for seq in vault.point_seqs(machine).await.map_err(failed)? {
-            if known.contains(&seq) || aborted.contains(&seq) {
+        let known = within(self.inner.authority.known_points(MachineId(machine))).await?;
+        let settled = self.inner.settled.of(machine);
+        for (seq, decisions) in vault.decisions(machine).await.map_err(failed)? {
+            if settled.contains(&seq) || known.get(&seq).is_some_and(|known| *known >= decisions) {
                 continue;
             }
-            match vault.outcome(machine, seq).await {
-                Ok(Some(Outcome::Point(point))) => {
-                    self.record(&point).await?;
-                    info!(%machine, seq, "a point that the catalogue did not have is indexed");
-                }
-                Ok(Some(Outcome::Aborted { .. })) => self.inner.settled.add(machine, seq),
-                Ok(None) => {}
-                Err(error) if error.is_damage() => {
-                    warn!(%machine, seq, reason = chain(&error), "an object of points/ is damaged: not indexed");
-                }
-                Err(error) => return Err(status_of(&error)),
+            let location = PointLocation { machine: MachineId(machine), seq };
+            let resolved = if known.contains_key(&seq) {
+                self.follow_point(location).await
+            } else {
+                self.index(location, decisions).await
+            };
+            match resolved {
+                // It is logged; the machine's other points are not to wait for it.
+                Err(status) if status.code() == Code::DataLoss => {}
+                resolved => resolved?,
             }
         }
         Ok(())
+    }
+
+    /// Takes a point into the catalogue that is not there, unless it was purged.
+    async fn index(&self, location: PointLocation, decisions: u32) -> Result<(), Status> {
+        let (vault, PointLocation { machine, seq }) = (&self.inner.vault, location);
+        let failed = |error: VaultError| status_of(&error);
+        let point = match vault.outcome(machine.0, seq).await.map_err(failed)? {
+            Some(Outcome::Point(point)) => point,
+            Some(Outcome::Aborted { .. }) => {
+                self.inner.settled.add(machine.0, seq);
+                return Ok(());
+            }
+            None => return Ok(()),
+        };
+        if decisions > 0 && vault.standing(machine.0, seq).await.map_err(failed)?.state == PointState::Purged
+        {
+            self.inner.settled.add(machine.0, seq);
+            return Ok(());
+        }
+        self.record(&point).await?;
+        info!(%machine, seq, "a point that the catalogue did not have is indexed");
+        if decisions > 0 { self.follow_point(location).await } else { Ok(()) }
     }
 
     async fn record(&self, point: &Point) -> Result<(), Status> {

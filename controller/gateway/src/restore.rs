@@ -9,17 +9,19 @@ use tonic::{Code, Request, Response, Status};
 use tracing::{info, warn};
 
 use holdfast_proto::error::{ErrorDetailExt as _, user_error};
-use holdfast_proto::ids::PointId;
+use holdfast_proto::ids::{MachineId, PointId};
 use holdfast_proto::v1::restore_service_server::RestoreService;
 use holdfast_proto::v1::{
     DiskCells, DiskEnd, DiskFrame, DiskStart, Piece, ReadDiskRequest, RestoredCell, disk_frame,
 };
-use holdfast_vault_engine::{BLOCK_SIZE, DiskReader, Outcome, Point, StoredCell, VaultError, Window};
+use holdfast_vault_engine::{
+    BLOCK_SIZE, DiskReader, Outcome, Point, PointState, StoredCell, VaultError, Window,
+};
 
 use crate::error::{busy, chain, damaged, status_of};
 use crate::metrics::{RESTORED_BYTES, RESTORES};
 use crate::retry::within;
-use crate::{Gateway, OperatorIdentity, Role, wire};
+use crate::{Gateway, OperatorIdentity, PointLocation, Role, wire};
 
 /// Frames that may wait for the operator.
 const OUTBOUND: usize = 8;
@@ -60,7 +62,7 @@ impl RestoreService for RestoreApi {
         RESTORES.add(1);
         let reader = match inner.vault.open_disk(&point, &disk).await {
             Ok(reader) => reader,
-            Err(error) => return Err(self.failed(Some(PointId(point.id)), error).await),
+            Err(error) => return Err(self.failed_point(&point, error).await),
         };
         let (sender, receiver) = mpsc::channel(OUTBOUND);
         let api = self.clone();
@@ -84,7 +86,7 @@ impl RestoreApi {
             Ok(_) => VaultError::Missing { object: format!("point {spec} of machine {}", location.machine) },
             Err(error) => error,
         };
-        Err(self.failed(spec.parse().ok(), error).await)
+        Err(self.failed(spec.parse().ok(), location, error).await)
     }
 
     async fn stream(
@@ -102,7 +104,7 @@ impl RestoreApi {
         while let Some(window) = windows.next().await {
             let window = match window {
                 Ok(window) => window,
-                Err(error) => return Err(self.failed(Some(PointId(point.id)), error).await),
+                Err(error) => return Err(self.failed_point(point, error).await),
             };
             for cells in split(window) {
                 block_count += blocks(&cells);
@@ -116,14 +118,26 @@ impl RestoreApi {
         send(frames, disk_frame::Kind::End(DiskEnd { block_count })).await
     }
 
+    async fn failed_point(&self, point: &Point, error: VaultError) -> Status {
+        let location = PointLocation { machine: MachineId(point.machine), seq: point.seq };
+        self.failed(Some(PointId(point.id)), location, error).await
+    }
+
     /// A restore that meets damage marks its point.
-    async fn failed(&self, point: Option<PointId>, error: VaultError) -> Status {
+    async fn failed(&self, point: Option<PointId>, location: PointLocation, error: VaultError) -> Status {
         if !error.is_damage() {
             return status_of(&error);
         }
         // Where there is no vault everything is missing, and nothing is damaged.
         if let Err(gone) = self.0.inner.vault.check_present().await {
             return status_of(&gone);
+        }
+        // What was purged meanwhile is gone, not damaged.
+        let standing = self.0.inner.vault.standing(location.machine.0, location.seq).await;
+        if standing.is_ok_and(|standing| standing.state == PointState::Purged) {
+            return user_error("point_purged", "the point was deleted, and its window is over")
+                .action("restore another point: `holdfast point list` shows them")
+                .into_status(Code::NotFound);
         }
         if let Some(point) = point {
             self.mark_damaged(point, &error).await;

@@ -1,20 +1,31 @@
 use std::sync::Arc;
 
+use chrono::DateTime;
+use prost::Message as _;
 use tonic::{Request, Response, Status};
 
+use holdfast_gateway::{Decision, Gateway, PointLocation};
+use holdfast_proto::ids::{MachineId, PointId};
 use holdfast_proto::v1::point_service_server::PointService;
 use holdfast_proto::v1::{
-    GetPointRequest, ListPointsRequest, ListPointsResponse, Point, PointDisk, PointState,
+    self, DeletePointRequest, GetPointRequest, ListPointsRequest, ListPointsResponse, LockPointRequest,
+    Point, PointDisk, PointLock, PointState, UndeletePointRequest, UnlockPointRequest,
 };
+use holdfast_vault_engine::LockMode;
 
 use crate::app::App;
+use crate::rpc_error::invalid;
 use crate::store::page::parse_time_key;
-use crate::store::point::PointRow;
+use crate::store::point::{PointRow, Shown};
+use crate::store::request::RequestKey;
 
 use super::{caller, wire};
 
 #[derive(Clone, Debug)]
-pub(crate) struct PointApi(pub(crate) Arc<App>);
+pub(crate) struct PointApi {
+    pub(crate) app: Arc<App>,
+    pub(crate) gateway: Gateway,
+}
 
 #[tonic::async_trait]
 impl PointService for PointApi {
@@ -24,20 +35,90 @@ impl PointService for PointApi {
     ) -> Result<Response<ListPointsResponse>, Status> {
         caller::reader(&request)?;
         let request = request.into_inner();
-        let store = &self.0.store;
+        let store = &self.app.store;
         let machine = match request.machine.as_str() {
             "" => None,
             name => Some(store.find_machine(name).await?.facts.id),
         };
         let before = wire::page_after(&request.page_token, |key| parse_time_key(&key))?;
-        let page = store.list_points(machine, before, wire::page_size(request.page_size)?).await?;
+        let shown = if request.show_deleted { Shown::WithDeleted } else { Shown::Kept };
+        let page = store.list_points(machine, shown, before, wire::page_size(request.page_size)?).await?;
         let (points, next_page_token) = wire::fitting(page, to_wire);
         Ok(Response::new(ListPointsResponse { points, next_page_token }))
     }
 
     async fn get_point(&self, request: Request<GetPointRequest>) -> Result<Response<Point>, Status> {
         caller::reader(&request)?;
-        let row = self.0.store.resolve_point(&request.get_ref().point).await?;
+        let row = self.app.store.resolve_point(&request.get_ref().point).await?;
+        Ok(Response::new(to_wire(row)))
+    }
+
+    async fn delete_point(&self, request: Request<DeletePointRequest>) -> Result<Response<Point>, Status> {
+        let operator = caller::admin(&request)?.name.clone();
+        let request = request.into_inner();
+        let body = DeletePointRequest { request_id: String::new(), ..request.clone() }.encode_to_vec();
+        let key = wire::request_key(&request.request_id, "DeletePoint", &body)?;
+        self.decide(&request.point, Decision::Delete, key, &operator).await
+    }
+
+    async fn undelete_point(
+        &self,
+        request: Request<UndeletePointRequest>,
+    ) -> Result<Response<Point>, Status> {
+        let operator = caller::admin(&request)?.name.clone();
+        let request = request.into_inner();
+        let body = UndeletePointRequest { request_id: String::new(), ..request.clone() }.encode_to_vec();
+        let key = wire::request_key(&request.request_id, "UndeletePoint", &body)?;
+        self.decide(&request.point, Decision::Undelete, key, &operator).await
+    }
+
+    async fn lock_point(&self, request: Request<LockPointRequest>) -> Result<Response<Point>, Status> {
+        let operator = caller::admin(&request)?.name.clone();
+        let request = request.into_inner();
+        let body = LockPointRequest { request_id: String::new(), ..request.clone() }.encode_to_vec();
+        let key = wire::request_key(&request.request_id, "LockPoint", &body)?;
+        let mode = match request.mode() {
+            v1::LockMode::Governance => LockMode::Governance,
+            v1::LockMode::Compliance => LockMode::Compliance,
+            v1::LockMode::Unspecified => {
+                return Err(invalid("invalid_lock", "mode must be governance or compliance"));
+            }
+        };
+        let until = request
+            .until
+            .and_then(|until| DateTime::from_timestamp(until.seconds, 0))
+            .ok_or_else(|| invalid("invalid_lock", "until must be an instant"))?;
+        self.decide(&request.point, Decision::Lock { mode, until }, key, &operator).await
+    }
+
+    async fn unlock_point(&self, request: Request<UnlockPointRequest>) -> Result<Response<Point>, Status> {
+        let operator = caller::admin(&request)?.name.clone();
+        let request = request.into_inner();
+        let body = UnlockPointRequest { request_id: String::new(), ..request.clone() }.encode_to_vec();
+        let key = wire::request_key(&request.request_id, "UnlockPoint", &body)?;
+        self.decide(&request.point, Decision::Unlock, key, &operator).await
+    }
+}
+
+impl PointApi {
+    async fn decide(
+        &self,
+        spec: &str,
+        decision: Decision,
+        key: Option<RequestKey>,
+        operator: &str,
+    ) -> Result<Response<Point>, Status> {
+        let store = &self.app.store;
+        // `@latest` may be another point by the time of a repetition.
+        let id = match store.repeated_request(key).await? {
+            Some(first) => first,
+            None => store.claim_request(key, store.resolve_point(spec).await?.id).await?,
+        };
+        let point = store.find_point(PointId(id)).await?;
+        let seq = u64::try_from(point.seq).unwrap_or(0);
+        let location = PointLocation { machine: MachineId(point.machine_id), seq };
+        self.gateway.decide_point(location, decision, operator).await?;
+        let row = store.find_point(PointId(point.id)).await?;
         Ok(Response::new(to_wire(row)))
     }
 }
@@ -46,6 +127,7 @@ fn to_wire(row: PointRow) -> Point {
     let state = match row.state.as_str() {
         "listed" => PointState::Listed,
         "damaged" => PointState::Damaged,
+        "soft_deleted" => PointState::SoftDeleted,
         _ => PointState::Unspecified,
     };
     let disks = row.disks.0.into_iter().map(|disk| PointDisk {
@@ -64,5 +146,16 @@ fn to_wire(row: PointRow) -> Point {
         consistency: wire::consistency(&row.consistency).into(),
         state: state.into(),
         disks: disks.collect(),
+        deleted_at: row.deleted_at.map(wire::timestamp),
+        purge_after: row.purge_after.map(wire::timestamp),
+        lock: row.lock_mode.zip(row.locked_until).map(|(mode, until)| PointLock {
+            mode: match mode.as_str() {
+                "governance" => v1::LockMode::Governance,
+                "compliance" => v1::LockMode::Compliance,
+                _ => v1::LockMode::Unspecified,
+            }
+            .into(),
+            until: Some(wire::timestamp(until)),
+        }),
     }
 }

@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 #[derive(Debug, Parser)]
 #[command(name = "holdfast-controller", version)]
 pub(crate) struct Cli {
-    /// TOML file with the same names as the flags (data_dir for --data-dir), and tables [timing] and [limits]. Default: controller.toml in the data directory,
+    /// TOML file with the same names as the flags (data_dir for --data-dir), and tables [timing], [limits] and [retention]. Default: controller.toml in the data directory,
     /// if there is one
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,

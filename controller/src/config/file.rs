@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{ConfigError, Limits, Timing};
+use super::{ConfigError, Limits, RetentionConfig, Timing};
 
 /// The file in the data directory that is read when no other one is named.
 pub(crate) const CONFIG_FILE: &str = "controller.toml";
@@ -23,6 +23,7 @@ pub(super) struct File {
     pub(super) vault: Option<PathBuf>,
     pub(super) timing: Timing,
     pub(super) limits: Limits,
+    pub(super) retention: RetentionConfig,
 }
 
 impl File {

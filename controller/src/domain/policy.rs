@@ -10,6 +10,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::job::Consistency;
+use super::retention::Retention;
 use super::schedule::Schedule;
 
 pub(crate) use binding::{Bound, bind};
@@ -40,6 +41,7 @@ pub(crate) struct PolicySpec {
     pub(crate) complete_within: Duration,
     /// Empty: all disks.
     pub(crate) disks: Vec<String>,
+    pub(crate) retention: Retention,
 }
 
 /// Which machines a policy is for.

@@ -56,6 +56,14 @@ impl Schedule {
         Ok(Self::Every { period: Period::parse(text)? })
     }
 
+    /// Whose days the slots are told by.
+    pub(crate) fn time_zone(&self) -> chrono_tz::Tz {
+        match self {
+            Self::Cron { time_zone, .. } => *time_zone,
+            Self::Every { .. } => chrono_tz::Tz::UTC,
+        }
+    }
+
     /// The first slot strictly after `after`. None if there is none within 8 years, or outside the years 1900 to 4899.
     pub(crate) fn next_after(&self, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let after = whole_seconds(after)?;

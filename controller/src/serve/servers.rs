@@ -15,6 +15,7 @@ use holdfast_proto::v1::point_service_server::{self, PointServiceServer};
 use holdfast_proto::v1::policy_service_server::{self, PolicyServiceServer};
 use holdfast_proto::v1::restore_service_server;
 use holdfast_proto::v1::status_service_server::{self, StatusServiceServer};
+use holdfast_proto::v1::vault_service_server::{self, VaultServiceServer};
 use holdfast_proto::{FILE_DESCRIPTOR_SET, MAX_MESSAGE_BYTES};
 
 use super::{ServeError, pki};
@@ -24,6 +25,7 @@ use crate::api::machine::MachineApi;
 use crate::api::point::PointApi;
 use crate::api::policy::PolicyApi;
 use crate::api::status::StatusApi;
+use crate::api::vault::VaultApi;
 use crate::app::App;
 use crate::identity::{AgentGate, GateLayer, OperatorGate};
 use crate::listen::{Limits, Listener};
@@ -115,13 +117,18 @@ pub(super) fn operators(
             JobServiceServer::new(JobApi(Arc::clone(app))).max_decoding_message_size(MAX_MESSAGE_BYTES),
         )
         .add_service(
-            PointServiceServer::new(PointApi(Arc::clone(app))).max_decoding_message_size(MAX_MESSAGE_BYTES),
+            PointServiceServer::new(PointApi { app: Arc::clone(app), gateway: gateway.clone() })
+                .max_decoding_message_size(MAX_MESSAGE_BYTES),
         )
         .add_service(
             PolicyServiceServer::new(PolicyApi(Arc::clone(app))).max_decoding_message_size(MAX_MESSAGE_BYTES),
         )
         .add_service(
             StatusServiceServer::new(StatusApi(Arc::clone(app))).max_decoding_message_size(MAX_MESSAGE_BYTES),
+        )
+        .add_service(
+            VaultServiceServer::new(VaultApi { app: Arc::clone(app), gateway: gateway.clone() })
+                .max_decoding_message_size(MAX_MESSAGE_BYTES),
         )
         .add_service(gateway.restore_service().max_decoding_message_size(MAX_MESSAGE_BYTES));
     let shutdown = app.shutdown.clone();
@@ -169,7 +176,7 @@ fn server() -> Server {
 }
 
 /// What operators see; the agents' services are not among it, although the descriptors know them.
-fn operator_services() -> [&'static str; 7] {
+fn operator_services() -> [&'static str; 8] {
     [
         machine_service_server::SERVICE_NAME,
         job_service_server::SERVICE_NAME,
@@ -177,6 +184,7 @@ fn operator_services() -> [&'static str; 7] {
         policy_service_server::SERVICE_NAME,
         status_service_server::SERVICE_NAME,
         restore_service_server::SERVICE_NAME,
+        vault_service_server::SERVICE_NAME,
         health_server::SERVICE_NAME,
     ]
 }

@@ -18,6 +18,28 @@ pub(crate) struct PointRow {
     pub(crate) consistency: String,
     pub(crate) state: String,
     pub(crate) disks: Json<Vec<PointDiskRow>>,
+    pub(crate) deleted_at: Option<DateTime<Utc>>,
+    pub(crate) purge_after: Option<DateTime<Utc>>,
+    pub(crate) lock_mode: Option<String>,
+    pub(crate) locked_until: Option<DateTime<Utc>>,
+}
+
+/// Which points are listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shown {
+    Kept,
+    /// Those that can be undeleted as well.
+    WithDeleted,
+}
+
+/// A point as retention sees it.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub(crate) struct RetainedRow {
+    pub(crate) id: Uuid,
+    pub(crate) seq: i64,
+    /// The slot that it is for, or when its job started.
+    pub(crate) serves_until: DateTime<Utc>,
+    pub(crate) is_locked: bool,
 }
 
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
@@ -41,6 +63,7 @@ impl Store {
     pub(crate) async fn list_points(
         &self,
         machine: Option<Uuid>,
+        shown: Shown,
         before: Option<(DateTime<Utc>, Uuid)>,
         size: PageSize,
     ) -> Result<Page<PointRow>, StoreError> {
@@ -48,12 +71,14 @@ impl Store {
             include_str!("sql/point.sql"),
             "WHERE ($1::uuid IS NULL OR p.machine_id = $1)
                AND ($2::timestamptz IS NULL OR (p.created_at, p.id) < ($2, $3::uuid))
+               AND (p.state IN ('listed', 'damaged') OR ($5 AND p.state = 'soft_deleted'))
              ORDER BY p.created_at DESC, p.id DESC LIMIT $4"
         ))
         .bind(machine)
         .bind(before.map(|(at, _)| at))
         .bind(before.map(|(_, id)| id))
         .bind(size.limit())
+        .bind(shown == Shown::WithDeleted)
         .fetch_all(&self.pool)
         .await
         .during("list points")?;
@@ -73,8 +98,9 @@ impl Store {
         self.find_point(id).await
     }
 
-    async fn find_point(&self, point: PointId) -> Result<PointRow, StoreError> {
-        sqlx::query_as(concat!(include_str!("sql/point.sql"), "WHERE p.id = $1"))
+    /// Any that is not purged.
+    pub(crate) async fn find_point(&self, point: PointId) -> Result<PointRow, StoreError> {
+        sqlx::query_as(concat!(include_str!("sql/point.sql"), "WHERE p.id = $1 AND p.state <> 'purged'"))
             .bind(point.0)
             .fetch_optional(&self.pool)
             .await
@@ -82,13 +108,33 @@ impl Store {
             .ok_or_else(|| StoreError::NotFound { noun: "point", name: point.to_string() })
     }
 
-    pub(crate) async fn known_seqs(&self, machine: MachineId) -> Result<Vec<i64>, StoreError> {
-        let rows: Vec<(i64,)> = sqlx::query_as("SELECT seq FROM points WHERE machine_id = $1 ORDER BY seq")
+    /// Sequence numbers of a machine's points, the purged ones too, and how many decisions about each are known.
+    pub(crate) async fn known_points(&self, machine: MachineId) -> Result<Vec<(i64, i32)>, StoreError> {
+        sqlx::query_as("SELECT seq, decisions FROM points WHERE machine_id = $1")
             .bind(machine.0)
             .fetch_all(&self.pool)
             .await
-            .during("list a machine's points")?;
-        Ok(rows.into_iter().map(|(seq,)| seq).collect())
+            .during("list a machine's points")
+    }
+
+    /// The points of a machine that restore, for its policy's retention.
+    pub(crate) async fn retained_points(&self, machine: MachineId) -> Result<Vec<RetainedRow>, StoreError> {
+        sqlx::query_as(
+            "SELECT id, seq, serves_until, coalesce(locked_until > now(), false) AS is_locked
+             FROM points WHERE machine_id = $1 AND state = 'listed'",
+        )
+        .bind(machine.0)
+        .fetch_all(&self.pool)
+        .await
+        .during("list the points that a policy may keep")
+    }
+
+    /// Machine and sequence number of every point, the purged ones too.
+    pub(crate) async fn catalogued_points(&self) -> Result<Vec<(Uuid, i64)>, StoreError> {
+        sqlx::query_as("SELECT machine_id, seq FROM points")
+            .fetch_all(&self.pool)
+            .await
+            .during("list all points")
     }
 
     /// The newest point of a machine that restores.
@@ -108,7 +154,8 @@ impl Store {
         self.transaction("mark a point damaged", move |connection| {
             Box::pin(async move {
                 let updated = sqlx::query(
-                    "UPDATE points SET state = 'damaged', damage = $2 WHERE id = $1 AND state = 'listed'",
+                    "UPDATE points SET damage = $2, state = CASE state WHEN 'listed' THEN 'damaged' ELSE state END
+                     WHERE id = $1 AND damage IS NULL AND state <> 'purged'",
                 )
                 .bind(point.0)
                 .bind(&reason)

@@ -1,7 +1,7 @@
-use sqlx::postgres::PgConnection;
+use sqlx::postgres::{PgConnection, PgExecutor};
 use uuid::Uuid;
 
-use super::{During, StoreError};
+use super::{During, Store, StoreError};
 
 /// What a caller's request id stands for.
 #[derive(Clone, Copy, Debug)]
@@ -10,6 +10,29 @@ pub(crate) struct RequestKey {
     pub(crate) method: &'static str,
     /// BLAKE3 of the body.
     pub(crate) body_hash: [u8; 32],
+}
+
+impl Store {
+    /// What a request was about, if this is a repetition.
+    pub(crate) async fn repeated_request(&self, key: Option<RequestKey>) -> Result<Option<Uuid>, StoreError> {
+        match key {
+            Some(key) => first(&self.pool, key).await,
+            None => Ok(None),
+        }
+    }
+
+    /// What a request is about: `resource`, or what its first repetition was about.
+    pub(crate) async fn claim_request(
+        &self,
+        key: Option<RequestKey>,
+        resource: Uuid,
+    ) -> Result<Uuid, StoreError> {
+        let Some(key) = key else { return Ok(resource) };
+        self.transaction("claim a request id", move |connection| {
+            Box::pin(async move { Ok(claim(connection, key, resource).await?.unwrap_or(resource)) })
+        })
+        .await
+    }
 }
 
 /// Claims a request id for `resource`. Answers the resource of the first request if this is a repetition.
@@ -31,15 +54,22 @@ pub(super) async fn claim(
     if inserted.rows_affected() == 1 {
         return Ok(None);
     }
-    let (method, body_hash, first): (String, Vec<u8>, Uuid) =
+    first(connection, key).await
+}
+
+/// What the first request with this id was about.
+async fn first<'c>(executor: impl PgExecutor<'c>, key: RequestKey) -> Result<Option<Uuid>, StoreError> {
+    let first: Option<(String, Vec<u8>, Uuid)> =
         sqlx::query_as("SELECT method, body_hash, resource_id FROM requests WHERE id = $1")
             .bind(key.id)
-            .fetch_one(connection)
+            .fetch_optional(executor)
             .await
             .during("read a request id")?;
-    if method == key.method && body_hash == key.body_hash {
-        Ok(Some(first))
-    } else {
-        Err(StoreError::RequestReused { id: key.id })
+    match first {
+        None => Ok(None),
+        Some((method, body_hash, first)) if method == key.method && body_hash == key.body_hash => {
+            Ok(Some(first))
+        }
+        Some(_) => Err(StoreError::RequestReused { id: key.id }),
     }
 }

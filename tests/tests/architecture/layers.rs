@@ -10,7 +10,7 @@ const CONTROLLER: [&[&str]; 8] = [
     &["pki", "store", "telemetry"],
     &["identity", "init", "live", "rpc_error"],
     &["api_key", "app"],
-    &["authority", "session"],
+    &["authority", "collection", "session"],
     &["api", "tasks"],
     &["serve"],
     &["main"],

@@ -184,6 +184,12 @@ impl CollectionRun {
         self.look_at_all(Purge::Decided, progress).await
     }
 
+    /// The points that [`Self::look`] purged. Nothing of theirs is gone before [`Self::sweep`].
+    #[must_use]
+    pub fn purged(&self) -> &[PurgedPoint] {
+        &self.report.purged
+    }
+
     /// Condemns it.
     pub async fn condemn(&mut self) -> Result<(), VaultError> {
         let mut segments = std::mem::take(&mut self.dead);

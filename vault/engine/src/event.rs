@@ -53,7 +53,7 @@ impl Vault {
             let event = Event {
                 machine,
                 seq,
-                number: standing.events + 1,
+                number: standing.decisions + 1,
                 at: Utc::now().timestamp_micros(),
                 epoch: epoch.map_or(0, |collection| collection.epoch),
                 actor: actor.to_owned(),

@@ -14,8 +14,8 @@ pub const COOLING_OFF: Duration = Duration::from_secs(72 * 3600);
 pub struct Standing {
     pub state: PointState,
     pub lock: Option<Lock>,
-    /// Events so far.
-    pub(crate) events: u32,
+    /// How many decisions led here: the number of the last one.
+    pub decisions: u32,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -115,7 +115,7 @@ impl Standing {
 
     /// What an event that was stored makes of it.
     pub(crate) fn apply(&mut self, event: &Event) {
-        self.events = event.number;
+        self.decisions = event.number;
         let at = instant(event.at);
         match event.action {
             Action::Delete { window_seconds } => {

@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use chrono::Utc;
 use tokio::sync::Semaphore;
 use tonic::{Code, Status};
+use uuid::Uuid;
 
-use holdfast_gateway::{Authority, PointLocation, TransferGrant, UnsettledCommit};
+use holdfast_gateway::{Authority, Decided, PointLocation, TransferGrant, UnsettledCommit};
 use holdfast_proto::error::{ErrorDetailExt as _, agent_error, system_error, user_error};
 use holdfast_proto::ids::{AgentId, MachineId, PointId, SnapshotId, StepId};
-use holdfast_vault_engine::{Consistency, DiskSpec, Point};
+use holdfast_vault_engine::{Consistency, DiskSpec, Point, Standing};
 
 /// A step as its row would be.
 #[derive(Clone, Debug)]
@@ -30,6 +31,7 @@ pub(crate) struct Step {
 pub(crate) struct Script {
     pub(crate) steps: HashMap<StepId, Step>,
     pub(crate) points: BTreeMap<(MachineId, u64), Point>,
+    pub(crate) standings: BTreeMap<(MachineId, u64), Standing>,
     pub(crate) aborted: Vec<(StepId, i64)>,
     pub(crate) damaged: Vec<(PointId, String)>,
     pub(crate) restores: Vec<(String, PointId, String)>,
@@ -200,8 +202,25 @@ impl Authority for ScriptedAuthority {
         Ok(())
     }
 
-    async fn known_points(&self, machine: MachineId) -> Result<Vec<u64>, Status> {
-        Ok(self.script().points.keys().filter(|(of, _)| *of == machine).map(|(_, seq)| *seq).collect())
+    async fn known_points(&self, machine: MachineId) -> Result<BTreeMap<u64, u32>, Status> {
+        let script = self.script();
+        let known = |seq| script.standings.get(&(machine, seq)).map_or(0, |standing| standing.decisions);
+        let of = script.points.keys().filter(|(of, _)| *of == machine);
+        Ok(of.map(|(_, seq)| (*seq, known(*seq))).collect())
+    }
+
+    async fn catalogued_points(&self) -> Result<BTreeMap<Uuid, Vec<u64>>, Status> {
+        let mut all: BTreeMap<Uuid, Vec<u64>> = BTreeMap::new();
+        for (machine, seq) in self.script().points.keys() {
+            all.entry(machine.0).or_default().push(*seq);
+        }
+        Ok(all)
+    }
+
+    async fn record_standing(&self, decided: &Decided) -> Result<(), Status> {
+        let at = (decided.machine, decided.seq);
+        self.script().standings.insert(at, decided.standing.clone());
+        Ok(())
     }
 
     async fn mark_damaged(&self, point: PointId, reason: &str) -> Result<(), Status> {

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::job::Consistency;
 use crate::domain::name::{is_disk_name, is_label, is_machine_name};
+use crate::domain::retention::Retention;
 use crate::domain::schedule::{Schedule, ScheduleError, seconds_of};
 
 use super::{PolicySpec, Target};
@@ -108,13 +109,16 @@ impl PolicyDocument {
         if let Some(disk) = self.disks.iter().find(|disk| !is_disk_name(disk)) {
             return Err(PolicyError::Disk(disk.clone()));
         }
-        let RetentionDocument { last, daily, weekly, monthly, yearly } = &self.retention;
-        if [last, daily, weekly, monthly, yearly].into_iter().any(|kept| *kept > MAX_KEPT) {
+        let schedule = self.schedule.check()?;
+        let RetentionDocument { last, daily, weekly, monthly, yearly } = self.retention;
+        if [last, daily, weekly, monthly, yearly].into_iter().any(|kept| kept > MAX_KEPT) {
             return Err(PolicyError::Retention);
         }
+        let time_zone = schedule.time_zone();
         Ok(PolicySpec {
             target: self.target()?,
-            schedule: self.schedule.check()?,
+            schedule,
+            retention: Retention { last, daily, weekly, monthly, yearly, time_zone },
             minimum: Consistency::parse(&self.minimum_consistency)
                 .ok_or_else(|| PolicyError::Consistency(self.minimum_consistency.clone()))?,
             complete_within: self.complete_within()?,

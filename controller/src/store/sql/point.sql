@@ -1,2 +1,3 @@
-SELECT p.id, p.machine_id, m.name AS machine_name, p.seq, p.created_at, p.consistency, p.state, p.disks
+SELECT p.id, p.machine_id, m.name AS machine_name, p.seq, p.created_at, p.consistency, p.state, p.disks,
+       p.deleted_at, p.purge_after, p.lock_mode, p.locked_until
 FROM points p JOIN machines m ON m.id = p.machine_id

@@ -7,5 +7,5 @@ SELECT
   (SELECT count(*) FROM jobs WHERE state = 'queued') AS jobs_queued,
   (SELECT count(*) FROM jobs WHERE state = 'running') AS jobs_running,
   (SELECT count(*) FROM jobs WHERE state = 'failed' AND ended_at > now() - interval '24 hours') AS jobs_failed_recently,
-  (SELECT count(*) FROM points) AS points,
-  (SELECT coalesce(sum(stored_bytes), 0)::bigint FROM points) AS stored_bytes
+  (SELECT count(*) FROM points WHERE state IN ('listed', 'damaged')) AS points,
+  (SELECT coalesce(sum(stored_bytes), 0)::bigint FROM points WHERE state <> 'purged') AS stored_bytes

@@ -22,7 +22,7 @@ impl Standing {
         self.apply(&Event {
             machine: uuid::Uuid::nil(),
             seq: 1,
-            number: self.events + 1,
+            number: self.decisions + 1,
             at: now.latest.timestamp_micros(),
             epoch: 0,
             actor: "eva".to_owned(),
@@ -39,7 +39,7 @@ fn what_was_deleted_comes_back_until_it_is_purged() {
     point.decide(DELETE, now(0)).unwrap();
     assert!(matches!(&point.state, PointState::SoftDeleted(deletion) if deletion.at == at(0)));
     point.decide(DELETE, now(5)).unwrap();
-    assert_eq!(point.events, 1, "the same again is no new event");
+    assert_eq!(point.decisions, 1, "the same again is no new event");
     point.decide(Action::Undelete, now(6)).unwrap();
     assert_eq!(point.state, PointState::Listed);
     point.decide(DELETE, now(7)).unwrap();
@@ -48,7 +48,7 @@ fn what_was_deleted_comes_back_until_it_is_purged() {
         assert_eq!(point.decide(action, now(9)), Err(Refusal::Purged));
     }
     point.decide(Action::Purge, now(9)).unwrap();
-    assert_eq!((point.events, point.state), (4, PointState::Purged));
+    assert_eq!((point.decisions, point.state), (4, PointState::Purged));
 }
 
 #[test]

@@ -1,0 +1,177 @@
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+
+use holdfast_proto::v1::{
+    self, CollectGarbageRequest, CollectionProgress, GetVaultRequest, collect_garbage_response::Kind,
+};
+
+use crate::args::GcArgs;
+use crate::client::{Client, again, timed};
+use crate::error::CliError;
+use crate::output::{Output, size};
+use crate::view::{or_dash, time};
+
+#[derive(Debug, Serialize)]
+struct Vault {
+    id: String,
+    listed_points: u64,
+    damaged_points: u64,
+    soft_deleted_points: u64,
+    stored_bytes: u64,
+    last_collection: Option<Collection>,
+}
+
+#[derive(Debug, Serialize)]
+struct Collection {
+    started_at: Option<String>,
+    finished_at: Option<String>,
+    actor: String,
+    report: Report,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    dry_run: bool,
+    purged_points: u64,
+    condemned_segments: u64,
+    condemned_bytes: u64,
+    deleted_segments: u64,
+    deleted_bytes: u64,
+    waiting_backups: u32,
+    held_machines: Vec<Held>,
+    read_bytes: u64,
+    clock_leap_seconds: Option<i64>,
+}
+
+#[derive(Debug, Serialize)]
+struct Held {
+    machine_id: String,
+    reason: String,
+}
+
+pub(crate) async fn status(client: Client, output: Output) -> Result<(), CliError> {
+    let answer = again(|| {
+        let mut vaults = client.vault();
+        async move { vaults.get_vault(timed(GetVaultRequest {})).await }
+    })
+    .await?;
+    let vault = Vault {
+        id: answer.id,
+        listed_points: answer.listed_points,
+        damaged_points: answer.damaged_points,
+        soft_deleted_points: answer.soft_deleted_points,
+        stored_bytes: answer.stored_bytes,
+        last_collection: answer.last_collection.map(|last| Collection {
+            started_at: time(last.started_at),
+            finished_at: time(last.finished_at),
+            actor: last.actor,
+            report: Report::new(last.report.unwrap_or_default(), false),
+        }),
+    };
+    output.print(&vault, || {
+        let last = vault.last_collection.as_ref();
+        format!(
+            "vault            {}\npoints           {} listed, {} damaged, {} deleted\nstored           {}\n\
+             last collection  {}\nits result       {}",
+            vault.id,
+            vault.listed_points,
+            vault.damaged_points,
+            vault.soft_deleted_points,
+            size(vault.stored_bytes),
+            or_dash(last.and_then(|last| last.finished_at.as_deref())),
+            last.map_or("-".to_owned(), |last| last.report.tell()),
+        )
+    })
+}
+
+/// Collects, and shows how far it is.
+pub(crate) async fn gc(client: Client, output: Output, args: GcArgs) -> Result<(), CliError> {
+    let request = CollectGarbageRequest { dry_run: args.dry_run, trust_clock: args.trust_clock };
+    let mut answers = client.vault().collect_garbage(request).await?.into_inner();
+    let bar = progress(output);
+    let mut report = None;
+    while let Some(answer) = answers.message().await? {
+        match answer.kind {
+            Some(Kind::Progress(so_far)) => show_progress(&bar, so_far),
+            Some(Kind::Report(found)) => report = Some(Report::new(found, args.dry_run)),
+            None => {}
+        }
+    }
+    bar.finish_and_clear();
+    let report =
+        report.ok_or_else(|| CliError::Lost { detail: "the collection did not tell its end".to_owned() })?;
+    output.print(&report, || report.tell())
+}
+
+impl Report {
+    fn new(report: v1::CollectionReport, dry_run: bool) -> Self {
+        let held = report.held_machines.into_iter();
+        Self {
+            dry_run,
+            purged_points: report.purged_points,
+            condemned_segments: report.condemned_segments,
+            condemned_bytes: report.condemned_bytes,
+            deleted_segments: report.deleted_segments,
+            deleted_bytes: report.deleted_bytes,
+            waiting_backups: report.waiting_backups,
+            held_machines: held
+                .map(|held| Held { machine_id: held.machine_id, reason: held.reason })
+                .collect(),
+            read_bytes: report.read_bytes,
+            clock_leap_seconds: report.clock_leap.map(|leap| leap.seconds),
+        }
+    }
+
+    fn tell(&self) -> String {
+        let mut text = if self.dry_run {
+            format!(
+                "would purge {} points and free {} in {} segments",
+                self.purged_points,
+                size(self.condemned_bytes),
+                self.condemned_segments
+            )
+        } else {
+            format!(
+                "purged {} points, freed {} in {} segments",
+                self.purged_points,
+                size(self.deleted_bytes),
+                self.deleted_segments
+            )
+        };
+        text += &format!("; read {}", size(self.read_bytes));
+        if self.waiting_backups > 0 {
+            text += &format!(
+                "\nwaits for {} backups that began before: the next one frees what they leave",
+                self.waiting_backups
+            );
+        }
+        for held in &self.held_machines {
+            text += &format!("\nnothing of machine {} is freed: {}", held.machine_id, held.reason);
+        }
+        if let Some(seconds) = self.clock_leap_seconds {
+            text += &format!(
+                "\nthe clock leapt by {} h since the last collection, so no point is purged; if it is right: \
+                 holdfast vault gc --trust-clock",
+                seconds / 3600
+            );
+        }
+        text
+    }
+}
+
+fn progress(output: Output) -> ProgressBar {
+    let target =
+        if output.draws_progress() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let bar = ProgressBar::with_draw_target(None, target);
+    if let Ok(style) = ProgressStyle::with_template("collect          {wide_bar} {pos}/{len} machines  {msg}")
+    {
+        bar.set_style(style);
+    }
+    bar
+}
+
+fn show_progress(bar: &ProgressBar, so_far: CollectionProgress) {
+    bar.set_length(so_far.machines.into());
+    bar.set_position(so_far.machines_done.into());
+    bar.set_message(format!("{} to free", size(so_far.condemned_bytes)));
+}

@@ -1,0 +1,148 @@
+//! Which points a policy keeps. Pure.
+
+use std::collections::{BTreeSet, HashSet};
+
+use chrono::{DateTime, Datelike as _, Utc};
+use chrono_tz::Tz;
+
+/// How many points are kept by each rule; a point that any rule keeps stays. All 0: every point stays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Retention {
+    /// The newest ones.
+    pub(crate) last: u32,
+    /// Of so many days, weeks (from Monday), months and years that have points, the newest point.
+    pub(crate) daily: u32,
+    pub(crate) weekly: u32,
+    pub(crate) monthly: u32,
+    pub(crate) yearly: u32,
+    /// Where a day begins.
+    pub(crate) time_zone: Tz,
+}
+
+impl Retention {
+    /// Whether there is no rule.
+    pub(crate) fn keeps_all(&self) -> bool {
+        [self.last, self.daily, self.weekly, self.monthly, self.yearly] == [0; 5]
+    }
+
+    /// The points that no rule keeps, given by their instants, in the order that they are given in. The newest one is always
+    /// kept. Days without points do not count, so that what stops making points loses none.
+    pub(crate) fn expired<T: Copy + Ord>(&self, points: &[(DateTime<Utc>, T)]) -> Vec<T> {
+        let Self { last, daily, weekly, monthly, yearly, time_zone } = *self;
+        if self.keeps_all() {
+            return Vec::new();
+        }
+        let mut newest_first = points.to_vec();
+        newest_first.sort_unstable_by(|a, b| b.cmp(a));
+        let mut kept = BTreeSet::new();
+        kept.extend(newest_first.iter().take(last.max(1) as usize).map(|(_, point)| *point));
+        let mut keep = |count: u32, period: fn(DateTime<Tz>) -> (i32, u32)| {
+            let mut periods = HashSet::new();
+            for (at, point) in &newest_first {
+                if periods.len() == count as usize {
+                    break;
+                }
+                if periods.insert(period(at.with_timezone(&time_zone))) {
+                    kept.insert(*point);
+                }
+            }
+        };
+        keep(daily, |at| (at.year(), at.ordinal()));
+        keep(weekly, |at| (at.iso_week().year(), at.iso_week().week()));
+        keep(monthly, |at| (at.year(), at.month()));
+        keep(yearly, |at| (at.year(), 0));
+        points.iter().map(|(_, point)| *point).filter(|point| !kept.contains(point)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeDelta;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn at(text: &str) -> DateTime<Utc> {
+        text.parse().unwrap()
+    }
+
+    fn keeping(last: u32, daily: u32, weekly: u32, monthly: u32, yearly: u32) -> Retention {
+        Retention { last, daily, weekly, monthly, yearly, time_zone: Tz::UTC }
+    }
+
+    /// What is left, of points at these instants.
+    fn left(retention: Retention, instants: &[&str]) -> Vec<String> {
+        let points: Vec<_> = instants.iter().enumerate().map(|(index, text)| (at(text), index)).collect();
+        let expired = retention.expired(&points);
+        (0..instants.len())
+            .filter(|index| !expired.contains(index))
+            .map(|index| instants[index].to_owned())
+            .collect()
+    }
+
+    #[test]
+    fn without_rules_everything_stays() {
+        let points = ["2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"];
+        assert_eq!(left(Retention::default(), &points), points);
+    }
+
+    #[test]
+    fn each_rule_keeps_the_newest_of_its_periods() {
+        let points = [
+            "2024-12-30T10:00:00Z", // Monday of the week of New Year
+            "2024-12-31T10:00:00Z",
+            "2025-01-01T10:00:00Z",
+            "2025-01-05T10:00:00Z", // Sunday of the same week
+            "2025-01-06T01:00:00Z",
+            "2025-01-06T23:00:00Z",
+        ];
+        assert_eq!(left(keeping(2, 0, 0, 0, 0), &points), points[4..]);
+        assert_eq!(left(keeping(0, 1, 0, 0, 0), &points), points[5..]);
+        assert_eq!(left(keeping(0, 3, 0, 0, 0), &points), [points[2], points[3], points[5]]);
+        assert_eq!(left(keeping(0, 0, 2, 0, 0), &points), [points[3], points[5]]);
+        assert_eq!(left(keeping(0, 0, 0, 2, 0), &points), [points[1], points[5]]);
+        assert_eq!(left(keeping(0, 0, 0, 0, 2), &points), [points[1], points[5]]);
+        assert_eq!(left(keeping(0, 0, 0, 0, 1), &points), points[5..]);
+        assert_eq!(left(keeping(1, 2, 0, 3, 0), &points), [points[1], points[3], points[5]]);
+    }
+
+    #[test]
+    fn a_day_is_the_one_of_the_time_zone() {
+        let points = ["2026-06-30T21:30:00Z", "2026-06-30T22:30:00Z"];
+        assert_eq!(left(keeping(0, 5, 0, 0, 0), &points), points[1..]);
+        let berlin = Retention { time_zone: Tz::Europe__Berlin, ..keeping(0, 5, 0, 0, 0) };
+        assert_eq!(left(berlin, &points), points);
+    }
+
+    #[test]
+    fn a_pause_costs_nothing() {
+        let points = ["2020-01-01T00:00:00Z", "2020-01-02T00:00:00Z", "2026-01-02T00:00:00Z"];
+        assert_eq!(left(keeping(0, 2, 0, 0, 0), &points), points[1..]);
+        assert_eq!(left(keeping(0, 3, 0, 0, 0), &points), points);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_kept_stays_kept_and_the_newest_always(
+            mut hours in prop::collection::vec(0_i64..20_000, 1..60),
+            (last, daily, weekly, monthly, yearly) in (0_u32..4, 0_u32..9, 0_u32..5, 0_u32..5, 0_u32..3),
+        ) {
+            hours.sort_unstable();
+            hours.dedup();
+            let start = at("2024-01-01T00:00:00Z");
+            let points: Vec<_> = hours.iter().map(|hour| (start + TimeDelta::hours(*hour), *hour)).collect();
+            let retention = keeping(last, daily, weekly, monthly, yearly);
+            let expired = retention.expired(&points);
+            prop_assert!(!expired.contains(hours.last().unwrap()));
+            prop_assert!(expired.len() < points.len());
+            let rest: Vec<_> = points.iter().copied().filter(|(_, hour)| !expired.contains(hour)).collect();
+            prop_assert_eq!(retention.expired(&rest), Vec::<i64>::new());
+            if last + daily + weekly + monthly + yearly > 0 {
+                prop_assert!(rest.len() <= (last + daily + weekly + monthly + yearly).max(1) as usize);
+                // More is kept by more.
+                let more = keeping(last + 1, daily + 1, weekly + 1, monthly + 1, yearly + 1);
+                prop_assert!(more.expired(&points).iter().all(|hour| expired.contains(hour)));
+            }
+        }
+    }
+}

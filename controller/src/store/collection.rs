@@ -1,0 +1,112 @@
+//! Garbage collections of the vault.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde_json::json;
+use sqlx::types::Json;
+use uuid::Uuid;
+
+use super::{During, Store, StoreError, audit};
+
+/// What starts a collection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Occasion {
+    /// Once in each period, whichever controller comes first.
+    Schedule(Duration),
+    Operator,
+}
+
+/// What a collection would do, or did; see `vault.proto`.
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+pub(crate) struct ReportRow {
+    pub(crate) purged_points: u64,
+    pub(crate) condemned_segments: u64,
+    pub(crate) condemned_bytes: u64,
+    pub(crate) deleted_segments: u64,
+    pub(crate) deleted_bytes: u64,
+    pub(crate) waiting_backups: u32,
+    pub(crate) held_machines: Vec<HeldRow>,
+    pub(crate) read_bytes: u64,
+    pub(crate) clock_leap_seconds: Option<u64>,
+}
+
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub(crate) struct HeldRow {
+    pub(crate) machine: Uuid,
+    pub(crate) reason: String,
+}
+
+/// One that came to its end.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub(crate) struct CollectionRow {
+    pub(crate) actor: String,
+    pub(crate) started_at: DateTime<Utc>,
+    pub(crate) finished_at: DateTime<Utc>,
+    pub(crate) report: Json<ReportRow>,
+}
+
+impl Store {
+    /// Records that a collection begins: `None` if its turn was taken by another controller.
+    pub(crate) async fn begin_collection(
+        &self,
+        occasion: Occasion,
+        actor: &str,
+    ) -> Result<Option<Uuid>, StoreError> {
+        let (id, actor) = (Uuid::now_v7(), actor.to_owned());
+        let period = match occasion {
+            Occasion::Schedule(period) => Some(period),
+            Occasion::Operator => None,
+        };
+        self.transaction("begin a collection", move |connection| {
+            Box::pin(async move {
+                let inserted = sqlx::query(
+                    "INSERT INTO collections (id, slot, actor)
+                     VALUES ($1, date_bin($2::interval, now(), timestamptz '2000-01-01'), $3) ON CONFLICT (slot) DO NOTHING",
+                )
+                .bind(id)
+                .bind(period)
+                .bind(&actor)
+                .execute(&mut *connection)
+                .await
+                .during("begin a collection")?;
+                if inserted.rows_affected() == 0 {
+                    return Ok(None);
+                }
+                audit::record(connection, &actor, "vault.collect", &id.to_string(), json!({})).await?;
+                Ok(Some(id))
+            })
+        })
+        .await
+    }
+
+    pub(crate) async fn end_collection(
+        &self,
+        id: Uuid,
+        report: Result<ReportRow, String>,
+    ) -> Result<(), StoreError> {
+        let (report, error) = match report {
+            Ok(report) => (Some(Json(report)), None),
+            Err(error) => (None, Some(error)),
+        };
+        sqlx::query("UPDATE collections SET finished_at = now(), report = $2, error = $3 WHERE id = $1")
+            .bind(id)
+            .bind(report)
+            .bind(error)
+            .execute(&self.pool)
+            .await
+            .during("end a collection")?;
+        Ok(())
+    }
+
+    pub(crate) async fn last_collection(&self) -> Result<Option<CollectionRow>, StoreError> {
+        sqlx::query_as(
+            "SELECT actor, started_at, finished_at, report FROM collections
+             WHERE finished_at IS NOT NULL AND report IS NOT NULL ORDER BY started_at DESC LIMIT 1",
+        )
+        .fetch_optional(&self.pool)
+        .await
+        .during("find the last collection")
+    }
+}

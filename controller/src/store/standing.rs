@@ -1,0 +1,81 @@
+//! Where points stand, as the vault decided.
+
+use chrono::{DateTime, Utc};
+use serde_json::json;
+use uuid::Uuid;
+
+use holdfast_proto::ids::MachineId;
+
+use super::{During, Store, StoreError, audit};
+
+/// Where a point stands, and who decided that.
+#[derive(Clone, Debug)]
+pub(crate) struct NewStanding {
+    pub(crate) machine: MachineId,
+    pub(crate) seq: i64,
+    pub(crate) state: NewPointState,
+    /// How many decisions led here.
+    pub(crate) decisions: i32,
+    pub(crate) lock: Option<(&'static str, DateTime<Utc>)>,
+    pub(crate) actor: String,
+    pub(crate) action: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NewPointState {
+    /// Listed, or damaged if it was found to be.
+    Kept,
+    SoftDeleted {
+        at: DateTime<Utc>,
+        purge_after: DateTime<Utc>,
+    },
+    Purged,
+}
+
+impl NewPointState {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Kept => "listed",
+            Self::SoftDeleted { .. } => "soft_deleted",
+            Self::Purged => "purged",
+        }
+    }
+}
+
+impl Store {
+    /// Records where a point stands, unless something newer is known. Idempotent.
+    pub(crate) async fn record_standing(&self, new: NewStanding) -> Result<(), StoreError> {
+        self.transaction("record where a point stands", move |connection| {
+            Box::pin(async move {
+                let (deleted_at, purge_after) = match new.state {
+                    NewPointState::SoftDeleted { at, purge_after } => (Some(at), Some(purge_after)),
+                    NewPointState::Kept | NewPointState::Purged => (None, None),
+                };
+                let updated: Option<(Uuid,)> = sqlx::query_as(
+                    "UPDATE points SET decisions = $3, deleted_at = $5, purge_after = $6, lock_mode = $7, locked_until = $8,
+                         state = CASE WHEN $4 = 'listed' AND damage IS NOT NULL THEN 'damaged' ELSE $4 END
+                     WHERE machine_id = $1 AND seq = $2 AND decisions < $3 RETURNING id",
+                )
+                .bind(new.machine.0)
+                .bind(new.seq)
+                .bind(new.decisions)
+                .bind(new.state.as_str())
+                .bind(deleted_at)
+                .bind(purge_after)
+                .bind(new.lock.map(|(mode, _)| mode))
+                .bind(new.lock.map(|(_, until)| until))
+                .fetch_optional(&mut *connection)
+                .await
+                .during("record where a point stands")?;
+                let Some((id,)) = updated else { return Ok(()) };
+                let detail = json!({
+                    "state": new.state.as_str(),
+                    "purge_after": purge_after,
+                    "lock": new.lock.map(|(mode, until)| json!({ "mode": mode, "until": until })),
+                });
+                audit::record(connection, &new.actor, new.action, &id.to_string(), detail).await
+            })
+        })
+        .await
+    }
+}

@@ -1,0 +1,49 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use holdfast_gateway::{Decision, PointLocation};
+use holdfast_proto::ids::MachineId;
+
+use crate::domain::policy::{Bound, bind};
+use crate::store::StoreError;
+
+use super::{Upkeep, go_on};
+
+/// Deletes the points that their machine's policy does not keep any more, softly. Machines without a policy, and with several
+/// that match, keep all; so do locked points, and those that are damaged.
+pub(super) async fn pass(upkeep: Arc<Upkeep>) -> Result<(), StoreError> {
+    let Upkeep { app, gateway, .. } = &*upkeep;
+    let (policies, _) = app.store.policies().await?;
+    if policies.iter().all(|policy| policy.spec.retention.keeps_all()) {
+        return Ok(());
+    }
+    for machine in app.store.fleet().await? {
+        let Bound::One(policy) = bind(&machine.name, &machine.labels, &policies) else { continue };
+        if policy.spec.retention.keeps_all() {
+            continue;
+        }
+        let machine_id = MachineId(machine.id);
+        let read = app.store.retained_points(machine_id).await;
+        let Some(points) = go_on("read the points of", &machine.name, read)? else { continue };
+        let by_id: BTreeMap<Uuid, _> = points.iter().map(|point| (point.id, point)).collect();
+        let instants: Vec<_> = points.iter().map(|point| (point.serves_until, point.id)).collect();
+        for id in policy.spec.retention.expired(&instants) {
+            let Some(point) = by_id.get(&id).filter(|point| !point.is_locked) else { continue };
+            let location = PointLocation { machine: machine_id, seq: u64::try_from(point.seq).unwrap_or(0) };
+            let actor = format!("policy {}", policy.name);
+            match gateway.decide_point(location, Decision::Delete, &actor).await {
+                Ok(()) => {
+                    info!(point = %id, machine = machine.name, policy = policy.name, "a point is not kept any more")
+                }
+                Err(status) => {
+                    warn!(point = %id, reason = status.message(), "a point is not deleted; the next pass tries again");
+                    break;
+                }
+            }
+        }
+    }
+    Ok(())
+}

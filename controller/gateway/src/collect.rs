@@ -58,6 +58,7 @@ impl Gateway {
         run.look_again().await.map_err(|error| status_of(&error))?;
         let report = run.sweep().await.map_err(|error| status_of(&error))?;
         crash_point("gateway::garbage_swept");
+        inner.vault.keep_reserve().await;
         COLLECTIONS.add(1);
         PURGED_POINTS.add(report.purged.len());
         COLLECTED_BYTES.add(usize::try_from(report.deleted_bytes).unwrap_or(usize::MAX));

@@ -71,6 +71,7 @@ impl Gateway {
         if swept.is_none_or(|at| at.elapsed() >= SWEEP_PERIOD) {
             *swept = Some(Instant::now());
             self.sweep_staging().await;
+            self.inner.vault.keep_reserve().await;
         }
         self.forget_idle().await;
         if let Err(status) = self.resolve().await {

@@ -20,6 +20,7 @@ mod object;
 mod point;
 mod received;
 mod record;
+mod reserve;
 mod segment;
 mod staging;
 mod standing;

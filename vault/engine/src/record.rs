@@ -1,5 +1,7 @@
 //! Objects that are nothing but a body.
 
+use bytes::Bytes;
+
 use holdfast_vault_format::container::{Kind, open_record, seal_record};
 
 use crate::object::{self, Created};
@@ -30,7 +32,14 @@ impl Vault {
         let sealed =
             seal_record(&self.inner.ring, kind, object, rand::random(), body).map_err(VaultError::Seal)?;
         self.check_present().await?;
-        let created = object::create(self.storage(), object, sealed.into()).await?;
+        let bytes = Bytes::from(sealed);
+        let created = loop {
+            match object::create(self.storage(), object, bytes.clone()).await {
+                Err(error)
+                    if error.is_no_space() && Self::may_spend(kind) && self.spend_reserve().await? => {}
+                created => break created?,
+            }
+        };
         // Once more: what was created where the vault is not must not count.
         self.check_present().await?;
         Ok(created)

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use chrono::Utc;
+use holdfast_vault_engine::{Action, CollectOptions};
 use uuid::Uuid;
 
 use super::support::{Image, TestVault, back_up, good_points, restore_disk};
@@ -71,5 +73,45 @@ async fn a_full_disk_is_refused_and_later_works() {
     restore_disk(&vault, &second, "sda", &large).await;
     restore_disk(&vault, &first, "sda", &small).await;
     assert_eq!(good_points(&vault, machine).await.len(), 2);
+    drop(mount);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_no_byte_is_free_points_are_deleted_and_collected() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("mount");
+    let Some(mount) = Mount::new(&path, 16) else {
+        eprintln!("SKIPPED: no right to mount a tmpfs, so nothing is full");
+        return;
+    };
+    let test = TestVault::at(dir, path.clone()).await;
+    let vault = &test.vault;
+    vault.keep_reserve().await;
+    let machine = Uuid::new_v4();
+    let images = [Image::noise(1, 3 * MIB), Image::noise(2, 3 * MIB)];
+    let mut points = Vec::new();
+    for image in &images {
+        points.push(back_up(vault, machine, &[("sda", image)]).await.unwrap());
+    }
+    let _ = std::fs::write(path.join("rest"), vec![1; 16 * MIB]);
+    let probe = std::fs::write(path.join("probe"), b"x").unwrap_err();
+    assert_eq!(probe.kind(), std::io::ErrorKind::StorageFull);
+    let larger = Image::noise(3, 3 * MIB);
+    let error = back_up(vault, machine, &[("sda", &larger)]).await.unwrap_err();
+    assert!(error.is_no_space(), "backups do not spend what is set aside: {error:?}");
+
+    let delete = Action::Delete { window_seconds: 0 };
+    vault.decide_point(machine, points[0].seq, delete, "alice").await.unwrap();
+    let mut freed = 0;
+    for _ in 0..2 {
+        let report = vault.collect(CollectOptions::new(Utc::now()), |_| {}).await.unwrap();
+        freed += report.deleted_bytes;
+    }
+    assert!(freed > 2 * MIB as u64, "{freed}");
+    restore_disk(vault, &points[1], "sda", &images[1]).await;
+    vault.keep_reserve().await;
+    std::fs::remove_file(path.join("rest")).unwrap();
+    let third = back_up(vault, machine, &[("sda", &images[0])]).await.unwrap();
+    restore_disk(vault, &third, "sda", &images[0]).await;
     drop(mount);
 }

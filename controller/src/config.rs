@@ -6,6 +6,7 @@ mod file;
 mod limits;
 mod retention;
 mod timing;
+mod vault;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -18,6 +19,7 @@ pub(crate) use file::CONFIG_FILE;
 pub(crate) use limits::Limits;
 pub(crate) use retention::RetentionConfig;
 pub(crate) use timing::Timing;
+pub(crate) use vault::VaultPlace;
 
 use file::File;
 
@@ -85,7 +87,7 @@ pub(crate) struct ServeConfig {
 #[derive(Clone, Debug)]
 pub(crate) struct Folders {
     pub(crate) data: PathBuf,
-    pub(crate) vault: PathBuf,
+    pub(crate) vault: VaultPlace,
 }
 
 impl Folders {
@@ -102,12 +104,12 @@ impl Folders {
         self.data.join("addresses.json")
     }
 
-    fn resolve(data: Option<PathBuf>, vault: Option<PathBuf>) -> Result<Self, ConfigError> {
+    fn resolve(data: Option<PathBuf>, vault: Option<VaultPlace>) -> Result<Self, ConfigError> {
         let data = data.ok_or(ConfigError::Missing {
             name: "the data directory",
             how: "give --data-dir, or set HOLDFAST_DATA_DIR or data_dir in the configuration file",
         })?;
-        let vault = vault.unwrap_or_else(|| data.join("vault"));
+        let vault = vault.unwrap_or_else(|| VaultPlace::Directory(data.join("vault")));
         Ok(Self { data, vault })
     }
 }

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use holdfast_vault_engine::{KeyFile, Storage, Vault, VaultError};
+use holdfast_vault_engine::{KeyFile, S3, Vault, VaultError};
 
-use crate::config::{CONFIG_FILE, InitConfig};
+use crate::config::{CONFIG_FILE, InitConfig, VaultPlace};
 use crate::pki::{Ca, CaOrigin, PkiError, check_host};
 
 /// The object that makes a folder a vault.
@@ -27,14 +27,14 @@ pub(crate) enum InitError {
     Pki { source: PkiError },
     #[error("the vault key {} cannot be used", path.display())]
     Key { path: PathBuf, source: VaultError },
-    #[error("there is a vault in {} but not its key {}", vault.display(), key.display())]
-    KeyLost { vault: PathBuf, key: PathBuf },
-    #[error("there is the key {} of a vault, but no vault in {}", key.display(), vault.display())]
-    VaultLost { vault: PathBuf, key: PathBuf },
+    #[error("there is a vault in {vault} but not its key {}", key.display())]
+    KeyLost { vault: VaultPlace, key: PathBuf },
+    #[error("there is the key {} of a vault, but no vault in {vault}", key.display())]
+    VaultLost { vault: VaultPlace, key: PathBuf },
     #[error("the key {} cannot be given its name", path.display())]
     KeyName { path: PathBuf, source: io::Error },
-    #[error("the vault in {} cannot be made or opened", path.display())]
-    Vault { path: PathBuf, source: VaultError },
+    #[error("the vault in {place} cannot be made or opened")]
+    Vault { place: VaultPlace, source: VaultError },
     #[error("the configuration cannot be written as TOML")]
     Encode { source: toml::ser::Error },
 }
@@ -53,14 +53,23 @@ impl InitError {
             Self::Key { path, source: VaultError::BadKeyFile { .. } } if path.ends_with("vault.key.new") => {
                 Some(format!("remove {}: it was cut off while it was made, and no vault has it", path.display()))
             }
+            Self::VaultLost { vault: VaultPlace::S3(_), .. } => Some(
+                "check url and endpoint in [vault]; --new-vault makes another one, without what was backed up so far".to_owned(),
+            ),
             Self::VaultLost { .. } => Some(
                 "mount the file system of the vault, or give its folder with --vault; --new-vault makes another one, without \
                  what was backed up so far"
                     .to_owned(),
             ),
-            Self::Vault { .. } => {
-                Some("check that the key belongs to this vault and the folder can be written".to_owned())
+            Self::Vault { source: VaultError::ExposedKeyFile { path, .. }, .. } => {
+                Some(format!("run `chmod 600 {path}`"))
             }
+            Self::Vault { source, .. } => Some(
+                source
+                    .next_step()
+                    .unwrap_or("check that the key belongs to this vault and that its place can be written")
+                    .to_owned(),
+            ),
             _ => None,
         }
     }
@@ -75,7 +84,7 @@ pub(crate) async fn run(config: InitConfig) -> Result<(), InitError> {
     make_folder(&config.folders.data, 0o755)?;
     let (ca, origin) =
         Ca::load_or_create(&config.folders.pki()).map_err(|source| InitError::Pki { source })?;
-    tell(origin == CaOrigin::Created, &config.folders.pki(), "certificate authority");
+    tell(origin == CaOrigin::Created, config.folders.pki().display(), "certificate authority");
 
     let key_path = config.folders.vault_key();
     make_vault(&config, &key_path).await?;
@@ -98,34 +107,41 @@ pub(crate) async fn run(config: InitConfig) -> Result<(), InitError> {
 /// Makes or opens the vault. A key has its name only once there is a vault of it, and another one while the first `init` makes that: so a
 /// key without a vault tells of one that is not there, such as on a disk that is not mounted, and is not taken for a beginning.
 async fn make_vault(config: &InitConfig, key_path: &Path) -> Result<(), InitError> {
-    let path = &config.folders.vault;
-    let vault_error = |source| InitError::Vault { path: path.clone(), source };
+    let place = &config.folders.vault;
+    let vault_error = |source| InitError::Vault { place: place.clone(), source };
     let key_error = |path: &Path| {
         let path = path.to_owned();
         move |source| InitError::Key { path, source }
     };
     let fresh_path = key_path.with_extension(FRESH_KEY);
     let key_is_new = !is_there(key_path)?;
-    let vault_is_new = !is_there(&path.join(VAULT_MARK))?;
+    let vault_is_new = match place {
+        VaultPlace::Directory(path) => !is_there(&path.join(VAULT_MARK))?,
+        VaultPlace::S3(_) => {
+            !Vault::is_in(&place.storage().map_err(vault_error)?).await.map_err(vault_error)?
+        }
+    };
     let key = match (key_is_new, is_there(&fresh_path)?) {
         (false, _) if vault_is_new && !config.new_vault => {
-            return Err(InitError::VaultLost { vault: path.clone(), key: key_path.to_owned() });
+            return Err(InitError::VaultLost { vault: place.clone(), key: key_path.to_owned() });
         }
         (false, _) => KeyFile::load(key_path).map_err(key_error(key_path))?,
         (true, true) => KeyFile::load(&fresh_path).map_err(key_error(&fresh_path))?,
         (true, false) if !vault_is_new => {
-            return Err(InitError::KeyLost { vault: path.clone(), key: key_path.to_owned() });
+            return Err(InitError::KeyLost { vault: place.clone(), key: key_path.to_owned() });
         }
         (true, false) => KeyFile::generate(&fresh_path).map_err(key_error(&fresh_path))?,
     };
-    make_folder(path, 0o700)?;
-    let objects = Storage::directory(path).map_err(vault_error)?;
+    if let VaultPlace::Directory(path) = place {
+        make_folder(path, 0o700)?;
+    }
+    let objects = place.storage().map_err(vault_error)?;
     let vault =
         if vault_is_new { Vault::create(objects, &key).await } else { Vault::open(objects, &key).await };
     let vault = match vault {
         // What is there is no vault of the `init` that was interrupted.
         Err(VaultError::WrongKey) if key_is_new => {
-            return Err(InitError::KeyLost { vault: path.clone(), key: key_path.to_owned() });
+            return Err(InitError::KeyLost { vault: place.clone(), key: key_path.to_owned() });
         }
         other => other.map_err(vault_error)?,
     };
@@ -134,8 +150,8 @@ async fn make_vault(config: &InitConfig, key_path: &Path) -> Result<(), InitErro
             .and_then(|()| File::open(&config.folders.data)?.sync_all())
             .map_err(|source| InitError::KeyName { path: fresh_path.clone(), source })?;
     }
-    tell(key_is_new, key_path, "key of the vault");
-    tell(vault_is_new, path, &format!("vault {}", vault.id()));
+    tell(key_is_new, key_path.display(), "key of the vault");
+    tell(vault_is_new, place, &format!("vault {}", vault.id()));
     Ok(())
 }
 
@@ -145,19 +161,22 @@ struct Remembered<'a> {
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     host: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
-    vault: Option<&'a Path>,
+    vault: Option<PathBuf>,
 }
 
 fn write_config(config: &InitConfig) -> Result<(), InitError> {
     let path = config.folders.data.join(CONFIG_FILE);
-    let vault = config.vault_was_named.then_some(config.folders.vault.as_path());
-    // Another working directory must not make it another folder.
-    let vault = match vault.map(std::path::absolute) {
-        Some(Ok(vault)) => Some(vault),
-        Some(Err(source)) => return Err(InitError::Look { path: config.folders.vault.clone(), source }),
-        None => None,
+    let vault = match &config.folders.vault {
+        _ if !config.vault_was_named => None,
+        // Another working directory must not make it another folder.
+        VaultPlace::Directory(path) => {
+            Some(std::path::absolute(path).map_err(|source| InitError::Look { path: path.clone(), source })?)
+        }
+        VaultPlace::S3(s3) if **s3 == S3::at(s3.location.clone()) => Some(s3.location.to_string().into()),
+        // Its table is in a configuration file already.
+        VaultPlace::S3(_) => None,
     };
-    let remembered = Remembered { host: &config.hosts, vault: vault.as_deref() };
+    let remembered = Remembered { host: &config.hosts, vault };
     let text = toml::to_string(&remembered).map_err(|source| InitError::Encode { source })?;
     let written = OpenOptions::new()
         .write(true)
@@ -166,18 +185,18 @@ fn write_config(config: &InitConfig) -> Result<(), InitError> {
         .open(&path)
         .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()));
     match written {
-        Ok(()) => tell(true, &path, "configuration"),
+        Ok(()) => tell(true, path.display(), "configuration"),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            tell(false, &path, "configuration; edit it to change --host or --vault");
+            tell(false, path.display(), "configuration; edit it to change --host or --vault");
         }
         Err(source) => return Err(InitError::Make { path, source }),
     }
     Ok(())
 }
 
-fn tell(is_new: bool, path: &Path, what: &str) {
+fn tell(is_new: bool, path: impl std::fmt::Display, what: &str) {
     let verb = if is_new { "made" } else { "kept" };
-    println!("{verb} {} ({what})", path.display());
+    println!("{verb} {path} ({what})");
 }
 
 fn is_there(path: &Path) -> Result<bool, InitError> {
@@ -200,7 +219,7 @@ mod tests {
     use crate::config::Folders;
 
     fn config(data: &Path) -> InitConfig {
-        let folders = Folders { data: data.to_owned(), vault: data.join("vault") };
+        let folders = Folders { data: data.to_owned(), vault: VaultPlace::Directory(data.join("vault")) };
         InitConfig {
             folders,
             hosts: vec!["backup.example.com".to_owned()],

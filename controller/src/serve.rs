@@ -17,11 +17,11 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use holdfast_gateway::{Gateway, GatewayConfig};
-use holdfast_vault_engine::{KeyFile, Storage, Vault, VaultError};
+use holdfast_vault_engine::{KeyFile, Vault, VaultError};
 
 use crate::app::App;
 use crate::authority::StoreAuthority;
-use crate::config::{Folders, ServeConfig};
+use crate::config::{Folders, ServeConfig, VaultPlace};
 use crate::listen::Listener;
 use crate::pki::{Ca, PkiError, ServerIdentity};
 use crate::store::StoreError;
@@ -42,8 +42,8 @@ pub(crate) enum ServeError {
     Pki { source: PkiError },
     #[error("the vault's key {} cannot be used", path.display())]
     Key { path: PathBuf, source: VaultError },
-    #[error("the vault in {} cannot be opened", path.display())]
-    Vault { path: PathBuf, source: VaultError },
+    #[error("the vault in {place} cannot be opened")]
+    Vault { place: VaultPlace, source: VaultError },
     #[error("the database cannot be opened")]
     Database { source: StoreError },
     #[error("cannot listen on {address} for {name}")]
@@ -79,6 +79,13 @@ impl ServeError {
             Self::Vault { source: VaultError::WrongKey, .. } => {
                 Some("put the key of this vault back from your copy, or check --vault".to_owned())
             }
+            Self::Vault { source, .. } if source.next_step().is_some() => source.next_step().map(str::to_owned),
+            Self::Vault { source: VaultError::ExposedKeyFile { path, .. }, .. } => {
+                Some(format!("run `chmod 600 {path}`"))
+            }
+            Self::Vault { place: VaultPlace::S3(_), .. } => Some(
+                "check url and endpoint in [vault]; only for a first installation, run `holdfast-controller init`".to_owned(),
+            ),
             Self::Vault { .. } => Some(
                 "if its file system is not mounted, mount it; check --vault; only for a first installation, run \
                  `holdfast-controller init`"
@@ -189,8 +196,8 @@ pub(crate) async fn run(config: ServeConfig) -> Result<(), ServeError> {
 async fn open_vault(folders: &Folders) -> Result<Vault, ServeError> {
     let path = folders.vault_key();
     let key = KeyFile::load(&path).map_err(|source| ServeError::Key { path, source })?;
-    let vault_error = |source| ServeError::Vault { path: folders.vault.clone(), source };
-    let objects = Storage::directory(&folders.vault).map_err(vault_error)?;
+    let vault_error = |source| ServeError::Vault { place: folders.vault.clone(), source };
+    let objects = folders.vault.storage().map_err(vault_error)?;
     Vault::open(objects, &key).await.map_err(vault_error)
 }
 

@@ -3,11 +3,14 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::VaultPlace;
+
 /// The controller of Holdfast: keeps policies and jobs in Postgres, dispatches work to agents, and stores their data.
 #[derive(Debug, Parser)]
 #[command(name = "holdfast-controller", version)]
 pub(crate) struct Cli {
-    /// TOML file with the same names as the flags (data_dir for --data-dir), and tables [timing], [limits] and [retention]. Default: controller.toml in the data directory,
+    /// TOML file with the same names as the flags (data_dir for --data-dir), and tables [timing], [limits], [retention] and,
+    /// for S3, [vault]. Default: controller.toml in the data directory,
     /// if there is one
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
@@ -43,9 +46,9 @@ pub(crate) struct InitCommand {
     /// Name or address by which agents and operators reach this controller; may be given several times
     #[arg(long, value_name = "NAME")]
     pub(crate) host: Vec<String>,
-    /// Folder of the vault [default: vault in the data directory]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) vault: Option<PathBuf>,
+    /// Folder of the vault, or s3://BUCKET/PREFIX [default: vault in the data directory]
+    #[arg(long, value_name = "PLACE", value_parser = VaultPlace::parse)]
+    pub(crate) vault: Option<VaultPlace>,
     /// Makes a new vault although there is a key, so that there was one before. What was backed up to that is not in the new one
     #[arg(long)]
     pub(crate) new_vault: bool,
@@ -71,9 +74,9 @@ pub(crate) struct ServeCommand {
     /// Name or address by which agents and operators reach this controller; may be given several times
     #[arg(long, value_name = "NAME")]
     pub(crate) host: Vec<String>,
-    /// Folder of the vault [default: vault in the data directory]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) vault: Option<PathBuf>,
+    /// Folder of the vault, or s3://BUCKET/PREFIX [default: vault in the data directory]
+    #[arg(long, value_name = "PLACE", value_parser = VaultPlace::parse)]
+    pub(crate) vault: Option<VaultPlace>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{ConfigError, Limits, RetentionConfig, Timing};
+use super::{ConfigError, Limits, RetentionConfig, Timing, VaultPlace};
 
 /// The file in the data directory that is read when no other one is named.
 pub(crate) const CONFIG_FILE: &str = "controller.toml";
@@ -20,7 +20,7 @@ pub(super) struct File {
     pub(super) agents: Option<SocketAddr>,
     pub(super) metrics: Option<SocketAddr>,
     pub(super) host: Vec<String>,
-    pub(super) vault: Option<PathBuf>,
+    pub(super) vault: Option<VaultPlace>,
     pub(super) timing: Timing,
     pub(super) limits: Limits,
     pub(super) retention: RetentionConfig,

@@ -29,7 +29,7 @@ fn flags_beat_the_file_and_the_file_beats_the_default() {
     let config =
         serve(&["--config", &path, "--data-dir", "/flag", "--database-url", "postgres://flag"]).unwrap();
     assert_eq!(config.folders.data, Path::new("/flag"));
-    assert_eq!(config.folders.vault, Path::new("/flag/vault"));
+    assert_eq!(config.folders.vault, VaultPlace::Directory("/flag/vault".into()));
     assert_eq!(config.database_url, "postgres://flag");
     assert_eq!(config.agents.to_string(), "0.0.0.0:1");
     assert_eq!(config.operators, OPERATORS);
@@ -90,4 +90,39 @@ fn mistakes_are_named() {
 fn the_password_of_the_database_stays_out_of_logs() {
     let config = serve(&["--data-dir", "/d", "--database-url", "postgres://u:secret@h/d"]).unwrap();
     assert!(!format!("{config:?}").contains("secret"));
+}
+
+#[test]
+fn a_vault_is_a_folder_or_in_s3() {
+    let place = |text: &str| {
+        let (_dir, path) = written(text);
+        serve(&["--config", &path, "--data-dir", "/d", "--database-url", "x"])
+            .map(|config| config.folders.vault)
+    };
+    assert_eq!(place("vault = \"/srv/vault\"").unwrap(), VaultPlace::Directory("/srv/vault".into()));
+    assert_eq!(place("vault = \"s3://b/holdfast\"").unwrap(), VaultPlace::parse("s3://b/holdfast").unwrap());
+    let whole = "[vault]\nurl = \"s3://b/p\"\nendpoint = \"https://s3.example\"\nregion = \"eu\"\npath_style = false\n\
+        allow_http = true\nca_file = \"/ca\"\naccess_key_id_file = \"/i\"\nsecret_access_key_file = \"/s\"\n\
+        requests_in_flight = 8\nrequests_per_second = 100\nbytes_per_second = 1000000\nrequest_timeout = \"30s\"\n\
+        retry_for = \"1m\"\n";
+    let VaultPlace::S3(s3) = place(whole).unwrap() else { panic!("no S3") };
+    assert_eq!(
+        (s3.location.to_string().as_str(), s3.endpoint.as_deref()),
+        ("s3://b/p", Some("https://s3.example"))
+    );
+    assert_eq!(s3.limits.bytes_per_second.unwrap().get(), 1_000_000);
+    assert_eq!(s3.limits.retry_for, Duration::from_secs(60));
+    for (text, word) in [
+        ("vault = \"s3://\"", "s3://bucket/prefix"),
+        ("[vault]\nendpoint = \"https://s3.example\"", "url"),
+        ("[vault]\nurl = \"/srv/vault\"", "s3://"),
+        ("[vault]\nurl = \"s3://b\"\nend_point = \"x\"", "end_point"),
+        ("[vault]\nurl = \"s3://b\"\naccess_key_id_file = \"/i\"", "go together"),
+        ("[vault]\nurl = \"s3://b\"\nrequests_in_flight = 0", "nonzero"),
+        ("[vault]\nurl = \"s3://b\"\nretry_for = \"5m\"", "at most 4m"),
+        ("[vault]\nurl = \"s3://b\"\nrequest_timeout = \"0s\"", "1s to 10m"),
+    ] {
+        let ConfigError::Parse { source, .. } = place(text).unwrap_err() else { panic!("{text}") };
+        assert!(source.to_string().contains(word), "{text}: {source}");
+    }
 }

@@ -1,6 +1,8 @@
 use holdfast_vault_format::container::SealError;
 use holdfast_vault_format::{CellError, DecodeError};
 
+use crate::store::Problem;
+
 /// What went wrong in the vault. `Display` does not repeat the source.
 #[derive(Debug, thiserror::Error)]
 pub enum VaultError {
@@ -8,6 +10,14 @@ pub enum VaultError {
     Storage { operation: &'static str, object: String, source: object_store::Error },
     #[error("the vault has no space left: {operation} {object}")]
     NoSpace { operation: &'static str, object: String, source: object_store::Error },
+    #[error("the vault's storage cannot be used: {problem} ({operation} {object})")]
+    Unusable { problem: Problem, operation: &'static str, object: String, source: object_store::Error },
+    #[error("the vault's storage {location} cannot be set up: {detail}")]
+    S3Settings { location: String, detail: String },
+    #[error("the endpoint {endpoint} is without TLS, which is not allowed")]
+    PlainHttp { endpoint: String },
+    #[error("the storage lets an object be created twice under one name: it ignores `If-None-Match: *`")]
+    CreatesTwice,
     #[error("{path} cannot be used as a vault")]
     Directory { path: String, source: std::io::Error },
     #[error("there is a vault already")]
@@ -107,6 +117,7 @@ impl VaultError {
         matches!(
             self,
             Self::Storage { .. }
+                | Self::Unusable { .. }
                 | Self::Gone
                 | Self::NoSpace { .. }
                 | Self::Contended { .. }
@@ -115,8 +126,28 @@ impl VaultError {
         )
     }
 
+    /// What to do about a storage that cannot be used, if that is what went wrong.
+    #[must_use]
+    pub fn next_step(&self) -> Option<&'static str> {
+        match self {
+            Self::Unusable { problem, .. } => Some(problem.next_step()),
+            Self::S3Settings { .. } => Some("correct it; docs/configuration.md has every key of [vault]"),
+            Self::PlainHttp { .. } => Some(
+                "use an https:// endpoint, with ca_file if its authority is private; in a network that you trust set allow_http",
+            ),
+            Self::CreatesTwice => Some(
+                "use a storage that honours conditional writes: docs/operating.md lists those that were tried; a vault on one that \
+                 does not is not supported",
+            ),
+            _ => None,
+        }
+    }
+
     pub(crate) fn storage(operation: &'static str, object: &str, source: object_store::Error) -> Self {
         let object = object.to_owned();
+        if let Some(problem) = Problem::of(&source) {
+            return Self::Unusable { problem, operation, object, source };
+        }
         match source {
             object_store::Error::NotFound { .. } => Self::Missing { object },
             source if is_no_space(&source) => Self::NoSpace { operation, object, source },

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use age::secrecy::ExposeSecret as _;
 use age::x25519::Identity;
+use zeroize::Zeroizing;
 
 use crate::VaultError;
 
@@ -47,19 +48,24 @@ impl KeyFile {
     /// # Errors
     /// [`VaultError::ExposedKeyFile`] if others than its owner have any right to the file, [`VaultError::BadKeyFile`] if it is none.
     pub fn load(path: &Path) -> Result<Self, VaultError> {
-        let error =
-            |source| VaultError::KeyFile { operation: "read", path: path.display().to_string(), source };
-        let file = std::fs::File::open(path).map_err(error)?;
-        let mode = file.metadata().map_err(error)?.mode() & 0o777;
-        if mode & 0o077 != 0 {
-            return Err(VaultError::ExposedKeyFile { path: path.display().to_string(), mode });
-        }
-        let mut text = String::new();
-        file.take(MAX_LEN).read_to_string(&mut text).map_err(error)?;
+        let text = read_private(path)?;
         let line = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'));
         let identity = line.unwrap_or_default().parse::<Identity>().map_err(|detail| {
             VaultError::BadKeyFile { path: path.display().to_string(), detail: detail.to_owned() }
         })?;
         Ok(Self { identity })
     }
+}
+
+/// Reads a file that nobody but its owner has any right to.
+pub(crate) fn read_private(path: &Path) -> Result<Zeroizing<String>, VaultError> {
+    let error = |source| VaultError::KeyFile { operation: "read", path: path.display().to_string(), source };
+    let file = std::fs::File::open(path).map_err(error)?;
+    let mode = file.metadata().map_err(error)?.mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(VaultError::ExposedKeyFile { path: path.display().to_string(), mode });
+    }
+    let mut text = Zeroizing::new(String::new());
+    file.take(MAX_LEN).read_to_string(&mut text).map_err(error)?;
+    Ok(text)
 }

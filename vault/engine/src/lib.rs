@@ -45,7 +45,7 @@ pub use key_file::KeyFile;
 pub use map::{MapBlocks, MapLayer, MapRun};
 pub use point::{OpenBackup, Outcome, Point, PointDisk, PointStatus};
 pub use standing::{COOLING_OFF, Deletion, Lock, PointState, Refusal, Standing};
-pub use store::Storage;
+pub use store::{Problem, S3, S3Addressing, S3Credentials, S3Limits, S3Location, S3Transport, Storage};
 pub use vault::Vault;
 
 /// A place where the fault tests end the process; nothing in a build without the feature `failpoints`.

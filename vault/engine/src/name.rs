@@ -9,6 +9,11 @@ pub(crate) fn key(id: Uuid) -> String {
     format!("keys/{id}")
 }
 
+/// What a storage is tried with while a vault is made.
+pub(crate) fn probe(id: Uuid) -> String {
+    format!("probe/{id}")
+}
+
 pub(crate) fn open(machine: Uuid, seq: u64) -> String {
     format!("open/{machine}/{seq:020}")
 }

@@ -1,39 +1,18 @@
-//! Reading and creating whole objects.
+//! Reading, creating and deleting whole objects.
+
+mod create;
 
 use bytes::Bytes;
 use futures::TryStreamExt as _;
 use object_store::path::Path;
-use object_store::{
-    GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload,
-};
+use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt as _};
 
 use crate::VaultError;
-use crate::store::Storage;
+
+pub(crate) use create::{Created, create};
 
 /// Largest object that is read whole: a point with very deep stacks.
 const MAX_RECORD: u64 = 256 << 20;
-
-/// Whether a create-only write wrote.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Created {
-    Now,
-    /// The name is taken, maybe by an earlier try of the same write.
-    Before,
-}
-
-/// Creates an object. When this answers, the name is durable, whoever took it.
-pub(crate) async fn create(storage: &Storage, name: &str, bytes: Bytes) -> Result<Created, VaultError> {
-    let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-    let path = Path::from(name);
-    let created = match storage.objects().put_opts(&path, PutPayload::from_bytes(bytes), options).await {
-        Ok(_) => Created::Now,
-        Err(object_store::Error::AlreadyExists { .. }) => Created::Before,
-        Err(source) => return Err(VaultError::storage("create", name, source)),
-    };
-    // Also what was created now: its directory may be one that another writer made and has not synced yet.
-    storage.settle(name).await?;
-    Ok(created)
-}
 
 /// Deletes an object, unless somebody did so before. It may come back after a power cut.
 pub(crate) async fn delete(store: &dyn ObjectStore, name: &str) -> Result<(), VaultError> {

@@ -1,12 +1,22 @@
 //! Where a vault's objects are kept, and when their names are durable.
 
+mod problem;
+mod s3;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 
 use crate::VaultError;
+
+pub use problem::Problem;
+pub use s3::{S3, S3Addressing, S3Credentials, S3Limits, S3Location, S3Transport};
+
+/// How long a store is asked again what became of a write, unless its settings say otherwise.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Where a vault's objects are. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -14,6 +24,7 @@ pub struct Storage {
     objects: Arc<dyn ObjectStore>,
     /// Of a directory. There, unlike in an object store, a name can be seen before it is durable.
     root: Option<PathBuf>,
+    patience: Duration,
 }
 
 impl Storage {
@@ -27,24 +38,35 @@ impl Storage {
         let root = path.canonicalize().map_err(failed)?;
         let store = LocalFileSystem::new_with_prefix(&root)
             .map_err(|source| failed(std::io::Error::other(source)))?;
-        Ok(Self { objects: Arc::new(store.with_fsync(true)), root: Some(root) })
+        Ok(Self { objects: Arc::new(store.with_fsync(true)), root: Some(root), patience: PATIENCE })
     }
 
     /// Any store in which a name is durable as soon as it can be seen.
     #[must_use]
     pub fn over(objects: Arc<dyn ObjectStore>) -> Self {
-        Self { objects, root: None }
+        Self { objects, root: None, patience: PATIENCE }
+    }
+
+    /// The same, but a write whose outcome is not known is tried again for this long.
+    #[must_use]
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// The same place, reached through another store.
     #[must_use]
     pub fn through(self, wrap: impl FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>) -> Self {
-        Self { objects: wrap(self.objects), root: self.root }
+        Self { objects: wrap(self.objects), ..self }
     }
 
     /// The directory, if it is one.
     pub(crate) fn root(&self) -> Option<&Path> {
         self.root.as_deref()
+    }
+
+    /// How long after its first try a write whose outcome is not known may be tried again.
+    pub(crate) fn patience(&self) -> Duration {
+        self.patience
     }
 
     pub(crate) fn objects(&self) -> &dyn ObjectStore {

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures::StreamExt as _;
 
 use object_store::ObjectStore;
@@ -60,7 +61,13 @@ impl Vault {
     /// Makes a vault in an empty store. `vault.json` is written last: without it there is no vault, and what an interrupted
     /// try left under `keys/` does no harm.
     pub async fn create(storage: Storage, key: &KeyFile) -> Result<Self, VaultError> {
+        if Self::is_in(&storage).await? {
+            return Err(VaultError::AlreadyExists);
+        }
         refuse_foreign_files(storage.objects()).await?;
+        if storage.root().is_none() {
+            refuse_overwriting(&storage).await?;
+        }
         let (vault_id, key_id) = (Uuid::new_v4(), Uuid::new_v4());
         let data_key = Zeroizing::new(rand::random::<[u8; 32]>());
         let seed = Zeroizing::new(rand::random::<[u8; 32]>());
@@ -86,6 +93,18 @@ impl Vault {
         match object::create(&storage, name::HEADER, json.into()).await? {
             Created::Now => Self::open(storage, key).await,
             Created::Before => Err(VaultError::AlreadyExists),
+        }
+    }
+
+    /// Whether there is a vault, whatever its key.
+    ///
+    /// # Errors
+    /// If the storage cannot be read, so that nobody knows.
+    pub async fn is_in(storage: &Storage) -> Result<bool, VaultError> {
+        match object::read(storage.objects(), name::HEADER).await {
+            Ok(_) => Ok(true),
+            Err(VaultError::Missing { .. }) => Ok(false),
+            Err(error) => Err(error),
         }
     }
 
@@ -177,13 +196,28 @@ async fn refuse_foreign_files(store: &dyn ObjectStore) -> Result<(), VaultError>
     let mut objects = store.list(None);
     while let Some(object) = objects.next().await {
         let object = object.map_err(|source| VaultError::storage("list", "", source))?;
-        if object.location.as_ref() == name::HEADER {
-            return Err(VaultError::AlreadyExists);
-        }
-        // A directory's `lost+found` is not listed; the keys of an interrupted try are.
-        if object.location.prefix_match(&Path::from("keys")).is_none() {
+        // A directory's `lost+found` is not listed; the keys and probes of an interrupted try are. Consoles mark a folder in a
+        // bucket by an object that is called like it.
+        let ours = ["keys", "probe"].iter().any(|ours| object.location.prefix_matches(&Path::from(*ours)));
+        if !ours && !object.location.as_ref().is_empty() {
             return Err(VaultError::NotEmpty);
         }
     }
     Ok(())
+}
+
+/// Tries whether a name can be taken once only: everything depends on it, and not every server that says so keeps to it.
+async fn refuse_overwriting(storage: &Storage) -> Result<(), VaultError> {
+    let name = name::probe(Uuid::new_v4());
+    let one = || Bytes::copy_from_slice(&rand::random::<[u8; 32]>());
+    let probed = async {
+        let first = object::create(storage, &name, one()).await?;
+        Ok((first, object::create(storage, &name, one()).await?))
+    };
+    let probed = probed.await;
+    let deleted = object::delete(storage.objects(), &name).await;
+    match probed? {
+        (Created::Now, Created::Before) => deleted,
+        _ => Err(VaultError::CreatesTwice),
+    }
 }

@@ -2,18 +2,48 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-/// Reads a Holdfast vault with nothing but its directory and its key: no controller, no database.
+/// Reads a Holdfast vault with nothing but its place and its key: no controller, no database.
 #[derive(Debug, Parser)]
 #[command(version, after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage.")]
 pub(crate) struct Args {
-    /// Directory of the vault.
-    #[arg(long, value_name = "DIR")]
-    pub(crate) vault: PathBuf,
+    /// Directory of the vault, or s3://BUCKET/PREFIX. For S3, Amazon's environment variables count, such as
+    /// AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and AWS_ENDPOINT_URL.
+    #[arg(long, value_name = "PLACE")]
+    pub(crate) vault: String,
+    #[command(flatten)]
+    pub(crate) s3: S3Options,
     /// Key file of the vault.
     #[arg(long, value_name = "FILE")]
     pub(crate) key: PathBuf,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// How a vault in S3 is reached.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "S3")]
+pub(crate) struct S3Options {
+    /// URL of the server [default: Amazon's for the region].
+    #[arg(long, value_name = "URL")]
+    pub(crate) s3_endpoint: Option<String>,
+    /// Region of the bucket [default: us-east-1].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) s3_region: Option<String>,
+    /// Name the bucket in the host's name, not in the path.
+    #[arg(long)]
+    pub(crate) s3_virtual_host: bool,
+    /// Allow an endpoint without TLS.
+    #[arg(long)]
+    pub(crate) s3_allow_http: bool,
+    /// PEM file with the endpoint's authority, instead of the system's.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) s3_ca_file: Option<PathBuf>,
+    /// File with the access key; nobody else may read it.
+    #[arg(long, value_name = "FILE", requires = "s3_secret_access_key_file")]
+    pub(crate) s3_access_key_id_file: Option<PathBuf>,
+    /// File with the secret access key; nobody else may read it.
+    #[arg(long, value_name = "FILE", requires = "s3_access_key_id_file")]
+    pub(crate) s3_secret_access_key_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

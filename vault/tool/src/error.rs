@@ -69,13 +69,25 @@ impl ToolError {
         if let Self::Open(VaultError::ExposedKeyFile { path, .. }) = self {
             return format!("run `chmod 600 {path}`").into();
         }
+        if let Some(step) = self.vault_error().and_then(VaultError::next_step) {
+            return step.into();
+        }
         Cow::Borrowed(self.usual_step())
+    }
+
+    fn vault_error(&self) -> Option<&VaultError> {
+        match self {
+            Self::Open(source) | Self::List(source) | Self::Read(source) => Some(source),
+            _ => None,
+        }
     }
 
     fn usual_step(&self) -> &'static str {
         match self {
             Self::Open(VaultError::WrongKey) => "give the key file that belongs to this vault with --key",
-            Self::Open(VaultError::NotAVault) => "give the directory that holds vault.json with --vault",
+            Self::Open(VaultError::NotAVault) => {
+                "give the directory or the bucket and prefix that hold vault.json with --vault"
+            }
             Self::Open(_) => {
                 "check --vault and --key, that the vault's file system is mounted, and that this user may read both"
             }

@@ -1,16 +1,17 @@
-//! `holdfast-vault`: reads a vault with nothing but its directory and its key.
+//! `holdfast-vault`: reads a vault with nothing but its place and its key.
 
 mod args;
 mod error;
 mod find;
 mod list;
 mod output;
+mod place;
 mod restore;
 
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use holdfast_vault_engine::{KeyFile, Storage, Vault};
+use holdfast_vault_engine::{KeyFile, Vault};
 
 use crate::args::{Args, Command};
 use crate::error::ToolError;
@@ -33,7 +34,7 @@ fn main() -> ExitCode {
 
 async fn run(args: Args) -> Result<(), ToolError> {
     let key = KeyFile::load(&args.key).map_err(ToolError::Open)?;
-    let store = Storage::directory(&args.vault).map_err(ToolError::Open)?;
+    let store = place::storage(&args.vault, args.s3).map_err(ToolError::Open)?;
     let vault = Vault::open(store, &key).await.map_err(ToolError::Open)?;
     match args.command {
         Command::List { output } => list::list(&vault, output).await,

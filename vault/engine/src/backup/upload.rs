@@ -89,11 +89,10 @@ pub(super) async fn upload(
     done.send_replace(outcome);
 }
 
-/// Stores a segment under its name, which belongs to this backup alone: if it is taken, it must be by the same bytes.
+/// Stores a segment under its name, which belongs to this backup alone: nobody else may have taken it.
 async fn store_segment(vault: &Vault, object: &str, bytes: Bytes) -> Result<(), VaultError> {
-    match object::create(vault.storage(), object, bytes.clone()).await? {
+    match object::create(vault.storage(), object, bytes).await? {
         Created::Now => vault.check_present().await,
-        Created::Before if object::read(vault.store(), object).await? == bytes => Ok(()),
         Created::Before => Err(VaultError::mismatch(object, "another writer took the name")),
     }
 }

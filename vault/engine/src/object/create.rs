@@ -1,0 +1,121 @@
+use std::time::Duration;
+
+use bytes::Bytes;
+use object_store::path::Path;
+use object_store::{Error, ObjectStoreExt as _, PutMode, PutOptions, PutPayload};
+use tokio::time::Instant;
+use tracing::info;
+
+use crate::VaultError;
+use crate::store::{Problem, Storage};
+
+/// Whether a create-only write wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Created {
+    /// By this write, whether or not its first answer said so.
+    Now,
+    /// Another write took the name.
+    Before,
+}
+
+/// Pauses before a write is tried again are random, up to this for the first one and twice as much for each later one.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const MAX_PAUSE: Duration = Duration::from_secs(10);
+
+/// What an answer to a create-only write says of the name.
+enum Answer {
+    /// Taken by this write.
+    Ours,
+    /// Taken, maybe by this write: another try of the same request may have come through before.
+    Taken,
+    /// Nobody knows.
+    Unclear(VaultError),
+    /// Nothing was written, nor would be by another try.
+    Refused(VaultError),
+}
+
+/// Creates an object. When this answers, the name is durable, whoever took it.
+///
+/// Whose it is, its bytes tell: they hold something random, so nobody else writes the same. A write whose outcome cannot be learnt is
+/// tried again under the same name until the storage's patience ends.
+///
+/// # Errors
+/// If the storage fails or what became of the write cannot be learnt: then nothing is known of the name, and it may be taken later.
+pub(crate) async fn create(storage: &Storage, name: &str, bytes: Bytes) -> Result<Created, VaultError> {
+    let give_up_at = Instant::now() + storage.patience();
+    let mut pause = FIRST_PAUSE;
+    let created = loop {
+        let unclear = match put(storage, name, &bytes).await {
+            Answer::Ours => break Created::Now,
+            Answer::Taken => {
+                // Whoever took it may have deleted it since.
+                let is_ours = is_stored(storage, name, &bytes).await? == Some(true);
+                break if is_ours { Created::Now } else { Created::Before };
+            }
+            Answer::Refused(error) => return Err(error),
+            Answer::Unclear(error) => error,
+        };
+        match is_stored(storage, name, &bytes).await {
+            Ok(Some(true)) => break Created::Now,
+            Ok(Some(false)) => break Created::Before,
+            Ok(None) => {}
+            // Asked again after the next try.
+            Err(error) if error.is_retryable() => {}
+            Err(error) => return Err(error),
+        }
+        let wait = pause.mul_f64(rand::random());
+        if Instant::now() + wait >= give_up_at {
+            return Err(unclear);
+        }
+        info!(name, error = &unclear as &dyn std::error::Error, "what became of a write is not known: again");
+        tokio::time::sleep(wait).await;
+        pause = (pause * 2).min(MAX_PAUSE);
+    };
+    // Also what was created now: its directory may be one that another writer made and has not synced yet.
+    storage.settle(name).await?;
+    Ok(created)
+}
+
+async fn put(storage: &Storage, name: &str, bytes: &Bytes) -> Answer {
+    let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+    let payload = PutPayload::from_bytes(bytes.clone());
+    let error = match storage.objects().put_opts(&Path::from(name), payload, options).await {
+        Ok(_) => return Answer::Ours,
+        Err(error) => error,
+    };
+    // A directory says what it did, and what a failed sync left in the page cache proves nothing.
+    let is_directory = storage.root().is_some();
+    match &error {
+        // A failed condition, not merely a conflict: 409 is another request under way, and nobody may have written.
+        Error::AlreadyExists { source, .. }
+            if is_directory
+                || matches!(
+                    source.downcast_ref(),
+                    Some(Error::Precondition { .. } | Error::NotModified { .. })
+                ) =>
+        {
+            Answer::Taken
+        }
+        Error::PermissionDenied { .. }
+        | Error::Unauthenticated { .. }
+        | Error::NotFound { .. }
+        | Error::NotImplemented { .. }
+        | Error::NotSupported { .. } => Answer::Refused(VaultError::storage("create", name, error)),
+        _ if is_directory => Answer::Refused(VaultError::storage("create", name, error)),
+        _ => Answer::Unclear(VaultError::storage("create", name, error)),
+    }
+}
+
+/// Whether these bytes are stored under the name; `None` if there is no such object.
+async fn is_stored(storage: &Storage, name: &str, bytes: &Bytes) -> Result<Option<bool>, VaultError> {
+    let failed = |source| VaultError::storage("look for", name, source);
+    let found = match storage.objects().get(&Path::from(name)).await {
+        Ok(found) => found,
+        Err(error @ Error::NotFound { .. }) if Problem::of(&error).is_none() => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    if found.meta.size != bytes.len() as u64 {
+        return Ok(Some(false));
+    }
+    Ok(Some(found.bytes().await.map_err(failed)? == *bytes))
+}

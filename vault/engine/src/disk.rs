@@ -1,5 +1,6 @@
 //! Reading a disk of a point. Windows of the disk, in order; within one, each cell is fetched once, many at a time.
 
+mod look;
 mod plan;
 
 use std::sync::Arc;

@@ -121,7 +121,7 @@ impl Point {
 }
 
 impl PointStatus {
-    fn seq(&self) -> u64 {
+    pub(crate) fn seq(&self) -> u64 {
         match self {
             Self::Ok(point) | Self::SoftDeleted(point, _) => point.seq,
             Self::Damaged { seq, .. } => *seq,

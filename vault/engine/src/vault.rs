@@ -47,7 +47,7 @@ pub struct Vault {
 pub(crate) struct Inner {
     pub(crate) storage: Storage,
     pub(crate) ring: Keyring,
-    pub(crate) signer: Signer,
+    pub(crate) signer: Arc<Signer>,
     pub(crate) segments: crate::segment::Cache,
 }
 
@@ -141,7 +141,12 @@ impl Vault {
         }
         let ring = Keyring { vault: header.vault_id, key: DataKey::new(header.key_id, *data_key) };
         Ok(Self {
-            inner: Arc::new(Inner { storage, ring, signer, segments: crate::segment::Cache::default() }),
+            inner: Arc::new(Inner {
+                storage,
+                ring,
+                signer: Arc::new(signer),
+                segments: crate::segment::Cache::default(),
+            }),
         })
     }
 

@@ -29,9 +29,30 @@ pub(super) struct Fetch {
 type Cells = BTreeMap<(u64, u32, u32, u32), (SegmentRef, Vec<Piece>)>;
 
 impl Inner {
-    /// Plans the blocks `first..end`: the newest delta that speaks of a block says where it is. A block that none speaks of is
-    /// damage, never zero.
+    /// Plans the blocks `first..end`.
     pub(super) async fn plan(&self, first: u64, end: u64) -> Result<Plan, VaultError> {
+        let mut zeros = Vec::new();
+        let mut cells = Cells::new();
+        for (block, (delta, place)) in (first..).zip(self.places(first, end).await?) {
+            match place {
+                Place::Zero => push_zero(&mut zeros, block),
+                Place::Cell { segment, cell, cell_block } => {
+                    let reference = self.named(delta, segment)?;
+                    let key = (reference.seq, reference.number, reference.generation, cell);
+                    let (known, pieces) = cells.entry(key).or_insert_with(|| (*reference, Vec::new()));
+                    if known.root != reference.root {
+                        return Err(VaultError::mismatch("a delta", "two deltas disagree about a segment"));
+                    }
+                    push_piece(pieces, cell_block, block);
+                }
+            }
+        }
+        Ok(Plan { zeros, fetches: self.group(cells).await? })
+    }
+
+    /// Where the blocks `first..end` are, each with the delta that says so: the newest one that speaks of it. A block that none
+    /// speaks of is damage, never zero.
+    pub(super) async fn places(&self, first: u64, end: u64) -> Result<Vec<(usize, Place)>, VaultError> {
         let mut window: Vec<Option<(usize, Place)>> = vec![None; usize::try_from(end - first).unwrap_or(0)];
         for (index, (seq, root)) in self.deltas.iter().enumerate() {
             let start = root.extent_pages.partition_point(|page| page.end_block <= first);
@@ -45,30 +66,21 @@ impl Inner {
                 }
             }
         }
-        let mut zeros = Vec::new();
-        let mut cells = Cells::new();
-        for (block, slot) in (first..).zip(&window) {
-            match slot {
-                None => {
-                    let detail = format!("no delta covers block {block}");
-                    return Err(VaultError::mismatch("the stack of deltas", detail));
-                }
-                Some((_, Place::Zero)) => push_zero(&mut zeros, block),
-                Some((delta, Place::Cell { segment, cell, cell_block })) => {
-                    let reference =
-                        self.deltas[*delta].1.segments.get(*segment as usize).ok_or_else(|| {
-                            VaultError::mismatch("a delta", format!("it names no segment {segment}"))
-                        })?;
-                    let key = (reference.seq, reference.number, reference.generation, *cell);
-                    let (known, pieces) = cells.entry(key).or_insert_with(|| (*reference, Vec::new()));
-                    if known.root != reference.root {
-                        return Err(VaultError::mismatch("a delta", "two deltas disagree about a segment"));
-                    }
-                    push_piece(pieces, *cell_block, block);
-                }
-            }
-        }
-        Ok(Plan { zeros, fetches: self.group(cells).await? })
+        let known = |(block, slot): (u64, Option<_>)| {
+            slot.ok_or_else(|| {
+                VaultError::mismatch("the stack of deltas", format!("no delta covers block {block}"))
+            })
+        };
+        (first..).zip(window).map(known).collect()
+    }
+
+    /// A segment by its number in a delta.
+    pub(super) fn named(&self, delta: usize, segment: u32) -> Result<&SegmentRef, VaultError> {
+        self.deltas[delta]
+            .1
+            .segments
+            .get(segment as usize)
+            .ok_or_else(|| VaultError::mismatch("a delta", format!("it names no segment {segment}")))
     }
 
     /// Joins cells that lie together into requests.

@@ -20,4 +20,5 @@ mod round_trip;
 mod s3;
 mod staging;
 mod support;
+mod verify;
 mod writes;

@@ -1,0 +1,183 @@
+//! Reading segments whole.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use uuid::Uuid;
+
+use holdfast_vault_format::segment::CellKind;
+use holdfast_vault_format::{DecodeError, cell_hash, decode_cell};
+
+use crate::object;
+use crate::segment::{Segment, SegmentId};
+use crate::{Vault, VaultError};
+
+use super::chain;
+
+/// Stored bytes that are read by one request.
+const CHUNK: u64 = 4 << 20;
+/// Requests under way, each with its bytes once as stored and a cell of them decoded: some 40 MiB.
+const IN_FLIGHT: usize = 6;
+
+/// What came of reading segments.
+pub(super) struct Read {
+    pub(super) bytes: u64,
+    pub(super) damaged: BTreeMap<SegmentId, DamagedCells>,
+}
+
+/// What of a segment is damaged.
+pub(super) struct DamagedCells {
+    /// Of the first of them.
+    pub(super) reason: String,
+    pub(super) cells: Cells,
+}
+
+impl DamagedCells {
+    /// Nothing of it can be read.
+    pub(super) fn all(reason: String) -> Self {
+        Self { reason, cells: Cells::All }
+    }
+}
+
+/// `All`: the directory, or the whole segment.
+pub(super) enum Cells {
+    All,
+    Some(Vec<u32>),
+}
+
+/// Cells that are read by one request.
+struct Chunk {
+    segment: Arc<Segment>,
+    cells: Range<u32>,
+    /// It ends its segment.
+    is_last: bool,
+}
+
+impl Vault {
+    /// Reads segments of a machine and compares every cell with its hash.
+    pub(super) async fn read_segments(
+        &self,
+        machine: Uuid,
+        ids: &[SegmentId],
+        tell: &mut (impl FnMut(usize, usize, u64) + Send),
+    ) -> Result<Read, VaultError> {
+        let mut read = Read { bytes: 0, damaged: BTreeMap::new() };
+        let (mut done, total) = (0, ids.len());
+        debug_assert!(ids.iter().all(|id| id.machine == machine));
+        let mut chunks = futures::stream::iter(ids.iter().copied())
+            .map(|id| async move { (id, self.chunks(id).await) })
+            .buffered(IN_FLIGHT)
+            .flat_map(|(id, chunks)| {
+                futures::stream::iter(match chunks {
+                    Ok(chunks) => chunks.into_iter().map(|chunk| (id, Ok(chunk))).collect(),
+                    Err(error) => vec![(id, Err(error))],
+                })
+            })
+            .map(|(id, chunk)| async move {
+                match chunk {
+                    Ok(chunk) => (id, chunk.is_last, self.read_chunk(chunk).await),
+                    Err(error) => (id, true, Err(error)),
+                }
+            })
+            .buffered(IN_FLIGHT);
+        while let Some((id, is_last, outcome)) = chunks.next().await {
+            let mut bytes = 0;
+            match outcome {
+                Ok(chunk) => {
+                    bytes = chunk.bytes;
+                    for (cells, reason) in chunk.damaged {
+                        add(&mut read.damaged, id, cells, reason);
+                    }
+                }
+                Err(error) if error.is_damage() => add(&mut read.damaged, id, Cells::All, chain(&error)),
+                Err(error) => return Err(error),
+            }
+            done += usize::from(is_last);
+            read.bytes += bytes;
+            tell(done, total, bytes);
+        }
+        drop(chunks);
+        Ok(read)
+    }
+
+    async fn chunks(&self, id: SegmentId) -> Result<Vec<Chunk>, VaultError> {
+        let segment = self.segment(id).await?;
+        let count = u32::try_from(segment.directory.cells.len()).unwrap_or(u32::MAX);
+        let mut chunks = Vec::new();
+        let mut first = 0;
+        while first < count {
+            let start = segment.range(first)?.start;
+            let mut end = first + 1;
+            while end < count && segment.range(end)?.end - start <= CHUNK {
+                end += 1;
+            }
+            chunks.push(Chunk { segment: Arc::clone(&segment), cells: first..end, is_last: end == count });
+            first = end;
+        }
+        Ok(chunks)
+    }
+
+    async fn read_chunk(&self, chunk: Chunk) -> Result<ChunkRead, VaultError> {
+        let Chunk { segment, cells, is_last } = chunk;
+        let range = segment.range(cells.start)?.start..segment.range(cells.end - 1)?.end;
+        let mut damaged = Vec::new();
+        if is_last && let Err(error) = self.segment_table(&segment).await {
+            // Which blocks the cells hold: only a backup that goes on after a crash reads it.
+            if !error.is_damage() {
+                return Err(error);
+            }
+            damaged.push((Cells::Some(Vec::new()), chain(&error)));
+        }
+        let stored = object::read_range(self.store(), &segment.name, range.clone()).await?;
+        let check = move || {
+            for cell in cells {
+                if let Err(error) = check_cell(&segment, cell, &stored, range.start) {
+                    damaged.push((Cells::Some(vec![cell]), chain(&error)));
+                }
+            }
+            ChunkRead { bytes: range.end - range.start, damaged }
+        };
+        tokio::task::spawn_blocking(check).await.map_err(|source| VaultError::Worker { source })
+    }
+}
+
+struct ChunkRead {
+    bytes: u64,
+    damaged: Vec<(Cells, String)>,
+}
+
+fn check_cell(segment: &Segment, cell: u32, stored: &Bytes, start: u64) -> Result<(), VaultError> {
+    let range = segment.range(cell)?;
+    let at = |offset: u64| usize::try_from(offset - start).unwrap_or(usize::MAX);
+    let data = segment.open_cell(cell, stored.slice(at(range.start)..at(range.end)))?;
+    let entry = segment.entry(cell)?;
+    let hash = match entry.kind {
+        CellKind::Data { codec, .. } => {
+            let plain = decode_cell(codec, entry.plain_len, &data).map_err(|source| {
+                VaultError::mismatch(
+                    &segment.name,
+                    format!("cell {cell} does not decode: {}", chain(&source)),
+                )
+            })?;
+            cell_hash(&plain)
+        }
+        CellKind::Zero { .. } | CellKind::Meta => cell_hash(&data),
+    };
+    if hash == entry.hash {
+        Ok(())
+    } else {
+        Err(VaultError::damaged(&segment.name, DecodeError::Hash { what: "a cell" }))
+    }
+}
+
+fn add(damaged: &mut BTreeMap<SegmentId, DamagedCells>, id: SegmentId, more: Cells, reason: String) {
+    let known = damaged.entry(id).or_insert(DamagedCells { reason, cells: Cells::Some(Vec::new()) });
+    match (&mut known.cells, more) {
+        (Cells::Some(cells), Cells::Some(more)) => cells.extend(more),
+        (cells, Cells::All) => *cells = Cells::All,
+        (Cells::All, Cells::Some(_)) => {}
+    }
+}

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use point::{LockArgs, LockModeArg, PointCommand};
-pub(crate) use vault::{GcArgs, VaultCommand};
+pub(crate) use vault::{CheckArgs, GcArgs, VaultCommand};
 
 /// Backup for fleets of virtual machines.
 #[derive(Debug, Parser)]

@@ -44,6 +44,8 @@ pub(crate) enum CliError {
     Target { operation: &'static str, path: PathBuf, source: io::Error },
     #[error("what the controller sent is not the disk: {detail}")]
     BadStream { detail: String },
+    #[error("something is damaged; points that do not restore: {points}")]
+    Damage { points: u64 },
     #[error("the job {state}")]
     JobEnded { state: String, detail: Option<Box<ErrorDetail>> },
     #[error("the answer cannot be printed")]
@@ -96,6 +98,7 @@ impl CliError {
             Self::TargetExists { .. } => "target_exists",
             Self::TargetNotAFile { .. } => "target_not_a_file",
             Self::TargetBusy { .. } => "target_busy",
+            Self::Damage { .. } => "damage_found",
             Self::Interrupted => "interrupted",
             Self::Signals { .. } => "signals",
             Self::Target { .. } => "target_failed",
@@ -124,6 +127,9 @@ impl CliError {
                 (action, _) => action.to_owned(),
             },
             Self::Lost { .. } => "try again; if it stays so, look at the controller's log".to_owned(),
+            Self::Damage { .. } => {
+                "restore other points; the next backup of each machine is a full one, which heals what comes after".to_owned()
+            }
             Self::TargetExists { .. } => "choose another file, or replace it with --overwrite".to_owned(),
             Self::Interrupted => "run it again: it starts from the beginning".to_owned(),
             Self::TargetNotAFile { .. } => "give --to the name of a file".to_owned(),

@@ -2,6 +2,7 @@
 
 mod args;
 mod backup;
+mod check;
 mod client;
 mod error;
 mod follow;
@@ -87,12 +88,14 @@ async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Point { command } => match command {
             PointCommand::List { machine, deleted } => point::list(client, output, machine, deleted).await,
             PointCommand::Show { point } => point::show(client, output, point).await,
+            PointCommand::Verify { point } => check::point(client, output, point).await,
             PointCommand::Delete { points } => point::delete(client, output, points).await,
             PointCommand::Undelete { points } => point::undelete(client, output, points).await,
             PointCommand::Lock(args) => point::lock(client, output, args).await,
             PointCommand::Unlock { point } => point::unlock(client, output, point).await,
         },
         Command::Vault { command: VaultCommand::Status } => vault::status(client, output).await,
+        Command::Vault { command: VaultCommand::Check(args) } => check::vault(client, output, args).await,
         Command::Vault { command: VaultCommand::Gc(args) } => vault::gc(client, output, args).await,
         Command::Restore(args) => restore::run(client, output, args).await,
         Command::Version | Command::Completion { .. } => Ok(()),

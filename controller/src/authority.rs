@@ -5,7 +5,7 @@ use chrono::TimeDelta;
 use tonic::{Code, Status};
 use uuid::Uuid;
 
-use holdfast_gateway::{Authority, Decided, PointLocation, TransferGrant, UnsettledCommit};
+use holdfast_gateway::{Authority, Decided, PointLocation, TransferGrant, UnsettledCommit, Verified};
 use holdfast_proto::error::{ErrorDetailExt as _, system_error, user_error};
 use holdfast_proto::ids::{AgentId, MachineId, PointId, StepId};
 use holdfast_vault_engine as vault;
@@ -13,6 +13,7 @@ use holdfast_vault_engine as vault;
 use crate::app::App;
 use crate::domain::job::Consistency;
 use crate::store::commit::NewPoint;
+use crate::store::damage::PointKey;
 use crate::store::point::PointDiskRow;
 use crate::store::standing::{NewPointState, NewStanding};
 
@@ -45,6 +46,7 @@ impl Authority for StoreAuthority {
                 .map(|disk| vault::DiskSpec { name: disk.name, size_bytes: disk.size_bytes })
                 .collect(),
             last_seq: u64::try_from(context.last_seq).unwrap_or(0),
+            damaged: context.damaged.into_iter().filter_map(|seq| u64::try_from(seq).ok()).collect(),
         })
     }
 
@@ -161,8 +163,17 @@ impl Authority for StoreAuthority {
         self.0.store.record_standing(new).await.map_err(Status::from)
     }
 
+    async fn record_verified(&self, verified: &Verified) -> Result<(), Status> {
+        let Verified { machine, damaged, sound, .. } = verified;
+        for (seq, reason) in damaged {
+            self.0.store.mark_damaged(PointKey::Seq(*machine, signed(*seq)?), reason).await?;
+        }
+        let sound = sound.iter().map(|seq| signed(*seq)).collect::<Result<Vec<_>, _>>()?;
+        self.0.store.mark_sound(*machine, sound, &verified.actor).await.map_err(Status::from)
+    }
+
     async fn mark_damaged(&self, point: PointId, reason: &str) -> Result<(), Status> {
-        self.0.store.mark_damaged(point, reason).await.map_err(Status::from)
+        self.0.store.mark_damaged(PointKey::Id(point), reason).await.map_err(Status::from)
     }
 }
 

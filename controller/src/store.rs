@@ -11,6 +11,7 @@ pub(crate) mod audit;
 pub(crate) mod claim;
 pub(crate) mod collection;
 pub(crate) mod commit;
+pub(crate) mod damage;
 pub(crate) mod error;
 pub(crate) mod job;
 pub(crate) mod machine;

@@ -20,6 +20,11 @@ pub(crate) enum PointCommand {
         /// Id, or MACHINE@latest.
         point: String,
     },
+    /// Reads every byte that a point needs and compares it; fails if something is damaged.
+    Verify {
+        /// Id, or MACHINE@latest.
+        point: String,
+    },
     /// Deletes points; until their window is over they can be undeleted.
     Delete {
         /// Ids, or MACHINE@latest.

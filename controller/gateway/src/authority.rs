@@ -7,7 +7,7 @@ use uuid::Uuid;
 use holdfast_proto::ids::{AgentId, MachineId, PointId, SnapshotId, StepId};
 use holdfast_vault_engine::{Consistency, DiskSpec, Point};
 
-use crate::Decided;
+use crate::{Decided, Verified};
 
 /// The agent behind a request: put into its extensions by the agents' listener, from the client certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +41,8 @@ pub struct TransferGrant {
     pub disks: Vec<DiskSpec>,
     /// The largest sequence number of a point of the machine that the catalogue knows; 0 if none.
     pub last_seq: u64,
+    /// Sequence numbers of its points that are known to be damaged.
+    pub damaged: Vec<u64>,
 }
 
 /// Where a point is in the vault.
@@ -100,6 +102,9 @@ pub trait Authority: Send + Sync + 'static {
 
     /// Where a point stands in the vault. Idempotent; what is older than what the catalogue knows changes nothing.
     async fn record_standing(&self, decided: &Decided) -> Result<(), Status>;
+
+    /// What a verification found out about a machine's points.
+    async fn record_verified(&self, verified: &Verified) -> Result<(), Status>;
 
     /// Something that the point needs is damaged or missing.
     async fn mark_damaged(&self, point: PointId, reason: &str) -> Result<(), Status>;

@@ -14,6 +14,7 @@ mod retry;
 mod send;
 mod transfer_api;
 mod transfers;
+mod verify;
 mod wire;
 
 use std::sync::Arc;
@@ -36,6 +37,7 @@ pub use error::chain;
 pub use point::{Decided, Decision};
 pub use restore::RestoreApi;
 pub use transfer_api::TransferApi;
+pub use verify::{Verified, VerifyTarget};
 
 use resolve::Settled;
 use transfers::Transfers;
@@ -89,6 +91,7 @@ struct Inner {
     stopping: CancellationToken,
     settled: Settled,
     collecting: Mutex<()>,
+    verifying: Mutex<()>,
 }
 
 impl std::fmt::Debug for Gateway {
@@ -111,6 +114,7 @@ impl Gateway {
             stopping: CancellationToken::new(),
             settled: Settled::default(),
             collecting: Mutex::new(()),
+            verifying: Mutex::new(()),
         };
         Self { inner: Arc::new(inner) }
     }

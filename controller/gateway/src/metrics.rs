@@ -15,6 +15,10 @@ pub(crate) const COLLECTIONS: Counter = Counter("holdfast_gateway_collections_to
 pub(crate) const PURGED_POINTS: Counter = Counter("holdfast_gateway_purged_points_total");
 /// Deleted from the vault's storage.
 pub(crate) const COLLECTED_BYTES: Counter = Counter("holdfast_gateway_collected_bytes_total");
+/// Of segments that a verification read whole.
+pub(crate) const VERIFIED_BYTES: Counter = Counter("holdfast_gateway_verified_bytes_total");
+/// Findings of verifications: points that do not restore.
+pub(crate) const DAMAGED_POINTS: Counter = Counter("holdfast_gateway_damage_found_total");
 /// Transfers that this gateway holds.
 pub(crate) const TRANSFERS: Gauge = Gauge("holdfast_gateway_transfers");
 

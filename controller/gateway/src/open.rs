@@ -98,6 +98,7 @@ impl Gateway {
             taken_at: grant.taken_at,
             disks: grant.disks,
             at_least_seq: grant.last_seq,
+            damaged: grant.damaged,
         };
         match self.inner.vault.begin(begin).await.map_err(|error| status_of(&error))? {
             Begun::AlreadyCommitted(point) => {

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -6,16 +7,21 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use holdfast_gateway::Gateway;
+use holdfast_gateway::{Gateway, PointLocation, VerifyTarget};
+use holdfast_proto::ids::MachineId;
 use holdfast_proto::v1::vault_service_server::VaultService;
 use holdfast_proto::v1::{
-    CollectGarbageRequest, CollectGarbageResponse, CollectionProgress, CollectionReport, GarbageCollection,
-    GetVaultRequest, HeldMachine, Vault, collect_garbage_response,
+    ByteRange, CheckDepth, CheckProgress, CheckReport, CheckVaultRequest, CheckVaultResponse,
+    CollectGarbageRequest, CollectGarbageResponse, CollectionProgress, CollectionReport, Finding,
+    GarbageCollection, GetVaultRequest, HeldMachine, Vault, check_vault_response, collect_garbage_response,
 };
-use holdfast_vault_engine::{ClockTrust, CollectionProgress as Progress};
+use holdfast_vault_engine::{
+    ClockTrust, CollectionProgress as Progress, Finding as Found, VerifyDepth, VerifyProgress,
+};
 
 use crate::app::App;
 use crate::collection;
+use crate::rpc_error::invalid;
 use crate::store::collection::{Occasion, ReportRow};
 
 use super::{caller, wire};
@@ -31,6 +37,7 @@ pub(crate) struct VaultApi {
 
 #[tonic::async_trait]
 impl VaultService for VaultApi {
+    type CheckVaultStream = Pin<Box<dyn Stream<Item = Result<CheckVaultResponse, Status>> + Send>>;
     type CollectGarbageStream = Pin<Box<dyn Stream<Item = Result<CollectGarbageResponse, Status>> + Send>>;
 
     async fn get_vault(&self, request: Request<GetVaultRequest>) -> Result<Response<Vault>, Status> {
@@ -53,6 +60,25 @@ impl VaultService for VaultApi {
         }))
     }
 
+    async fn check_vault(
+        &self,
+        request: Request<CheckVaultRequest>,
+    ) -> Result<Response<Self::CheckVaultStream>, Status> {
+        let operator = caller::admin(&request)?.name.clone();
+        let order = check_order(&self.app, request.into_inner()).await?;
+        let (outbound, answers) = mpsc::channel(OUTBOUND);
+        let api = self.clone();
+        let work = async move {
+            tokio::select! {
+                () = api.check(order, &operator, &outbound) => {}
+                () = outbound.closed() => {}
+                () = api.app.shutdown.cancelled() => {}
+            }
+        };
+        self.app.tracker.spawn(work);
+        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+    }
+
     async fn collect_garbage(
         &self,
         request: Request<CollectGarbageRequest>,
@@ -73,7 +99,73 @@ impl VaultService for VaultApi {
     }
 }
 
+/// What is to be verified, and how closely.
+async fn check_order(app: &App, request: CheckVaultRequest) -> Result<(VerifyTarget, VerifyDepth), Status> {
+    let depth = match (request.depth(), request.sample_per_10000) {
+        (CheckDepth::Unspecified | CheckDepth::Structure, _) => VerifyDepth::Structure,
+        (CheckDepth::ReadData, _) => VerifyDepth::ReadData,
+        (CheckDepth::Sample, per_10_000 @ 1..=10_000) => {
+            VerifyDepth::Sample { per_10_000, seed: rand::random() }
+        }
+        (CheckDepth::Sample, _) => {
+            return Err(invalid("invalid_sample", "sample_per_10000 must be 1 to 10000"));
+        }
+    };
+    let target = match (request.machine.as_str(), request.point.as_str()) {
+        ("", "") => VerifyTarget::Vault,
+        (machine, "") => VerifyTarget::Machine(MachineId(app.store.find_machine(machine).await?.facts.id)),
+        ("", point) => {
+            let row = app.store.resolve_point(point).await?;
+            let seq = u64::try_from(row.seq).unwrap_or(0);
+            VerifyTarget::Point(PointLocation { machine: MachineId(row.machine_id), seq })
+        }
+        _ => return Err(invalid("invalid_check", "name a machine or a point, not both")),
+    };
+    Ok((target, depth))
+}
+
 impl VaultApi {
+    async fn check(
+        &self,
+        (target, depth): (VerifyTarget, VerifyDepth),
+        operator: &str,
+        outbound: &mpsc::Sender<Result<CheckVaultResponse, Status>>,
+    ) {
+        use check_vault_response::Kind;
+
+        let answer = |kind| Ok(CheckVaultResponse { kind: Some(kind) });
+        let (progress, mut told) = mpsc::channel(1);
+        let forward = async {
+            while let Some(so_far) = told.recv().await {
+                let _ = outbound.send(answer(Kind::Progress(check_progress(so_far)))).await;
+            }
+        };
+        let (checked, ()) = tokio::join!(self.gateway.verify(target, depth, operator, progress), forward);
+        let report = match checked {
+            Ok(report) => report,
+            Err(status) => return drop(outbound.send(Err(status)).await),
+        };
+        let damaged: BTreeSet<_> = report
+            .findings
+            .iter()
+            .filter_map(|finding| Some((finding.machine, finding.point.as_ref()?.seq)))
+            .collect();
+        let sum = CheckReport {
+            points: report.points,
+            segments: report.segments,
+            read_segments: report.read_segments,
+            read_bytes: report.read_bytes,
+            findings: report.findings.len() as u64 + report.more_findings,
+            damaged_points: damaged.len() as u64,
+        };
+        for found in report.findings {
+            if outbound.send(answer(Kind::Finding(finding(found)))).await.is_err() {
+                return;
+            }
+        }
+        let _ = outbound.send(answer(Kind::Report(sum))).await;
+    }
+
     async fn collect(
         &self,
         request: CollectGarbageRequest,
@@ -101,6 +193,35 @@ impl VaultApi {
         let (collected, ()) = tokio::join!(collected, forward);
         let answer = collected.map(|row| CollectGarbageResponse { kind: Some(Kind::Report(report(row))) });
         let _ = outbound.send(answer).await;
+    }
+}
+
+fn check_progress(so_far: VerifyProgress) -> CheckProgress {
+    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    CheckProgress {
+        machines_done: count(so_far.machines_done),
+        machines: count(so_far.machines),
+        segments_done: count(so_far.segments_done),
+        segments: count(so_far.segments),
+        read_bytes: so_far.read_bytes,
+    }
+}
+
+fn finding(found: Found) -> Finding {
+    let point = found.point;
+    Finding {
+        machine_id: found.machine.to_string(),
+        machine_name: found.machine_name,
+        point_id: point.as_ref().and_then(|point| point.id).map(|id| id.to_string()).unwrap_or_default(),
+        seq: point.as_ref().map_or(0, |point| point.seq),
+        disk_name: point.as_ref().and_then(|point| point.disk.clone()).unwrap_or_default(),
+        ranges: point
+            .map(|point| point.ranges)
+            .unwrap_or_default()
+            .into_iter()
+            .map(|range| ByteRange { start: range.start, end: range.end })
+            .collect(),
+        reason: found.reason,
     }
 }
 

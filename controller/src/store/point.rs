@@ -149,29 +149,6 @@ impl Store {
         Ok(row.map(|(id,)| PointId(id)))
     }
 
-    pub(crate) async fn mark_damaged(&self, point: PointId, reason: &str) -> Result<(), StoreError> {
-        let reason = reason.to_owned();
-        self.transaction("mark a point damaged", move |connection| {
-            Box::pin(async move {
-                let updated = sqlx::query(
-                    "UPDATE points SET damage = $2, state = CASE state WHEN 'listed' THEN 'damaged' ELSE state END
-                     WHERE id = $1 AND damage IS NULL AND state <> 'purged'",
-                )
-                .bind(point.0)
-                .bind(&reason)
-                .execute(&mut *connection)
-                .await
-                .during("mark a point damaged")?;
-                if updated.rows_affected() == 1 {
-                    let detail = json!({ "reason": reason });
-                    audit::record(connection, "gateway", "point.damaged", &point.to_string(), detail).await?;
-                }
-                Ok(())
-            })
-        })
-        .await
-    }
-
     /// Written before the first byte of a restore.
     pub(crate) async fn record_restore(
         &self,

@@ -19,6 +19,8 @@ pub(crate) struct TransferContext {
     pub(crate) snapshot: SnapshotId,
     pub(crate) disks: Vec<DiskRow>,
     pub(crate) last_seq: i64,
+    /// Sequence numbers of points that are known to be damaged.
+    pub(crate) damaged: Vec<i64>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -34,6 +36,7 @@ struct TransferRow {
     snapshot_id: Option<Uuid>,
     snapshot_disks: Option<Json<Vec<DiskRow>>>,
     last_seq: i64,
+    damaged: Vec<i64>,
 }
 
 impl Store {
@@ -72,6 +75,7 @@ impl Store {
             snapshot: SnapshotId(snapshot),
             disks: disks.0,
             last_seq: row.last_seq,
+            damaged: row.damaged,
         })
     }
 }

@@ -112,6 +112,7 @@ pub fn request(attempt: i64, blocks: u64) -> BeginBackup {
         taken_at: DateTime::<Utc>::from_timestamp_micros(1_700_000_000_123_456).expect("a time"),
         disks: vec![disk("a", 0), disk("b", 1000)],
         at_least_seq: 0,
+        damaged: Vec::new(),
     }
 }
 

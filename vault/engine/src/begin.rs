@@ -32,6 +32,8 @@ pub struct BeginBackup {
     pub disks: Vec<DiskSpec>,
     /// The largest sequence number that the catalogue knows: the new one is larger.
     pub at_least_seq: u64,
+    /// Points that are known to be damaged: none is built upon, so the backup after one is a full one, which heals.
+    pub damaged: Vec<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,6 +98,10 @@ impl Vault {
         let adopted: Vec<u64> = opened.iter().copied().filter(|seq| *seq > since).collect();
         let previous = newest.as_ref().map(Point::reference);
         let base = match newest {
+            Some(point) if request.damaged.contains(&point.seq) => {
+                warn!(%machine, seq = point.seq, "the newest point is known to be damaged: a full backup heals");
+                None
+            }
             // The attempt before may have failed by a page that does not read: look closer than usual.
             Some(point) if adopted.is_empty() => self.usable_base(point, Depth::Roots).await?,
             Some(point) => self.usable_base(point, Depth::Pages).await?,

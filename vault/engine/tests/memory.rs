@@ -49,6 +49,7 @@ fn request(machine: Uuid) -> BeginBackup {
         taken_at: Utc::now(),
         disks: vec![DiskSpec { name: "sda".to_owned(), size_bytes: DISK }],
         at_least_seq: 0,
+        damaged: Vec::new(),
     }
 }
 

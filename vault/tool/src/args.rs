@@ -53,8 +53,25 @@ pub(crate) enum Command {
         #[arg(short, long, value_enum, default_value_t = Output::Table)]
         output: Output,
     },
+    /// Verifies what is stored; fails if something is damaged.
+    Check(CheckOptions),
     /// Writes one disk of a point to a file.
     Restore(RestoreOptions),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct CheckOptions {
+    /// Reads every byte that the points need, once; otherwise only how they hang together is looked at.
+    #[arg(long, conflicts_with = "sample")]
+    pub(crate) read_data: bool,
+    /// Reads so many percent of the segments, chosen at random.
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) sample: Option<u32>,
+    /// Only this machine: name or id.
+    #[arg(long)]
+    pub(crate) machine: Option<String>,
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
 }
 
 #[derive(Debug, clap::Args)]

@@ -12,6 +12,8 @@ pub(crate) enum ToolError {
     Open(#[source] VaultError),
     #[error("the vault cannot be listed")]
     List(#[source] VaultError),
+    #[error("the vault cannot be checked")]
+    Check(#[source] VaultError),
     #[error("no point {0} in this vault")]
     NoPoint(String),
     #[error("no machine {0} in this vault")]
@@ -44,6 +46,8 @@ pub(crate) enum ToolError {
     Content { first_byte: u64 },
     #[error("the vault gave {found} blocks of a disk of {expected}")]
     Coverage { expected: u64, found: u64 },
+    #[error("something is damaged: {findings} findings")]
+    Damage { findings: u64 },
     #[error("the output cannot be printed")]
     Print(#[source] io::Error),
     #[error("the program cannot start")]
@@ -77,7 +81,9 @@ impl ToolError {
 
     fn vault_error(&self) -> Option<&VaultError> {
         match self {
-            Self::Open(source) | Self::List(source) | Self::Read(source) => Some(source),
+            Self::Open(source) | Self::List(source) | Self::Check(source) | Self::Read(source) => {
+                Some(source)
+            }
             _ => None,
         }
     }
@@ -91,7 +97,9 @@ impl ToolError {
             Self::Open(_) => {
                 "check --vault and --key, that the vault's file system is mounted, and that this user may read both"
             }
-            Self::List(_) | Self::Runtime(_) | Self::Worker(_) => "check the vault's directory and try again",
+            Self::List(_) | Self::Check(_) | Self::Runtime(_) | Self::Worker(_) => {
+                "check the vault's directory and try again"
+            }
             Self::NoPoint(_) | Self::PointSyntax(_) => "see the ids with `holdfast-vault ... list`",
             Self::NoMachine(_) | Self::NoPoints(_) => "see the machines with `holdfast-vault ... list`",
             Self::ManyMachines { .. } => "use the machine's id instead of its name",
@@ -107,6 +115,9 @@ impl ToolError {
             Self::Read(_) => "check the vault's storage and try again",
             Self::Cell { .. } | Self::Content { .. } | Self::Coverage { .. } => {
                 "restore another point, or bring the vault back from a copy"
+            }
+            Self::Damage { .. } => {
+                "restore points that are not damaged, or bring the objects back from a copy"
             }
             Self::Print(_) => "check where the output goes",
         }

@@ -43,7 +43,12 @@ async fn by_id(vault: &Vault, id: Uuid) -> Result<Point, ToolError> {
     Err(ToolError::NoPoint(id.to_string()))
 }
 
-async fn latest(vault: &Vault, wanted: &str) -> Result<Point, ToolError> {
+/// The machine with this id, or the only one with this name.
+pub(crate) async fn machine(vault: &Vault, wanted: &str) -> Result<Uuid, ToolError> {
+    Ok(machine_and_points(vault, wanted).await?.0)
+}
+
+async fn machine_and_points(vault: &Vault, wanted: &str) -> Result<(Uuid, Vec<PointStatus>), ToolError> {
     let mut found = Vec::new();
     let by_id = Uuid::parse_str(wanted).ok();
     for machine in vault.machines().await.map_err(ToolError::List)? {
@@ -62,15 +67,19 @@ async fn latest(vault: &Vault, wanted: &str) -> Result<Point, ToolError> {
             })
             .unwrap_or(false);
         if by_id.is_some() || named {
-            found.push(points);
+            found.push((machine, points));
         }
     }
     let count = found.len();
-    let mut points = match (found.pop(), count) {
-        (Some(points), 1) => points,
-        (None, _) => return Err(ToolError::NoMachine(wanted.to_owned())),
-        (Some(_), count) => return Err(ToolError::ManyMachines { name: wanted.to_owned(), count }),
-    };
+    match (found.pop(), count) {
+        (Some(found), 1) => Ok(found),
+        (None, _) => Err(ToolError::NoMachine(wanted.to_owned())),
+        (Some(_), count) => Err(ToolError::ManyMachines { name: wanted.to_owned(), count }),
+    }
+}
+
+async fn latest(vault: &Vault, wanted: &str) -> Result<Point, ToolError> {
+    let (_, mut points) = machine_and_points(vault, wanted).await?;
     points.retain(|status| !matches!(status, PointStatus::SoftDeleted(..)));
     // An older point instead of the newest would be a surprise nobody notices.
     match points.pop() {

@@ -1,6 +1,7 @@
 //! `holdfast-vault`: reads a vault with nothing but its place and its key.
 
 mod args;
+mod check;
 mod error;
 mod find;
 mod list;
@@ -38,6 +39,7 @@ async fn run(args: Args) -> Result<(), ToolError> {
     let vault = Vault::open(store, &key).await.map_err(ToolError::Open)?;
     match args.command {
         Command::List { output } => list::list(&vault, output).await,
+        Command::Check(options) => check::check(&vault, options).await,
         Command::Restore(options) => restore::restore(&vault, options).await,
     }
 }

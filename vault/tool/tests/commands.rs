@@ -59,6 +59,7 @@ impl Fixture {
                     .map(|(name, data)| DiskSpec { name: (*name).to_owned(), size_bytes: data.len() as u64 })
                     .collect(),
                 at_least_seq: 0,
+                damaged: Vec::new(),
             };
             let Begun::Open(backup) = vault.begin(request).await.unwrap() else {
                 panic!("committed already")

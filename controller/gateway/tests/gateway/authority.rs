@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 use tonic::{Code, Status};
 use uuid::Uuid;
 
-use holdfast_gateway::{Authority, Decided, PointLocation, TransferGrant, UnsettledCommit};
+use holdfast_gateway::{Authority, Decided, PointLocation, TransferGrant, UnsettledCommit, Verified};
 use holdfast_proto::error::{ErrorDetailExt as _, agent_error, system_error, user_error};
 use holdfast_proto::ids::{AgentId, MachineId, PointId, SnapshotId, StepId};
 use holdfast_vault_engine::{Consistency, DiskSpec, Point, Standing};
@@ -34,6 +34,7 @@ pub(crate) struct Script {
     pub(crate) standings: BTreeMap<(MachineId, u64), Standing>,
     pub(crate) aborted: Vec<(StepId, i64)>,
     pub(crate) damaged: Vec<(PointId, String)>,
+    pub(crate) verified: Vec<Verified>,
     pub(crate) restores: Vec<(String, PointId, String)>,
     /// So many more calls of `record_point` fail.
     pub(crate) record_failures: u32,
@@ -125,6 +126,7 @@ impl Authority for ScriptedAuthority {
                 .map(|(_, seq)| *seq)
                 .max()
                 .unwrap_or(0),
+            damaged: Vec::new(),
         })
     }
 
@@ -220,6 +222,11 @@ impl Authority for ScriptedAuthority {
     async fn record_standing(&self, decided: &Decided) -> Result<(), Status> {
         let at = (decided.machine, decided.seq);
         self.script().standings.insert(at, decided.standing.clone());
+        Ok(())
+    }
+
+    async fn record_verified(&self, verified: &Verified) -> Result<(), Status> {
+        self.script().verified.push(verified.clone());
         Ok(())
     }
 

@@ -99,6 +99,7 @@ pub(crate) fn request(machine: Uuid, disks: &[(&str, &Image)]) -> BeginBackup {
             .map(|(name, image)| DiskSpec { name: (*name).to_owned(), size_bytes: image.size_bytes() })
             .collect(),
         at_least_seq: 0,
+        damaged: Vec::new(),
     }
 }
 

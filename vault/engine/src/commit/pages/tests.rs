@@ -24,6 +24,7 @@ pub(in crate::commit) async fn backup() -> (TempDir, Backup) {
         taken_at: Utc::now(),
         disks: vec![DiskSpec { name: "sda".to_owned(), size_bytes: 1 << 30 }],
         at_least_seq: 0,
+        damaged: Vec::new(),
     };
     let Begun::Open(backup) = vault.begin(request).await.unwrap() else { panic!("there was no backup yet") };
     (dir, backup)

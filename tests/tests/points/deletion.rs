@@ -1,6 +1,5 @@
 //! Points that nobody wants any more: deleted and taken back, locked, not kept by their policy, purged; what they alone needed
 //! is freed, and everything else restores.
-#![allow(clippy::unwrap_used)]
 
 use std::fs;
 use std::path::PathBuf;

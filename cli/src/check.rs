@@ -1,0 +1,171 @@
+//! Verification: `holdfast vault check` and `holdfast point verify`.
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+
+use holdfast_proto::v1::{self, CheckDepth, CheckProgress, CheckVaultRequest, check_vault_response::Kind};
+
+use crate::args::CheckArgs;
+use crate::client::Client;
+use crate::error::CliError;
+use crate::output::{Output, size, table};
+use crate::view::or_dash;
+
+/// Ranges that a table shows.
+const SHOWN: usize = 3;
+
+#[derive(Debug, Serialize)]
+struct Checked {
+    points: u64,
+    damaged_points: u64,
+    segments: u64,
+    read_segments: u64,
+    read_bytes: u64,
+    findings: Vec<Finding>,
+}
+
+#[derive(Debug, Serialize)]
+struct Finding {
+    machine: String,
+    machine_id: String,
+    /// `null` if no restore needs what is damaged, or the point itself cannot be read.
+    point: Option<String>,
+    seq: Option<u64>,
+    /// `null`: all disks.
+    disk: Option<String>,
+    /// Empty: all of the disk.
+    ranges: Vec<Range>,
+    reason: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Range {
+    start: u64,
+    end: u64,
+}
+
+pub(crate) async fn vault(client: Client, output: Output, args: CheckArgs) -> Result<(), CliError> {
+    let (depth, sample_per_10000) = match args.sample {
+        Some(per_10_000) => (CheckDepth::Sample, per_10_000),
+        None if args.read_data => (CheckDepth::ReadData, 0),
+        None => (CheckDepth::Structure, 0),
+    };
+    let machine = args.machine.unwrap_or_default();
+    let depth = depth.into();
+    run(client, output, CheckVaultRequest { machine, point: String::new(), depth, sample_per_10000 }).await
+}
+
+/// Reads all that a point needs.
+pub(crate) async fn point(client: Client, output: Output, point: String) -> Result<(), CliError> {
+    let depth = CheckDepth::ReadData.into();
+    run(client, output, CheckVaultRequest { machine: String::new(), point, depth, sample_per_10000: 0 }).await
+}
+
+async fn run(client: Client, output: Output, request: CheckVaultRequest) -> Result<(), CliError> {
+    let mut answers = client.vault().check_vault(request).await?.into_inner();
+    let bar = progress(output);
+    let (mut findings, mut report) = (Vec::new(), None);
+    while let Some(answer) = answers.message().await? {
+        match answer.kind {
+            Some(Kind::Progress(so_far)) => show_progress(&bar, so_far),
+            Some(Kind::Finding(finding)) => findings.push(Finding::from(finding)),
+            Some(Kind::Report(found)) => report = Some(found),
+            None => {}
+        }
+    }
+    bar.finish_and_clear();
+    let report =
+        report.ok_or_else(|| CliError::Lost { detail: "the check did not tell its end".to_owned() })?;
+    let checked = Checked {
+        points: report.points,
+        damaged_points: report.damaged_points,
+        segments: report.segments,
+        read_segments: report.read_segments,
+        read_bytes: report.read_bytes,
+        findings,
+    };
+    output.print(&checked, || checked.tell())?;
+    if report.findings > 0 {
+        return Err(CliError::Damage { points: report.damaged_points });
+    }
+    Ok(())
+}
+
+impl Checked {
+    fn tell(&self) -> String {
+        let sum = format!(
+            "{} points, {} damaged; {} segments, {} of them read ({})",
+            self.points,
+            self.damaged_points,
+            self.segments,
+            self.read_segments,
+            size(self.read_bytes)
+        );
+        if self.findings.is_empty() {
+            return sum;
+        }
+        let rows = self.findings.iter().map(|finding| {
+            [
+                finding.machine.clone(),
+                match (&finding.point, finding.seq) {
+                    (Some(id), _) => id.clone(),
+                    (None, Some(seq)) => format!("number {seq}"),
+                    (None, None) => "-".to_owned(),
+                },
+                or_dash(finding.disk.as_deref()),
+                ranges(&finding.ranges),
+                finding.reason.clone(),
+            ]
+        });
+        table(["MACHINE", "POINT", "DISK", "BYTES", "DAMAGE"], rows) + "\n\n" + &sum
+    }
+}
+
+impl From<v1::Finding> for Finding {
+    fn from(finding: v1::Finding) -> Self {
+        let some = |text: String| (!text.is_empty()).then_some(text);
+        Self {
+            machine: finding.machine_name,
+            machine_id: finding.machine_id,
+            point: some(finding.point_id),
+            seq: (finding.seq > 0).then_some(finding.seq),
+            disk: some(finding.disk_name),
+            ranges: finding
+                .ranges
+                .into_iter()
+                .map(|range| Range { start: range.start, end: range.end })
+                .collect(),
+            reason: finding.reason,
+        }
+    }
+}
+
+/// `0-4096`, the end not included.
+fn ranges(ranges: &[Range]) -> String {
+    let mut shown: Vec<String> =
+        ranges.iter().take(SHOWN).map(|range| format!("{}-{}", range.start, range.end)).collect();
+    match ranges.len() {
+        0 => return "-".to_owned(),
+        count if count > SHOWN => shown.push(format!("and {} more", count - SHOWN)),
+        _ => {}
+    }
+    shown.join(", ")
+}
+
+fn progress(output: Output) -> ProgressBar {
+    let target =
+        if output.draws_progress() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let bar = ProgressBar::with_draw_target(None, target);
+    if let Ok(style) = ProgressStyle::with_template("check            {wide_bar} {pos}/{len} segments  {msg}")
+    {
+        bar.set_style(style);
+    }
+    bar
+}
+
+fn show_progress(bar: &ProgressBar, so_far: CheckProgress) {
+    bar.set_length(so_far.segments.into());
+    bar.set_position(so_far.segments_done.into());
+    let machine = (so_far.machines_done + 1).min(so_far.machines);
+    bar.set_message(format!("machine {machine} of {}, {} read", so_far.machines, size(so_far.read_bytes)));
+}

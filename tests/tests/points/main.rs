@@ -1,0 +1,5 @@
+//! What happens to points after they were made.
+#![allow(clippy::unwrap_used)]
+
+mod deletion;
+mod verification;

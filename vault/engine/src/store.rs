@@ -47,6 +47,12 @@ impl Storage {
         Self { objects, root: None, patience: PATIENCE }
     }
 
+    /// The same, but a write whose outcome is not known is tried again for this long.
+    #[must_use]
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
     /// The same place, reached through another store.
     #[must_use]
     pub fn through(self, wrap: impl FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>) -> Self {

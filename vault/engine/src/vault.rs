@@ -61,6 +61,9 @@ impl Vault {
     /// Makes a vault in an empty store. `vault.json` is written last: without it there is no vault, and what an interrupted
     /// try left under `keys/` does no harm.
     pub async fn create(storage: Storage, key: &KeyFile) -> Result<Self, VaultError> {
+        if Self::is_in(&storage).await? {
+            return Err(VaultError::AlreadyExists);
+        }
         refuse_foreign_files(storage.objects()).await?;
         if storage.root().is_none() {
             refuse_overwriting(&storage).await?;
@@ -193,9 +196,6 @@ async fn refuse_foreign_files(store: &dyn ObjectStore) -> Result<(), VaultError>
     let mut objects = store.list(None);
     while let Some(object) = objects.next().await {
         let object = object.map_err(|source| VaultError::storage("list", "", source))?;
-        if object.location.as_ref() == name::HEADER {
-            return Err(VaultError::AlreadyExists);
-        }
         // A directory's `lost+found` is not listed; the keys and probes of an interrupted try are. Consoles mark a folder in a
         // bucket by an object that is called like it.
         let ours = ["keys", "probe"].iter().any(|ours| object.location.prefix_matches(&Path::from(*ours)));

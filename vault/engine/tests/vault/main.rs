@@ -1,4 +1,4 @@
-//! The engine against a real directory.
+//! The engine against a real directory, and against S3 over the wire.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod begin;
@@ -17,5 +17,9 @@ mod merge;
 mod power_cut;
 mod resume;
 mod round_trip;
+mod s3;
+mod s3_connection;
+mod s3_failover;
 mod staging;
 mod support;
+mod writes;

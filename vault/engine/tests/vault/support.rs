@@ -5,6 +5,7 @@ pub(crate) mod anatomy;
 pub(crate) mod faulty;
 pub(crate) mod image;
 pub(crate) mod restore;
+pub(crate) mod s3;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -13,7 +13,7 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    ObjectStoreExt as _, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    ObjectStoreExt as _, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
 type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
@@ -35,6 +35,10 @@ pub(crate) enum Fault {
     Unreadable,
     /// Neither written nor deleted: as if its caller had been killed before.
     Stopped,
+    /// Nothing is written, the answer is that of a server with another conditional request under way.
+    Conflict,
+    /// It is written over what is there: the server ignores the condition.
+    Overwritten,
 }
 
 #[derive(Clone, Debug)]
@@ -58,6 +62,17 @@ impl Faulty {
         bad: usize,
     ) -> Arc<Self> {
         let inner = Arc::new(LocalFileSystem::new_with_prefix(directory).unwrap().with_fsync(true));
+        Self::over(inner, fault, prefix, good, bad)
+    }
+
+    /// The same in front of another store.
+    pub(crate) fn over(
+        inner: Arc<dyn ObjectStore>,
+        fault: Fault,
+        prefix: &'static str,
+        good: usize,
+        bad: usize,
+    ) -> Arc<Self> {
         Arc::new(Self { inner, fault, good: counter(good), bad: counter(bad), prefix })
     }
 
@@ -122,6 +137,14 @@ impl ObjectStore for Faulty {
                     let result = self.inner.put_opts(location, payload, opts).await;
                     tokio::time::sleep(time).await;
                     result
+                }
+                Fault::Conflict => Err(Error::AlreadyExists {
+                    path: location.to_string(),
+                    source: "409 ConditionalRequestConflict".into(),
+                }),
+                Fault::Overwritten => {
+                    let opts = PutOptions { mode: PutMode::Overwrite, ..opts };
+                    self.inner.put_opts(location, payload, opts).await
                 }
                 Fault::Unreadable => unreachable!("a write"),
             }

@@ -2,6 +2,7 @@
 //! each page of a listing and each retry counts.
 
 mod credentials;
+mod http;
 mod pace;
 
 use std::fmt;
@@ -20,7 +21,7 @@ use crate::VaultError;
 use crate::store::Storage;
 
 pub use credentials::S3Credentials;
-use pace::PacedConnector;
+use http::PacedConnector;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest pause between two tries of a request.

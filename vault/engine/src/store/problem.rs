@@ -55,6 +55,14 @@ impl Problem {
         }
     }
 
+    /// Whether the storage, or what of it this key may use, is full.
+    pub(crate) fn is_full(error: &object_store::Error) -> bool {
+        let text = whole(error);
+        ["QuotaExceeded", "InsufficientCapacity", "XMinioStorageFull"]
+            .iter()
+            .any(|code| text.contains(&format!("<Code>{code}</Code>")))
+    }
+
     /// What to do about it.
     #[must_use]
     pub fn next_step(self) -> &'static str {
@@ -144,5 +152,8 @@ mod tests {
             source: "<Code>NoSuchKey</Code>".into(),
         };
         assert_eq!(Problem::of(&missing), None);
+        let full = denied("<Code>QuotaExceeded</Code>");
+        assert!(Problem::is_full(&full) && Problem::of(&full).is_none());
+        assert!(!Problem::is_full(&denied("<Code>AccessDenied</Code>")));
     }
 }

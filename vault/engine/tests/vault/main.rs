@@ -15,6 +15,7 @@ mod hostile;
 mod lives;
 mod merge;
 mod power_cut;
+mod requests;
 mod resume;
 mod round_trip;
 mod s3;

@@ -156,7 +156,7 @@ async fn s3_what_is_deleted_is_collected() {
     let bucket = server.bucket();
     let prefix = test.name(&format!("seg/{machine}/{:020}", first.seq));
     assert_eq!(bucket.list(Some(&prefix)).count().await, 0, "the deleted point's segments are there");
-    assert_eq!(good_points(&vault, machine).await, [second.clone()]);
+    assert_eq!(good_points(&vault, machine).await, std::slice::from_ref(&second));
     restore_disk(&vault, &second, "sda", &new).await;
 }
 

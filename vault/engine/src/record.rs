@@ -29,10 +29,10 @@ impl Vault {
     ) -> Result<Created, VaultError> {
         let sealed =
             seal_record(&self.inner.ring, kind, object, rand::random(), body).map_err(VaultError::Seal)?;
-        self.check_present().await?;
+        self.check_mounted().await?;
         let created = object::create(self.storage(), object, sealed.into()).await?;
         // Once more: what was created where the vault is not must not count.
-        self.check_present().await?;
+        self.check_mounted().await?;
         Ok(created)
     }
 }

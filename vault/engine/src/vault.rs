@@ -182,6 +182,11 @@ impl Vault {
         if header.vault_id == self.id() { Ok(()) } else { Err(VaultError::Gone) }
     }
 
+    /// The same where it can happen between one write and the next: of a bucket nothing is unmounted.
+    pub(crate) async fn check_mounted(&self) -> Result<(), VaultError> {
+        if self.inner.storage.root().is_some() { self.check_present().await } else { Ok(()) }
+    }
+
     pub(crate) fn store(&self) -> &dyn ObjectStore {
         self.inner.storage.objects()
     }

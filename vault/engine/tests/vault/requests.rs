@@ -45,7 +45,7 @@ async fn nothing_costs_many_requests() {
         "incrementals {incrementals:?}, restore {restore}, collection of {} points {collection}",
         points.len()
     );
-    assert!(incrementals.iter().all(|requests| *requests <= 80), "{incrementals:?}");
-    assert!(restore <= 40, "{restore}");
-    assert!(collection <= 20 * points.len(), "{collection}");
+    assert!(incrementals.iter().all(|requests| *requests <= 50), "{incrementals:?}");
+    assert!(restore <= 10 + 2 * points.len(), "{restore}");
+    assert!(collection <= 10 * points.len(), "{collection}");
 }

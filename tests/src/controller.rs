@@ -44,9 +44,11 @@ pub struct Controller {
 }
 
 impl Controller {
-    /// Runs `init` and writes the configuration; `timing` replaces lines of [`TIMING`] by their name.
+    /// Runs `init` and writes the configuration: what is there already, and [`TIMING`], of which `timing` replaces lines by their name.
     #[must_use]
     pub fn init(data_dir: &Path, database_url: &str, logs: &Path, timing: &[(&str, &str)]) -> Self {
+        let config = data_dir.join("controller.toml");
+        let prepared = fs::read_to_string(&config).unwrap_or_default();
         let status = program::command("holdfast-controller")
             .args(["init", "--data-dir"])
             .arg(data_dir)
@@ -59,7 +61,7 @@ impl Controller {
             let line = lines.iter_mut().find(|line| line.split(' ').next() == Some(name)).unwrap();
             *line = format!("{name} = \"{value}\"");
         }
-        fs::write(data_dir.join("controller.toml"), lines.join("\n")).unwrap();
+        fs::write(config, lines.join("\n") + "\n" + &prepared).unwrap();
         let log = logs.join("controller.log");
         let (data_dir, database_url) = (data_dir.to_owned(), database_url.to_owned());
         Self { data_dir, database_url, log, process: None, operators: None, agents: None }
@@ -78,7 +80,8 @@ impl Controller {
             assert!(copied.unwrap().success());
         }
         let config = fs::read_to_string(self.data_dir.join("controller.toml")).unwrap();
-        let config = format!("vault = {:?}\n{config}", self.vault_dir());
+        let in_s3 = config.contains("[vault]");
+        let config = if in_s3 { config } else { format!("vault = {:?}\n{config}", self.vault_dir()) };
         fs::write(data_dir.join("controller.toml"), config).unwrap();
         let database_url = self.database_url.clone();
         let log = logs.join("controller-2.log");

@@ -14,6 +14,7 @@ pub mod mounted;
 pub mod postgres;
 pub mod process;
 pub mod program;
+pub mod s3;
 pub mod vault;
 pub mod wait;
 pub mod world;

@@ -95,6 +95,7 @@ fn every_configuration_key_is_in_the_table() {
         ("controller/src/config/timing.rs", &["struct Timing {"]),
         ("controller/src/config/limits.rs", &["struct Limits {"]),
         ("controller/src/config/retention.rs", &["struct RetentionConfig {"]),
+        ("controller/src/config/vault.rs", &["struct S3Table {"]),
         ("agent/src/config.rs", &["struct Config {", "struct Timing {", "struct ConfiguredDisk {"]),
         ("agent/src/config/hooks.rs", &["struct HooksConfig {"]),
         ("agent/src/config/snapshot.rs", &["struct SnapshotConfig {"]),

@@ -48,7 +48,9 @@ pub(crate) fn status_of(vault_error: &VaultError) -> Status {
             error!(message, "the vault failed");
             system_error("vault_unavailable", "the vault's storage did not answer as it should")
                 .retryable()
-                .action("try again; if it stays so, look at the gateway's log")
+                .action(
+                    vault_error.next_step().unwrap_or("try again; if it stays so, look at the gateway's log"),
+                )
                 .into_status(Code::Unavailable)
         }
     }

@@ -165,6 +165,9 @@ impl VaultError {
 }
 
 fn is_no_space(error: &object_store::Error) -> bool {
+    if Problem::is_full(error) {
+        return true;
+    }
     let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = source {
         if let Some(io) = error.downcast_ref::<std::io::Error>() {

@@ -18,6 +18,7 @@ mod map;
 mod name;
 mod object;
 mod point;
+mod probe;
 mod received;
 mod record;
 mod reserve;

@@ -31,7 +31,7 @@ impl Vault {
     ) -> Result<Created, VaultError> {
         let sealed =
             seal_record(&self.inner.ring, kind, object, rand::random(), body).map_err(VaultError::Seal)?;
-        self.check_present().await?;
+        self.check_mounted().await?;
         let bytes = Bytes::from(sealed);
         let created = loop {
             match object::create(self.storage(), object, bytes.clone()).await {
@@ -41,7 +41,7 @@ impl Vault {
             }
         };
         // Once more: what was created where the vault is not must not count.
-        self.check_present().await?;
+        self.check_mounted().await?;
         Ok(created)
     }
 }

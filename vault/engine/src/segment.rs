@@ -110,7 +110,12 @@ impl Vault {
         if size < (HEADER_LEN + FOOTER_LEN) as u64 || tail.len() < FOOTER_LEN {
             return Err(damaged(DecodeError::Truncated { what: "the segment" }));
         }
-        let header = object::read_range(self.store(), &name, 0..HEADER_LEN as u64).await?;
+        // A small segment has come whole.
+        let header = if tail.len() as u64 == size {
+            tail.slice(..HEADER_LEN)
+        } else {
+            object::read_range(self.store(), &name, 0..HEADER_LEN as u64).await?
+        };
         let opener = Opener::new(&self.inner.ring, &name, &header).map_err(damaged)?;
         if opener.kind != Kind::Segment {
             return Err(VaultError::mismatch(&name, "it is of another kind"));

@@ -1,6 +1,5 @@
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures::StreamExt as _;
 
 use object_store::ObjectStore;
@@ -16,7 +15,7 @@ use holdfast_vault_format::record::Signer;
 use crate::key_file::KeyFile;
 use crate::object::{self, Created};
 use crate::store::Storage;
-use crate::{VaultError, name};
+use crate::{VaultError, name, probe};
 
 const FORMAT: u32 = 1;
 const CIPHER_SUITE: &str = "aes-256-gcm+blake3+ed25519";
@@ -66,7 +65,7 @@ impl Vault {
         }
         refuse_foreign_files(storage.objects()).await?;
         if storage.root().is_none() {
-            refuse_overwriting(&storage).await?;
+            probe::refuse_overwriting(&storage).await?;
         }
         let (vault_id, key_id) = (Uuid::new_v4(), Uuid::new_v4());
         let data_key = Zeroizing::new(rand::random::<[u8; 32]>());
@@ -188,6 +187,11 @@ impl Vault {
         if header.vault_id == self.id() { Ok(()) } else { Err(VaultError::Gone) }
     }
 
+    /// The same where it can happen between one write and the next: of a bucket nothing is unmounted.
+    pub(crate) async fn check_mounted(&self) -> Result<(), VaultError> {
+        if self.inner.storage.root().is_some() { self.check_present().await } else { Ok(()) }
+    }
+
     pub(crate) fn store(&self) -> &dyn ObjectStore {
         self.inner.storage.objects()
     }
@@ -209,20 +213,4 @@ async fn refuse_foreign_files(store: &dyn ObjectStore) -> Result<(), VaultError>
         }
     }
     Ok(())
-}
-
-/// Tries whether a name can be taken once only: everything depends on it, and not every server that says so keeps to it.
-async fn refuse_overwriting(storage: &Storage) -> Result<(), VaultError> {
-    let name = name::probe(Uuid::new_v4());
-    let one = || Bytes::copy_from_slice(&rand::random::<[u8; 32]>());
-    let probed = async {
-        let first = object::create(storage, &name, one()).await?;
-        Ok((first, object::create(storage, &name, one()).await?))
-    };
-    let probed = probed.await;
-    let deleted = object::delete(storage.objects(), &name).await;
-    match probed? {
-        (Created::Now, Created::Before) => deleted,
-        _ => Err(VaultError::CreatesTwice),
-    }
 }

@@ -92,7 +92,7 @@ pub(super) async fn upload(
 /// Stores a segment under its name, which belongs to this backup alone: nobody else may have taken it.
 async fn store_segment(vault: &Vault, object: &str, bytes: Bytes) -> Result<(), VaultError> {
     match object::create(vault.storage(), object, bytes).await? {
-        Created::Now => vault.check_present().await,
+        Created::Now => vault.check_mounted().await,
         Created::Before => Err(VaultError::mismatch(object, "another writer took the name")),
     }
 }

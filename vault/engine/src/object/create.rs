@@ -102,7 +102,13 @@ async fn put(storage: &Storage, name: &str, bytes: &Bytes) -> Answer {
         | Error::NotImplemented { .. }
         | Error::NotSupported { .. } => Answer::Refused(VaultError::storage("create", name, error)),
         _ if is_directory => Answer::Refused(VaultError::storage("create", name, error)),
-        _ => Answer::Unclear(VaultError::storage("create", name, error)),
+        _ => match VaultError::storage("create", name, error) {
+            // What stays so until somebody corrects it, but for a server that is away for a while.
+            error @ VaultError::Unusable { problem, .. } if problem != Problem::Unreachable => {
+                Answer::Refused(error)
+            }
+            error => Answer::Unclear(error),
+        },
     }
 }
 

@@ -55,6 +55,14 @@ impl Problem {
         }
     }
 
+    /// Whether the storage, or what of it this key may use, is full.
+    pub(crate) fn is_full(error: &object_store::Error) -> bool {
+        let text = whole(error);
+        ["QuotaExceeded", "InsufficientCapacity", "XMinioStorageFull"]
+            .iter()
+            .any(|code| text.contains(&format!("<Code>{code}</Code>")))
+    }
+
     /// What to do about it.
     #[must_use]
     pub fn next_step(self) -> &'static str {
@@ -114,4 +122,38 @@ fn whole(error: &dyn Error) -> String {
         source = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_servers_say_is_understood() {
+        let generic = |text: &str| object_store::Error::Generic { store: "S3", source: text.into() };
+        for (text, expected) in [
+            ("403: <Error><Code>RequestTimeTooSkewed</Code></Error>", Some(Problem::ClockSkew)),
+            ("403: <Error><Code>InvalidAccessKeyId</Code></Error>", Some(Problem::UnknownAccessKey)),
+            ("403: <Error><Code>SignatureDoesNotMatch</Code></Error>", Some(Problem::WrongSecret)),
+            ("400: <Error><Code>AuthorizationHeaderMalformed</Code></Error>", Some(Problem::WrongRegion)),
+            ("404: <Error><Code>NoSuchBucket</Code></Error>", Some(Problem::NoBucket)),
+            ("503: <Error><Code>SlowDown</Code></Error>", None),
+            ("500: <Error><Code>InternalError</Code></Error>", None),
+            ("operation timed out", None),
+        ] {
+            assert_eq!(Problem::of(&generic(text)), expected, "{text}");
+        }
+        let denied =
+            |text: &str| object_store::Error::PermissionDenied { path: "x".to_owned(), source: text.into() };
+        assert_eq!(Problem::of(&denied("<Code>AccessDenied</Code>")), Some(Problem::Denied));
+        assert_eq!(Problem::of(&denied("")), Some(Problem::Denied));
+        let missing = object_store::Error::NotFound {
+            path: "vault.json".to_owned(),
+            source: "<Code>NoSuchKey</Code>".into(),
+        };
+        assert_eq!(Problem::of(&missing), None);
+        let full = denied("<Code>QuotaExceeded</Code>");
+        assert!(Problem::is_full(&full) && Problem::of(&full).is_none());
+        assert!(!Problem::is_full(&denied("<Code>AccessDenied</Code>")));
+    }
 }

@@ -2,6 +2,7 @@
 //! each page of a listing and each retry counts.
 
 mod credentials;
+mod http;
 mod pace;
 
 use std::fmt;
@@ -20,7 +21,7 @@ use crate::VaultError;
 use crate::store::Storage;
 
 pub use credentials::S3Credentials;
-use pace::PacedConnector;
+use http::PacedConnector;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest pause between two tries of a request.
@@ -127,43 +128,49 @@ impl S3 {
     }
 
     fn builder(&self) -> Result<AmazonS3Builder, VaultError> {
-        let bucket = &self.location.bucket;
-        let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket);
-        if let Some(endpoint) = &self.endpoint {
-            // Amazon's variable for S3 alone would win.
-            builder = builder.with_endpoint(endpoint).with_config(AmazonS3ConfigKey::S3Endpoint, endpoint);
-        }
-        if let Some(region) = &self.region {
-            builder = builder.with_region(region);
-        }
-        let given = |key| builder.get_config_value(&key).filter(|value| !value.is_empty());
-        let endpoint = given(AmazonS3ConfigKey::S3Endpoint).or_else(|| given(AmazonS3ConfigKey::Endpoint));
-        let http_in_environment = given(AmazonS3ConfigKey::Client(ClientConfigKey::AllowHttp));
-        let transport = match http_in_environment.as_deref() {
+        let environment = AmazonS3Builder::from_env();
+        let given = |key| environment.get_config_value(&key).filter(|value| !value.is_empty());
+        let endpoint = self
+            .endpoint
+            .clone()
+            .or_else(|| given(AmazonS3ConfigKey::S3Endpoint))
+            .or_else(|| given(AmazonS3ConfigKey::Endpoint));
+        let region = self.region.clone().or_else(|| given(AmazonS3ConfigKey::Region));
+        let transport = match given(AmazonS3ConfigKey::Client(ClientConfigKey::AllowHttp)).as_deref() {
             Some("true" | "1") => S3Transport::PlainAllowed,
             _ => self.transport,
         };
-        if let Some(endpoint) = endpoint {
-            let (scheme, host) = endpoint.split_once("://").ok_or_else(|| {
-                self.wrong(format!("the endpoint {endpoint:?} does not begin with https://"))
-            })?;
-            match (scheme, transport) {
-                ("https", _) | ("http", S3Transport::PlainAllowed) => {}
-                ("http", S3Transport::TlsOnly) => {
-                    return Err(VaultError::PlainHttp { endpoint });
-                }
-                _ => return Err(self.wrong(format!("the endpoint {endpoint:?} is no URL of a web server"))),
-            }
-            if self.addressing == S3Addressing::VirtualHost {
-                let with_bucket = format!("{scheme}://{bucket}.{host}");
-                builder = builder
-                    .with_endpoint(&with_bucket)
-                    .with_config(AmazonS3ConfigKey::S3Endpoint, with_bucket);
-            }
+        let mut builder = self
+            .credentials
+            .begin(environment)?
+            .with_bucket_name(&self.location.bucket)
+            .with_virtual_hosted_style_request(self.addressing == S3Addressing::VirtualHost)
+            .with_client_options(self.client_options(transport)?);
+        if let Some(region) = region {
+            builder = builder.with_region(region);
         }
-        Ok(builder
-            .with_client_options(self.client_options(transport)?)
-            .with_virtual_hosted_style_request(self.addressing == S3Addressing::VirtualHost))
+        if let Some(endpoint) = endpoint {
+            let endpoint = self.check_endpoint(endpoint, transport)?;
+            // Both, because Amazon's variable for S3 alone would win.
+            builder = builder.with_endpoint(&endpoint).with_config(AmazonS3ConfigKey::S3Endpoint, endpoint);
+        }
+        Ok(builder)
+    }
+
+    /// The URL to which the client adds the bucket, unless it is in the host's name already.
+    fn check_endpoint(&self, endpoint: String, transport: S3Transport) -> Result<String, VaultError> {
+        let (scheme, host) = endpoint
+            .split_once("://")
+            .ok_or_else(|| self.wrong(format!("the endpoint {endpoint:?} does not begin with https://")))?;
+        match (scheme, transport) {
+            ("https", _) | ("http", S3Transport::PlainAllowed) => {}
+            ("http", S3Transport::TlsOnly) => return Err(VaultError::PlainHttp { endpoint }),
+            _ => return Err(self.wrong(format!("the endpoint {endpoint:?} is no URL of a web server"))),
+        }
+        Ok(match self.addressing {
+            S3Addressing::Path => endpoint,
+            S3Addressing::VirtualHost => format!("{scheme}://{}.{host}", self.location.bucket),
+        })
     }
 }
 
@@ -186,7 +193,7 @@ impl Storage {
             .with_disable_bulk_delete(true)
             .with_retry(retry)
             .with_http_connector(PacedConnector::new(s3.limits));
-        let store = s3.credentials.give(builder)?.build().map_err(|error| s3.wrong(error.to_string()))?;
+        let store = builder.build().map_err(|error| s3.wrong(error.to_string()))?;
         Ok(Self {
             objects: Arc::new(PrefixStore::new(store, s3.location.prefix.clone())),
             root: None,

@@ -13,7 +13,7 @@ use object_store::{ObjectStore as _, ObjectStoreExt as _};
 use uuid::Uuid;
 
 use super::support::agent::changed_blocks;
-use super::support::s3::{S3Vault, Server, new_key};
+use super::support::s3::{S3Vault, Server, ceph, new_key};
 use super::support::{
     Image, back_up, begin, finish, good_points, request, restore, restore_disk, send_changes,
 };
@@ -215,7 +215,9 @@ async fn s3_what_is_wrong_is_said() {
     let (_dir, key) = new_key();
     let limits = S3Limits { retry_for: Duration::from_secs(1), ..S3Limits::default() };
     let nowhere = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let with_tls = server.endpoint.replace("http://", "https://");
     let cases = [
+        (S3 { endpoint: Some(with_tls), ..server.place() }, Problem::NoTls),
         (S3 { endpoint: Some(format!("http://{nowhere}")), ..server.place() }, Problem::Unreachable),
         (S3 { endpoint: Some("http://nobody.invalid".to_owned()), ..server.place() }, Problem::Unreachable),
         (server.at("s3://no-such-bucket-of-holdfast/x"), Problem::NoBucket),
@@ -226,6 +228,21 @@ async fn s3_what_is_wrong_is_said() {
             Vault::open(storage.clone(), &key).await.unwrap_err(),
             Vault::create(storage, &key).await.unwrap_err(),
         ] {
+            assert!(
+                matches!(error, VaultError::Unusable { problem, .. } if problem == expected),
+                "{error:?}"
+            );
+        }
+    }
+    // Moto asks nobody for a key.
+    if ceph().is_some() {
+        for (id, secret, expected) in [
+            ("nobody", "test", Problem::UnknownAccessKey),
+            (server.access_key_id.as_str(), "wrong", Problem::WrongSecret),
+        ] {
+            let storage =
+                Storage::s3(&S3 { credentials: server.credentials(id, secret), ..server.place() }).unwrap();
+            let error = Vault::open(storage, &key).await.unwrap_err();
             assert!(
                 matches!(error, VaultError::Unusable { problem, .. } if problem == expected),
                 "{error:?}"

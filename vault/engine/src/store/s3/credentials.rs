@@ -15,10 +15,12 @@ pub enum S3Credentials {
 }
 
 impl S3Credentials {
-    pub(super) fn give(&self, builder: AmazonS3Builder) -> Result<AmazonS3Builder, VaultError> {
+    /// A client with these and, if they are the environment's, with what else that says. Files are not mixed with a session's
+    /// token from somewhere else.
+    pub(super) fn begin(&self, environment: AmazonS3Builder) -> Result<AmazonS3Builder, VaultError> {
         match self {
-            Self::Environment => Ok(builder),
-            Self::Files { access_key_id, secret_access_key } => Ok(builder
+            Self::Environment => Ok(environment),
+            Self::Files { access_key_id, secret_access_key } => Ok(AmazonS3Builder::new()
                 .with_access_key_id(read_private(access_key_id)?.trim())
                 .with_secret_access_key(read_private(secret_access_key)?.trim())),
         }

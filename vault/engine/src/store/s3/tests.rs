@@ -42,6 +42,18 @@ fn without_tls_is_only_done_on_demand() {
 }
 
 #[test]
+fn a_bucket_is_in_the_path_or_in_the_hosts_name() {
+    let mut s3 = at("s3://b/p");
+    for (addressing, expected) in
+        [(S3Addressing::Path, "https://s3.example:9"), (S3Addressing::VirtualHost, "https://b.s3.example:9")]
+    {
+        s3.addressing = addressing;
+        let endpoint = s3.check_endpoint("https://s3.example:9".to_owned(), S3Transport::TlsOnly);
+        assert_eq!(endpoint.unwrap(), expected);
+    }
+}
+
+#[test]
 fn credentials_that_others_can_read_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);

@@ -50,6 +50,7 @@ pub(crate) struct Faulty {
     /// Requests that fail after those.
     bad: Arc<AtomicUsize>,
     prefix: &'static str,
+    requests: Arc<AtomicUsize>,
 }
 
 impl Faulty {
@@ -73,12 +74,21 @@ impl Faulty {
         good: usize,
         bad: usize,
     ) -> Arc<Self> {
-        Arc::new(Self { inner, fault, good: counter(good), bad: counter(bad), prefix })
+        Arc::new(Self { inner, fault, good: counter(good), bad: counter(bad), prefix, requests: counter(0) })
     }
 
     /// From now on everything succeeds.
     pub(crate) fn heal(&self) {
         self.bad.store(0, Ordering::SeqCst);
+    }
+
+    /// Requests since the last time, whatever became of them.
+    pub(crate) fn requests(&self) -> usize {
+        self.requests.swap(0, Ordering::SeqCst)
+    }
+
+    fn count(&self) {
+        self.requests.fetch_add(1, Ordering::SeqCst);
     }
 
     fn fails(&self, location: &Path) -> bool {
@@ -114,6 +124,7 @@ impl ObjectStore for Faulty {
         'a: 'c,
         'b: 'c,
     {
+        self.count();
         Box::pin(async move {
             if self.fault == Fault::Unreadable || !self.fails(location) {
                 return self.inner.put_opts(location, payload, opts).await;
@@ -168,6 +179,7 @@ impl ObjectStore for Faulty {
         'a: 'c,
         'b: 'c,
     {
+        self.count();
         if self.fault == Fault::Unreadable && self.fails(location) {
             return Box::pin(async { Err(failure(io::ErrorKind::Other)) });
         }
@@ -175,6 +187,7 @@ impl ObjectStore for Faulty {
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        self.count();
         if self.fault != Fault::Stopped {
             return self.inner.delete_stream(locations);
         }
@@ -194,6 +207,7 @@ impl ObjectStore for Faulty {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.count();
         self.inner.list(prefix)
     }
 
@@ -202,6 +216,7 @@ impl ObjectStore for Faulty {
         'a: 'c,
         'b: 'c,
     {
+        self.count();
         self.inner.list_with_delimiter(prefix)
     }
 

@@ -19,7 +19,7 @@ const START_PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Server {
     pub(crate) endpoint: String,
-    access_key_id: String,
+    pub(crate) access_key_id: String,
     secret_access_key: String,
     moto: Option<Child>,
     dir: TempDir,
@@ -79,21 +79,21 @@ impl Server {
     }
 
     pub(crate) fn at(&self, url: &str) -> S3 {
-        let file = |name: &str, content: &str| {
-            let path = self.dir.path().join(format!("{name}-{}", Uuid::new_v4()));
-            write_private(&path, content);
-            path
-        };
-        let credentials = S3Credentials::Files {
-            access_key_id: file("id", &self.access_key_id),
-            secret_access_key: file("secret", &self.secret_access_key),
-        };
         S3 {
             endpoint: Some(self.endpoint.clone()),
             transport: S3Transport::PlainAllowed,
-            credentials,
+            credentials: self.credentials(&self.access_key_id, &self.secret_access_key),
             ..S3::at(url.parse().unwrap())
         }
+    }
+
+    pub(crate) fn credentials(&self, id: &str, secret: &str) -> S3Credentials {
+        let file = |content: &str| {
+            let path = self.dir.path().join(Uuid::new_v4().to_string());
+            write_private(&path, content);
+            path
+        };
+        S3Credentials::Files { access_key_id: file(id), secret_access_key: file(secret) }
     }
 
     /// The bucket, past the engine.
@@ -116,6 +116,11 @@ impl Drop for Server {
             let _ = moto.wait();
         }
     }
+}
+
+/// Folder of the Ceph that is the server, if `tests/s3/ceph` started it.
+pub(crate) fn ceph() -> Option<PathBuf> {
+    std::env::var_os("HOLDFAST_TEST_CEPH").map(PathBuf::from)
 }
 
 /// A vault in S3 with its key.

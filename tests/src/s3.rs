@@ -1,0 +1,129 @@
+//! A server that speaks S3, for vaults.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::{Process, wait};
+
+const BUCKET: &str = "holdfast";
+const START_PATIENCE: Duration = Duration::from_secs(60);
+
+/// The server that `HOLDFAST_TEST_S3_ENDPOINT` names, as `tests/run` does, or a moto of the test's own.
+#[derive(Debug)]
+pub struct S3Server {
+    endpoint: String,
+    _moto: Option<Process>,
+    credentials: TempDir,
+}
+
+impl S3Server {
+    /// `None` without one, said loudly; in CI that is a failure.
+    #[must_use]
+    pub fn start(test: &str) -> Option<Self> {
+        let given = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let credentials = tempfile::Builder::new().prefix("hf-s3-").tempdir().unwrap();
+        for (file, variable) in
+            [("id", "HOLDFAST_TEST_S3_ACCESS_KEY_ID"), ("secret", "HOLDFAST_TEST_S3_SECRET_ACCESS_KEY")]
+        {
+            let path = credentials.path().join(file);
+            let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+            file.unwrap().write_all(given(variable).as_deref().unwrap_or("test").as_bytes()).unwrap();
+        }
+        if let Some(endpoint) = given("HOLDFAST_TEST_S3_ENDPOINT") {
+            return Some(Self { endpoint, _moto: None, credentials });
+        }
+        let Some(mut moto) = moto() else {
+            assert!(given("CI").is_none(), "moto is missing: pip install 'moto[server]'");
+            eprintln!("SKIPPED: {test} needs moto (pip install 'moto[server]')");
+            return None;
+        };
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        moto.args(["-H", "127.0.0.1", "-p", &address.port().to_string()]);
+        let moto = Process::spawn("moto", moto, &credentials.path().join("moto.log"));
+        let mut connection =
+            wait::until("moto to listen", START_PATIENCE, || TcpStream::connect(address).ok());
+        // It asks for no signature.
+        write!(
+            connection,
+            "PUT /{BUCKET} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        Some(Self { endpoint: format!("http://{address}"), _moto: Some(moto), credentials })
+    }
+
+    /// A place in the bucket that nobody else uses.
+    #[must_use]
+    pub fn new_place(&self) -> String {
+        format!("s3://{BUCKET}/test-{}", uuid::Uuid::new_v4())
+    }
+
+    /// The table `[vault]` of a controller's configuration.
+    #[must_use]
+    pub fn vault_table(&self, place: &str) -> String {
+        format!(
+            "[vault]\nurl = {place:?}\nendpoint = {:?}\nallow_http = true\naccess_key_id_file = {:?}\n\
+             secret_access_key_file = {:?}\n",
+            self.endpoint,
+            self.access_key_id_file(),
+            self.secret_access_key_file()
+        )
+    }
+
+    /// The same for `holdfast-vault`.
+    #[must_use]
+    pub fn tool_options(&self) -> Vec<String> {
+        let text = |path: PathBuf| path.to_str().unwrap().to_owned();
+        vec![
+            "--s3-allow-http".to_owned(),
+            "--s3-endpoint".to_owned(),
+            self.endpoint.clone(),
+            "--s3-access-key-id-file".to_owned(),
+            text(self.access_key_id_file()),
+            "--s3-secret-access-key-file".to_owned(),
+            text(self.secret_access_key_file()),
+        ]
+    }
+
+    fn access_key_id_file(&self) -> PathBuf {
+        self.credentials.path().join("id")
+    }
+
+    fn secret_access_key_file(&self) -> PathBuf {
+        self.credentials.path().join("secret")
+    }
+}
+
+fn moto() -> Option<Command> {
+    let path = std::env::var_os("PATH")?;
+    let in_path =
+        |name: &str| std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file());
+    if let Some(server) = in_path("moto_server") {
+        return Some(Command::new(server));
+    }
+    let python = in_path("python3")?;
+    if !has_moto(&python) {
+        return None;
+    }
+    let mut command = Command::new(python);
+    command.args(["-m", "moto.server"]);
+    Some(command)
+}
+
+fn has_moto(python: &Path) -> bool {
+    let found = Command::new(python)
+        .args(["-c", "import moto.server"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    found.is_ok_and(|status| status.success())
+}

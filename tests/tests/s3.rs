@@ -1,0 +1,89 @@
+//! The whole system with its vault in S3.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::PathBuf;
+
+use holdfast_tests::s3::S3Server;
+use holdfast_tests::vault::VaultTool;
+use holdfast_tests::{Agent, Image, Postgres, World, image, program};
+
+const MIB: u64 = 1 << 20;
+
+/// Two controllers over one vault in S3, each with a machine of its own, at once.
+#[test]
+fn what_is_backed_up_to_s3_comes_back_through_every_controller() {
+    let Some(server) = S3Server::start("what_is_backed_up_to_s3_comes_back_through_every_controller") else {
+        return;
+    };
+    let place = server.new_place();
+    let folder = tempfile::Builder::new().prefix("hf-test-").tempdir().unwrap();
+    fs::create_dir(folder.path().join("controller")).unwrap();
+    fs::write(folder.path().join("controller/controller.toml"), server.vault_table(&place)).unwrap();
+    let world = World::start_in(folder, Postgres::shared(), &[]);
+    assert!(!world.controller.vault_dir().try_exists().unwrap(), "there is a vault in a folder as well");
+    let mut other = world.controller.beside(&world.path("controller-2"), &world.logs());
+    other.start();
+
+    let disks =
+        [1, 2].map(|seed| Image::random(&world.path(&format!("disk-{seed}.raw")), 48 * MIB + 77, seed));
+    let _first = world.running_agent("web1", &[("data", &disks[0].path)]);
+    let mut second = Agent::configure(
+        &world.path("agents"),
+        &world.logs(),
+        "web2",
+        &other.agents(),
+        &[("data", &disks[1].path)],
+    );
+    let _ = second.enrol(&world.enrolment(&[])).succeeds();
+    second.start();
+    world.wait_for_machine("web2", "online");
+
+    let mut kept: Vec<(String, PathBuf)> = Vec::new();
+    for round in 0..3 {
+        for disk in &disks {
+            disk.scatter(50, 10 + round);
+        }
+        let jobs = ["web1", "web2"].map(|machine| world.start_backup(machine));
+        for (number, job) in jobs.iter().enumerate() {
+            let job = world.wait_for_job(job);
+            assert_eq!(job["state"], "succeeded", "{job:#}");
+            let copy = world.path(&format!("copy-{number}-{round}.raw"));
+            disks[number].copy(&copy);
+            kept.push((job["point"].as_str().unwrap().to_owned(), copy));
+        }
+    }
+
+    let options = server.tool_options();
+    let tool = VaultTool { vault: PathBuf::from(&place), key: world.controller.vault_key() };
+    let with_options = |args: &[&str]| {
+        let all: Vec<&str> = options.iter().map(String::as_str).chain(args.iter().copied()).collect();
+        tool.run(&all).succeeds()
+    };
+    let listed = with_options(&["list", "-o", "json"]).json();
+    assert_eq!(listed.as_array().unwrap().len(), kept.len(), "{listed:#}");
+    for (point, copy) in &kept {
+        world.assert_restores(point, "data", copy);
+        let file = world.path("by-tool.raw");
+        let _ = with_options(&["restore", "--point", point, "--to", file.to_str().unwrap()]);
+        image::assert_same(copy, &file);
+        fs::remove_file(&file).unwrap();
+    }
+
+    // A second `init` opens what is there; a controller that is told of a bucket that is not says so.
+    let data = world.path("controller-3");
+    fs::create_dir(&data).unwrap();
+    fs::write(data.join("controller.toml"), server.vault_table("s3://holdfast-has-no-such-bucket")).unwrap();
+    let output =
+        program::command("holdfast-controller").args(["init", "--data-dir"]).arg(&data).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    assert!(error.contains("there is no such bucket") && error.contains("make the bucket"), "{error}");
+    let again = program::command("holdfast-controller")
+        .args(["init", "--data-dir"])
+        .arg(world.path("controller"))
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&again.stdout);
+    assert!(again.status.success() && told.contains(&format!("kept {place} (vault ")), "{again:?}");
+}

@@ -1,0 +1,115 @@
+//! The connections to the server: requests wait until the limits allow them, and what the object store would not try again is made
+//! to look like what it does.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use object_store::ClientOptions;
+use object_store::client::{
+    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpResponseBody,
+    HttpService, ReqwestConnector,
+};
+use tokio::sync::Semaphore;
+
+use super::S3Limits;
+use super::pace::Pace;
+
+/// Connects through the limits, which all its clients share.
+#[derive(Clone, Debug)]
+pub(super) struct PacedConnector {
+    in_flight: Arc<Semaphore>,
+    requests: Option<Arc<Pace>>,
+    bytes: Option<Arc<Pace>>,
+}
+
+impl PacedConnector {
+    pub(super) fn new(limits: S3Limits) -> Self {
+        let pace = |per_second: u64| Arc::new(Pace::new(per_second));
+        Self {
+            in_flight: Arc::new(Semaphore::new(limits.requests_in_flight.get() as usize)),
+            requests: limits.requests_per_second.map(|count| pace(count.get().into())),
+            bytes: limits.bytes_per_second.map(|count| pace(count.get())),
+        }
+    }
+}
+
+impl HttpConnector for PacedConnector {
+    fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
+        let client = ReqwestConnector::default().connect(options)?;
+        Ok(HttpClient::new(Paced { client, limits: self.clone() }))
+    }
+}
+
+#[derive(Debug)]
+struct Paced {
+    client: HttpClient,
+    limits: PacedConnector,
+}
+
+impl HttpService for Paced {
+    fn call<'a, 'c>(
+        &'a self,
+        request: HttpRequest,
+    ) -> Pin<Box<dyn Future<Output = Result<HttpResponse, HttpError>> + Send + 'c>>
+    where
+        'a: 'c,
+        Self: 'c,
+    {
+        Box::pin(async move {
+            let in_flight = Arc::clone(&self.limits.in_flight).acquire_owned().await;
+            if let Some(requests) = &self.limits.requests {
+                requests.pass(1).await;
+            }
+            if let Some(bytes) = &self.limits.bytes {
+                bytes.pass(request.body().content_length() as u64).await;
+            }
+            let is_listing = request.uri().query().is_some_and(|query| query.contains("list-type="));
+            let (is_put, is_get) = (request.method().as_str() == "PUT", request.method().as_str() == "GET");
+            let mut response = self.client.execute(request).await?;
+            if is_put && response.status().as_u16() == 409 {
+                // "Another conditional request is under way": nothing was decided, so this is a failure to try again after,
+                // not a name that is taken.
+                *response.status_mut() = UNAVAILABLE.try_into().unwrap_or(response.status());
+            }
+            if let Some(bytes) = self.limits.bytes.as_ref().filter(|_| is_get) {
+                let length = response.headers().get("content-length").and_then(|text| text.to_str().ok());
+                bytes.pass(length.and_then(|text| text.parse().ok()).unwrap_or(0)).await;
+            }
+            if is_listing {
+                return whole(response).await;
+            }
+            // A request is in flight until its body is read or dropped.
+            Ok(response.map(|body| {
+                HttpResponseBody::new(body.map_frame(move |frame| {
+                    let _ = &in_flight;
+                    frame
+                }))
+            }))
+        })
+    }
+}
+
+const UNAVAILABLE: u16 = 503;
+/// A page of a listing has at most 1000 names of at most 1 KiB.
+const MAX_PAGE: usize = 16 << 20;
+
+/// Reads a page of a listing: one that is cut off is asked for again only while its request counts as running.
+async fn whole(response: HttpResponse) -> Result<HttpResponse, HttpError> {
+    let (parts, body) = response.into_parts();
+    let body = Limited::new(body, MAX_PAGE).collect().await.map_err(|error| {
+        match error.downcast::<HttpError>() {
+            Ok(error) => *error,
+            Err(error) if error.is::<LengthLimitError>() => {
+                HttpError::new(HttpErrorKind::Decode, PageTooLong)
+            }
+            Err(error) => HttpError::new_boxed(HttpErrorKind::Unknown, error),
+        }
+    })?;
+    Ok(HttpResponse::from_parts(parts, body.to_bytes().into()))
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("a page of a listing is longer than {MAX_PAGE} bytes")]
+struct PageTooLong;

@@ -1,0 +1,51 @@
+//! What things cost in requests: each is some milliseconds and a fraction of a cent.
+
+use std::sync::Arc;
+
+use chrono::{TimeDelta, Utc};
+use holdfast_vault_engine::{Action, CollectOptions, KeyFile, Storage, Vault};
+use object_store::memory::InMemory;
+use uuid::Uuid;
+
+use super::support::faulty::{Fault, Faulty};
+use super::support::{Image, back_up, restore_disk};
+
+const MIB: usize = 1 << 20;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_costs_many_requests() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = KeyFile::generate(&dir.path().join("vault.key")).unwrap();
+    let counted = Faulty::over(Arc::new(InMemory::new()), Fault::NoSpace, "", usize::MAX, 0);
+    let storage = || Storage::over(Arc::clone(&counted) as _);
+    Vault::create(storage(), &key).await.unwrap();
+    let vault = Vault::open(storage(), &key).await.unwrap();
+    let machine = Uuid::new_v4();
+    let mut image = Image::noise(1, 4 * MIB);
+    back_up(&vault, machine, &[("sda", &image)]).await.unwrap();
+    let mut points = Vec::new();
+    let mut incrementals = Vec::new();
+    for seed in 0..50 {
+        image.change(seed, 3);
+        counted.requests();
+        points.push(back_up(&vault, machine, &[("sda", &image)]).await.unwrap());
+        incrementals.push(counted.requests());
+    }
+    let last = points.last().unwrap();
+    let cold = Vault::open(storage(), &key).await.unwrap();
+    counted.requests();
+    restore_disk(&cold, last, "sda", &image).await;
+    let restore = counted.requests();
+    vault.decide_point(machine, points[0].seq, Action::Delete { window_seconds: 0 }, "eva").await.unwrap();
+    counted.requests();
+    let options = CollectOptions::new(Utc::now() + TimeDelta::hours(1));
+    Vault::open(storage(), &key).await.unwrap().collect(options, |_| {}).await.unwrap();
+    let collection = counted.requests();
+    println!(
+        "incrementals {incrementals:?}, restore {restore}, collection of {} points {collection}",
+        points.len()
+    );
+    assert!(incrementals.iter().all(|requests| *requests <= 50), "{incrementals:?}");
+    assert!(restore <= 10 + 2 * points.len(), "{restore}");
+    assert!(collection <= 10 * points.len(), "{collection}");
+}

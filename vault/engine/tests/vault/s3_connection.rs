@@ -1,0 +1,94 @@
+//! What lies between gateway and server: TLS, and connections that are cut.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use holdfast_vault_engine::{Problem, S3, S3Limits, Storage, Vault, VaultError};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use uuid::Uuid;
+
+use super::support::s3::{S3Vault, Server, new_key};
+use super::support::{Image, back_up, good_points, restore_disk};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s3_only_the_named_authority_is_trusted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    std::fs::write(&cert, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let Some(server) = Server::own(&["-c", cert.to_str().unwrap(), "-k", key.to_str().unwrap()]) else {
+        return;
+    };
+    let (_dir, vault_key) = new_key();
+    let other = dir.path().join("other.pem");
+    let another = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    std::fs::write(&other, another.cert.pem()).unwrap();
+    let limits = S3Limits { retry_for: Duration::from_secs(1), ..S3Limits::default() };
+    for (ca_file, expected) in
+        [(Some(cert), Problem::NoBucket), (Some(other), Problem::Certificate), (None, Problem::Certificate)]
+    {
+        let place = S3 { ca_file, limits, ..server.place() };
+        let error = Vault::open(Storage::s3(&place).unwrap(), &vault_key).await.unwrap_err();
+        assert!(
+            matches!(error, VaultError::Unusable { problem, .. } if problem == expected),
+            "{expected:?}: {error:?}"
+        );
+    }
+}
+
+/// Requests are carried out, their answers never come: every fifth is cut off with its connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn s3_lost_answers_cost_no_backup() {
+    let Some(mut server) = Server::start() else { return };
+    let upstream: SocketAddr = server.endpoint.strip_prefix("http://").unwrap().parse().unwrap();
+    let cut = Arc::new(AtomicUsize::new(0));
+    server.endpoint = format!("http://{}", cutting_proxy(upstream, Arc::clone(&cut)).await);
+    let test = S3Vault::new(server.place()).await;
+    let machine = Uuid::new_v4();
+    let mut image = Image::noise(1, 1 << 20);
+    for round in 0..4 {
+        image.change(round, 20);
+        let point = back_up(&test.vault, machine, &[("sda", &image)]).await.unwrap();
+        restore_disk(&test.vault, &point, "sda", &image).await;
+    }
+    assert!(cut.load(Ordering::SeqCst) > 10, "{cut:?} answers were lost");
+    let seqs: Vec<u64> = good_points(&test.vault, machine).await.iter().map(|point| point.seq).collect();
+    assert_eq!(seqs, [1, 2, 3, 4], "a name was given up");
+    assert!(test.vault.unconcluded(machine).await.unwrap().is_empty());
+}
+
+/// Passes everything on, but cuts the connection instead of every fifth piece of an answer.
+async fn cutting_proxy(upstream: SocketAddr, cut: Arc<AtomicUsize>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let pieces = Arc::new(AtomicUsize::new(1));
+        while let Ok((client, _)) = listener.accept().await {
+            let (pieces, cut) = (Arc::clone(&pieces), Arc::clone(&cut));
+            tokio::spawn(async move {
+                let Ok(server) = TcpStream::connect(upstream).await else { return };
+                let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
+                    (client.into_split(), server.into_split());
+                let request = tokio::spawn(async move {
+                    let _ = tokio::io::copy(&mut from_client, &mut to_server).await;
+                });
+                let mut answer = vec![0; 64 << 10];
+                while let Ok(length @ 1..) = from_server.read(&mut answer).await {
+                    if pieces.fetch_add(1, Ordering::SeqCst).is_multiple_of(5) {
+                        cut.fetch_add(1, Ordering::SeqCst);
+                        break;
+                    }
+                    if to_client.write_all(&answer[..length]).await.is_err() {
+                        break;
+                    }
+                }
+                request.abort();
+            });
+        }
+    });
+    address
+}

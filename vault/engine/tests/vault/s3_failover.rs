@@ -1,0 +1,93 @@
+//! A distributed server of which a part dies.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use holdfast_vault_engine::{Point, Vault};
+use uuid::Uuid;
+
+use super::support::s3::{S3Vault, Server, ceph};
+use super::support::{Image, back_up, good_points, restore_disk};
+
+const MIB: usize = 1 << 20;
+
+/// A point with what it must hold.
+type Made = (Point, Image);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s3_nothing_acknowledged_goes_with_a_storage_daemon() {
+    let Some(ceph) = ceph().filter(|dir| dir.join("run/osd.2.pid").try_exists().unwrap()) else {
+        eprintln!("SKIPPED: no Ceph of three storage daemons (tests/run s3 starts one)");
+        return;
+    };
+    let server = Server::start().unwrap();
+    let test = S3Vault::new(server.place()).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let writers: Vec<_> = (0..3)
+        .map(|seed| tokio::spawn(keep_backing_up(test.vault.clone(), seed, Arc::clone(&stop))))
+        .collect();
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    run(&ceph, "kill");
+    tokio::time::sleep(Duration::from_secs(25)).await;
+    stop.store(true, Ordering::SeqCst);
+    let mut made = Vec::new();
+    let (mut failed, mut longest) = (0, Duration::ZERO);
+    for writer in writers {
+        let (machine, points, failures, slowest) = writer.await.unwrap();
+        assert!(points.len() > 2, "only {} points of a machine", points.len());
+        made.push((machine, points));
+        failed += failures;
+        longest = longest.max(slowest);
+    }
+    let count: usize = made.iter().map(|(_, points)| points.len()).sum();
+    println!("{count} points, {failed} backups failed, the longest took {longest:?}");
+    check(&test.reopen().await, &made).await;
+    run(&ceph, "revive");
+    check(&test.reopen().await, &made).await;
+}
+
+/// Everything that was acknowledged is listed and comes back.
+async fn check(vault: &Vault, made: &[(Uuid, Vec<Made>)]) {
+    for (machine, points) in made {
+        let listed = good_points(vault, *machine).await;
+        for (point, truth) in points {
+            assert!(listed.contains(point), "point {} is lost", point.seq);
+            restore_disk(vault, point, "sda", truth).await;
+        }
+    }
+}
+
+async fn keep_backing_up(
+    vault: Vault,
+    seed: u64,
+    stop: Arc<AtomicBool>,
+) -> (Uuid, Vec<Made>, usize, Duration) {
+    let machine = Uuid::new_v4();
+    let mut image = Image::noise(seed, 4 * MIB);
+    let (mut made, mut failed, mut slowest) = (Vec::new(), 0, Duration::ZERO);
+    for round in 0.. {
+        if stop.load(Ordering::SeqCst) {
+            break;
+        }
+        image.change(seed * 1000 + round, 100);
+        let started = Instant::now();
+        match back_up(&vault, machine, &[("sda", &image)]).await {
+            Ok(point) => made.push((point, image.clone())),
+            Err(error) => {
+                assert!(error.is_retryable(), "{error:?}");
+                failed += 1;
+            }
+        }
+        slowest = slowest.max(started.elapsed());
+    }
+    (machine, made, failed, slowest)
+}
+
+fn run(ceph: &Path, command: &str) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/s3/ceph");
+    let status = Command::new(script).arg(command).arg(ceph).arg("1").status().unwrap();
+    assert!(status.success(), "{command}: {status}");
+}

@@ -96,6 +96,9 @@ async fn run(cli: Cli) -> Result<(), CliError> {
         },
         Command::Vault { command: VaultCommand::Status } => vault::status(client, output).await,
         Command::Vault { command: VaultCommand::Check(args) } => check::vault(client, output, args).await,
+        Command::Vault { command: VaultCommand::RebuildCatalogue } => {
+            vault::rebuild_catalogue(client, output).await
+        }
         Command::Vault { command: VaultCommand::Gc(args) } => vault::gc(client, output, args).await,
         Command::Restore(args) => restore::run(client, output, args).await,
         Command::Version | Command::Completion { .. } => Ok(()),

@@ -2,7 +2,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use holdfast_proto::v1::{
-    self, CollectGarbageRequest, CollectionProgress, GetVaultRequest, collect_garbage_response::Kind,
+    self, CollectGarbageRequest, CollectionProgress, GetVaultRequest, RebuildCatalogueRequest,
+    collect_garbage_response::Kind,
 };
 
 use crate::args::GcArgs;
@@ -80,6 +81,35 @@ pub(crate) async fn status(client: Client, output: Output) -> Result<(), CliErro
             size(vault.stored_bytes),
             or_dash(last.and_then(|last| last.finished_at.as_deref())),
             last.map_or("-".to_owned(), |last| last.report.tell()),
+        )
+    })
+}
+
+#[derive(Debug, Serialize)]
+struct Rebuilt {
+    machines: u64,
+    added_machines: u64,
+    added_points: u64,
+    damaged_points: u64,
+}
+
+pub(crate) async fn rebuild_catalogue(client: Client, output: Output) -> Result<(), CliError> {
+    // No deadline: a vault may be large.
+    let answer = again(|| {
+        let mut vaults = client.vault();
+        async move { vaults.rebuild_catalogue(RebuildCatalogueRequest {}).await }
+    })
+    .await?;
+    let rebuilt = Rebuilt {
+        machines: answer.machines,
+        added_machines: answer.added_machines,
+        added_points: answer.added_points,
+        damaged_points: answer.damaged_points,
+    };
+    output.print(&rebuilt, || {
+        format!(
+            "added {} of {} machines and {} points; {} points cannot be read",
+            rebuilt.added_machines, rebuilt.machines, rebuilt.added_points, rebuilt.damaged_points
         )
     })
 }

@@ -5,13 +5,16 @@ use chrono::TimeDelta;
 use tonic::{Code, Status};
 use uuid::Uuid;
 
-use holdfast_gateway::{Authority, Decided, PointLocation, TransferGrant, UnsettledCommit, Verified};
+use holdfast_gateway::{
+    Authority, Decided, FoundMachine, PointLocation, TransferGrant, UnsettledCommit, Verified,
+};
 use holdfast_proto::error::{ErrorDetailExt as _, system_error, user_error};
 use holdfast_proto::ids::{AgentId, MachineId, PointId, StepId};
 use holdfast_vault_engine as vault;
 
 use crate::app::App;
 use crate::domain::job::Consistency;
+use crate::domain::snapshot::DiskRow;
 use crate::store::commit::NewPoint;
 use crate::store::damage::PointKey;
 use crate::store::point::PointDiskRow;
@@ -161,6 +164,16 @@ impl Authority for StoreAuthority {
             action: decided.action,
         };
         self.0.store.record_standing(new).await.map_err(Status::from)
+    }
+
+    async fn add_machine(&self, machine: &FoundMachine, actor: &str) -> Result<bool, Status> {
+        let disks: Vec<DiskRow> = machine
+            .disks
+            .iter()
+            .map(|disk| DiskRow { name: disk.name.clone(), size_bytes: disk.size_bytes })
+            .collect();
+        let added = self.0.store.add_found_machine(machine.id, &machine.name, disks, actor).await?;
+        Ok(added)
     }
 
     async fn record_verified(&self, verified: &Verified) -> Result<(), Status> {

@@ -19,6 +19,7 @@ pub(crate) mod page;
 pub(crate) mod point;
 pub(crate) mod policy;
 pub(crate) mod reap;
+mod rebuild;
 pub(crate) mod request;
 pub(crate) mod schedule;
 pub(crate) mod session;

@@ -6,6 +6,8 @@ pub(crate) enum VaultCommand {
     Status,
     /// Verifies what is stored; fails if something is damaged.
     Check(CheckArgs),
+    /// Adds the machines and points of the vault that the controller's database does not have, such as after it was lost.
+    RebuildCatalogue,
     /// Removes what no point and no backup needs any more. Done daily by itself.
     Gc(GcArgs),
 }

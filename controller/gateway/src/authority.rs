@@ -7,7 +7,7 @@ use uuid::Uuid;
 use holdfast_proto::ids::{AgentId, MachineId, PointId, SnapshotId, StepId};
 use holdfast_vault_engine::{Consistency, DiskSpec, Point};
 
-use crate::{Decided, Verified};
+use crate::{Decided, FoundMachine, Verified};
 
 /// The agent behind a request: put into its extensions by the agents' listener, from the client certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +102,10 @@ pub trait Authority: Send + Sync + 'static {
 
     /// Where a point stands in the vault. Idempotent; what is older than what the catalogue knows changes nothing.
     async fn record_standing(&self, decided: &Decided) -> Result<(), Status>;
+
+    /// Adds a machine that the catalogue does not have, without an agent; under another name if its own is taken. Answers whether
+    /// it was added.
+    async fn add_machine(&self, machine: &FoundMachine, actor: &str) -> Result<bool, Status>;
 
     /// What a verification found out about a machine's points.
     async fn record_verified(&self, verified: &Verified) -> Result<(), Status>;

@@ -8,6 +8,7 @@ mod error;
 mod metrics;
 mod open;
 mod point;
+mod rebuild;
 mod resolve;
 mod restore;
 mod retry;
@@ -35,6 +36,7 @@ pub use authority::{
 pub use collect::CollectMode;
 pub use error::chain;
 pub use point::{Decided, Decision};
+pub use rebuild::{FoundMachine, Rebuilt};
 pub use restore::RestoreApi;
 pub use transfer_api::TransferApi;
 pub use verify::{Verified, VerifyTarget};

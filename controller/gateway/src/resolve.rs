@@ -145,7 +145,7 @@ impl Gateway {
         Ok(())
     }
 
-    async fn resolve_machine(&self, machine: Uuid) -> Result<(), Status> {
+    pub(crate) async fn resolve_machine(&self, machine: Uuid) -> Result<(), Status> {
         let vault = &self.inner.vault;
         let failed = |error: VaultError| status_of(&error);
         for open in vault.unconcluded(machine).await.map_err(failed)? {

@@ -13,7 +13,8 @@ use holdfast_proto::v1::vault_service_server::VaultService;
 use holdfast_proto::v1::{
     ByteRange, CheckDepth, CheckProgress, CheckReport, CheckVaultRequest, CheckVaultResponse,
     CollectGarbageRequest, CollectGarbageResponse, CollectionProgress, CollectionReport, Finding,
-    GarbageCollection, GetVaultRequest, HeldMachine, Vault, check_vault_response, collect_garbage_response,
+    GarbageCollection, GetVaultRequest, HeldMachine, RebuildCatalogueRequest, RebuildCatalogueResponse,
+    Vault, check_vault_response, collect_garbage_response,
 };
 use holdfast_vault_engine::{
     ClockTrust, CollectionProgress as Progress, Finding as Found, VerifyDepth, VerifyProgress,
@@ -77,6 +78,20 @@ impl VaultService for VaultApi {
         };
         self.app.tracker.spawn(work);
         Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+    }
+
+    async fn rebuild_catalogue(
+        &self,
+        request: Request<RebuildCatalogueRequest>,
+    ) -> Result<Response<RebuildCatalogueResponse>, Status> {
+        let operator = caller::admin(&request)?.name.clone();
+        let rebuilt = self.gateway.rebuild_catalogue(&operator).await?;
+        Ok(Response::new(RebuildCatalogueResponse {
+            machines: rebuilt.machines,
+            added_machines: rebuilt.added_machines,
+            added_points: rebuilt.added_points,
+            damaged_points: rebuilt.damaged_points,
+        }))
     }
 
     async fn collect_garbage(

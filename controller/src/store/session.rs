@@ -211,7 +211,7 @@ impl Store {
     }
 }
 
-async fn replace_disks(
+pub(super) async fn replace_disks(
     connection: &mut sqlx::PgConnection,
     machine: MachineId,
     disks: &[DiskRow],

@@ -8,7 +8,9 @@ use tokio::sync::Semaphore;
 use tonic::{Code, Status};
 use uuid::Uuid;
 
-use holdfast_gateway::{Authority, Decided, PointLocation, TransferGrant, UnsettledCommit, Verified};
+use holdfast_gateway::{
+    Authority, Decided, FoundMachine, PointLocation, TransferGrant, UnsettledCommit, Verified,
+};
 use holdfast_proto::error::{ErrorDetailExt as _, agent_error, system_error, user_error};
 use holdfast_proto::ids::{AgentId, MachineId, PointId, SnapshotId, StepId};
 use holdfast_vault_engine::{Consistency, DiskSpec, Point, Standing};
@@ -223,6 +225,10 @@ impl Authority for ScriptedAuthority {
         let at = (decided.machine, decided.seq);
         self.script().standings.insert(at, decided.standing.clone());
         Ok(())
+    }
+
+    async fn add_machine(&self, _machine: &FoundMachine, _actor: &str) -> Result<bool, Status> {
+        Ok(false)
     }
 
     async fn record_verified(&self, verified: &Verified) -> Result<(), Status> {

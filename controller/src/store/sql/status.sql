@@ -1,7 +1,7 @@
 SELECT
   (SELECT count(*) FROM machines m JOIN agent_sessions s ON s.machine_id = m.id
     WHERE m.quarantine IS NULL AND s.controller_id IS NOT NULL) AS machines_online,
-  (SELECT count(*) FROM machines m JOIN agent_sessions s ON s.machine_id = m.id
+  (SELECT count(*) FROM machines m LEFT JOIN agent_sessions s ON s.machine_id = m.id
     WHERE m.quarantine IS NULL AND s.controller_id IS NULL) AS machines_offline,
   (SELECT count(*) FROM machines WHERE quarantine IS NOT NULL) AS machines_quarantined,
   (SELECT count(*) FROM jobs WHERE state = 'queued') AS jobs_queued,

@@ -1,0 +1,62 @@
+//! The database is lost: the vault has everything that restores.
+
+use holdfast_tests::{Image, Postgres, World};
+use serde_json::Value;
+
+const MIB: u64 = 1 << 20;
+const SIZE: u64 = 9 * MIB + 555;
+
+fn points(world: &World) -> Vec<Value> {
+    let mut points = world.cli.json(&["point", "list", "--deleted"]).as_array().unwrap().clone();
+    points.sort_by_key(|point| point["id"].as_str().unwrap().to_owned());
+    points
+}
+
+#[test]
+fn the_catalogue_is_rebuilt_from_the_vault() {
+    let world = World::start_with(Postgres::shared(), &[("window", "1s")]);
+    let image = Image::random(&world.path("disk.raw"), SIZE, 1);
+    let mut agent = world.running_agent("web1", &[("data", &image.path)]);
+    let _other = world.running_agent("web2", &[("data", &image.path)]);
+    let ids: Vec<String> = (0..4).map(|_| world.back_up("web1")).collect();
+    let of_other = world.back_up("web2");
+    let _ = world.cli.run(&["point", "delete", &ids[0]]).succeeds();
+    let _ = world.cli.run(&["vault", "gc"]).succeeds();
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    assert_eq!(world.cli.json(&["vault", "gc"])["purged_points"], 1);
+    let _ = world.cli.run(&["point", "delete", &ids[1]]).succeeds();
+    let _ = world.cli.run(&["point", "lock", &ids[2], "--for", "2h", "--mode", "compliance"]).succeeds();
+    let before = points(&world);
+    assert_eq!(before.len(), 4, "{before:#?}");
+    assert_eq!(world.cli.json(&["vault", "rebuild-catalogue"])["added_points"], 0, "all is there");
+
+    agent.stop();
+    world.database.run("TRUNCATE machines, points, collections, requests, enrolment_tokens, audit CASCADE");
+    assert_eq!(points(&world), Vec::<Value>::new());
+    let viewer = world.cli_with_key(world.controller.create_api_key("watcher", "viewer"));
+    let _ = viewer.run(&["vault", "rebuild-catalogue"]).fails(1, "role_too_low");
+    let rebuilt = world.cli.json(&["vault", "rebuild-catalogue"]);
+    assert_eq!(
+        (&rebuilt["added_machines"], &rebuilt["added_points"], &rebuilt["damaged_points"]),
+        (&2.into(), &4.into(), &0.into()),
+        "{rebuilt}"
+    );
+    assert_eq!(points(&world), before, "with deletions and locks");
+    assert_eq!(world.cli.json(&["vault", "rebuild-catalogue"])["added_machines"], 0);
+    world.assert_restores(&of_other, "data", &image.path);
+    world.assert_restores(&ids[2], "data", &image.path);
+    let machine = world.machine("web1");
+    assert_eq!((&machine["state"], &machine["disks"][0]["size_bytes"]), (&"offline".into(), &SIZE.into()));
+    assert_eq!(world.cli.json(&["status"])["machines"]["offline"], 2);
+
+    // A new agent takes the machine's place, and goes on where the old one was.
+    let _ = agent.enrol_again(&world.enrolment(&["--machine", "web1"])).succeeds();
+    agent.start();
+    world.wait_for_machine("web1", "online");
+    image.fill(MIB, MIB, 7);
+    let next = world.back_up("web1");
+    let sent = world.point(&next)["disks"][0]["sent_bytes"].as_u64().unwrap();
+    assert!(sent < 2 * MIB, "{sent}");
+    world.assert_restores(&next, "data", &image.path);
+    world.assert_catalogue_is_the_vault();
+}

@@ -31,6 +31,7 @@ pub(crate) mod tests;
 pub(crate) mod token;
 pub(crate) mod transfer;
 pub(crate) mod vault;
+mod verify;
 
 use std::time::Duration;
 

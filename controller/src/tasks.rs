@@ -7,6 +7,7 @@ mod flush;
 mod reap;
 mod retain;
 mod schedule;
+mod verify;
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -39,6 +40,7 @@ pub(crate) fn spawn(app: &Arc<App>, gateway: &Gateway, retention: RetentionConfi
     periodic(app, app, "forget", Duration::from_secs(3600), reap::forget);
     let upkeep = Arc::new(Upkeep { app: Arc::clone(app), gateway: gateway.clone(), retention });
     periodic(app, &upkeep, "retain", retention.apply, retain::pass);
+    periodic(app, &upkeep, "verify", verify::LOOK.min(timing.verify), verify::pass);
     periodic(app, &upkeep, "collect", retention.collect / collect::LOOKS, collect::pass);
 }
 

@@ -23,6 +23,7 @@ schedule = "200ms"
 progress_flush = "200ms"
 liveness_flush = "500ms"
 resolve = "1s"
+verify = "300d"
 certificate_lifetime = "1h"
 retry_delay = "300ms"
 

@@ -5,7 +5,7 @@ use tonic::Status;
 use tracing::{error, info};
 
 use holdfast_proto::ids::MachineId;
-use holdfast_vault_engine::{VerifyDepth, VerifyProgress, VerifyReport, VerifyScope};
+use holdfast_vault_engine::{VerifyDepth, VerifyPace, VerifyProgress, VerifyReport, VerifyScope};
 
 use crate::error::{busy, status_of};
 use crate::metrics::{DAMAGED_POINTS, VERIFIED_BYTES};
@@ -40,39 +40,39 @@ impl Gateway {
         &self,
         target: VerifyTarget,
         depth: VerifyDepth,
+        pace: VerifyPace,
         actor: &str,
         progress: mpsc::Sender<VerifyProgress>,
     ) -> Result<VerifyReport, Status> {
         let inner = &self.inner;
-        let Ok(_only) = inner.verifying.try_lock() else {
-            return Err(busy("a verification runs already"));
+        // The schedule's takes its time, and keeps no operator waiting.
+        let _only = match (pace, inner.verifying.try_lock()) {
+            (VerifyPace::Full, Err(_)) => return Err(busy("a verification runs already")),
+            (VerifyPace::Full, Ok(only)) => Some(only),
+            (VerifyPace::Gentle, _) => None,
         };
-        let scope = match target {
-            VerifyTarget::Vault => VerifyScope::Vault,
-            VerifyTarget::Machine(machine) => VerifyScope::Machine(machine.0),
-            VerifyTarget::Point(point) => VerifyScope::Point(point.machine.0, point.seq),
-        };
-        let tell = move |so_far| {
-            let _ = progress.try_send(so_far);
-        };
-        let report = inner.vault.verify(scope, depth, tell).await.map_err(|error| status_of(&error))?;
-        VERIFIED_BYTES.add(usize::try_from(report.read_bytes).unwrap_or(usize::MAX));
-        for (machine, sound) in &report.sound {
-            let damaged: Vec<(u64, String)> = report
-                .findings
-                .iter()
-                .filter(|finding| finding.machine == *machine)
-                .filter_map(|finding| Some((finding.point.as_ref()?.seq, finding.reason.clone())))
-                .collect();
-            for (seq, reason) in &damaged {
-                error!(%machine, seq, reason, "a point is damaged");
+        let failed = |error| status_of(&error);
+        let scopes = match target {
+            VerifyTarget::Vault => {
+                let machines = inner.vault.machines().await.map_err(failed)?;
+                machines.into_iter().map(VerifyScope::Machine).collect()
             }
-            DAMAGED_POINTS.add(damaged.len());
-            let sound =
-                if depth == VerifyDepth::ReadData { sound.iter().copied().collect() } else { Vec::new() };
-            let machine = MachineId(*machine);
-            let verified = Verified { machine, damaged, sound, actor: actor.to_owned() };
-            within(inner.authority.record_verified(&verified)).await?;
+            VerifyTarget::Machine(machine) => vec![VerifyScope::Machine(machine.0)],
+            VerifyTarget::Point(point) => vec![VerifyScope::Point(point.machine.0, point.seq)],
+        };
+        let (machines, mut report) = (scopes.len(), VerifyReport::default());
+        // One after the other: what was found out counts, also if somebody ends the check.
+        for (done, scope) in scopes.into_iter().enumerate() {
+            let before = report.read_bytes;
+            let tell = |so_far: VerifyProgress| {
+                let read_bytes = before + so_far.read_bytes;
+                let _ =
+                    progress.try_send(VerifyProgress { machines_done: done, machines, read_bytes, ..so_far });
+            };
+            let found = inner.vault.verify(scope, depth, pace, tell).await.map_err(failed)?;
+            VERIFIED_BYTES.add(usize::try_from(found.read_bytes).unwrap_or(usize::MAX));
+            self.record_verified(&found, depth, actor).await?;
+            report.merge(found);
         }
         info!(
             points = report.points,
@@ -82,5 +82,32 @@ impl Gateway {
             "verified"
         );
         Ok(report)
+    }
+
+    async fn record_verified(
+        &self,
+        report: &VerifyReport,
+        depth: VerifyDepth,
+        actor: &str,
+    ) -> Result<(), Status> {
+        for (machine, sound) in &report.sound {
+            let damaged: Vec<(u64, String)> = report
+                .damaged
+                .get(machine)
+                .into_iter()
+                .flatten()
+                .map(|(seq, reason)| (*seq, reason.clone()))
+                .collect();
+            for (seq, reason) in &damaged {
+                error!(%machine, seq, reason, "a point is damaged");
+            }
+            DAMAGED_POINTS.add(damaged.len());
+            let sound =
+                if depth == VerifyDepth::ReadData { sound.iter().copied().collect() } else { Vec::new() };
+            let machine = MachineId(*machine);
+            let verified = Verified { machine, damaged, sound, actor: actor.to_owned() };
+            within(self.inner.authority.record_verified(&verified)).await?;
+        }
+        Ok(())
     }
 }

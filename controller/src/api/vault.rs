@@ -1,4 +1,3 @@
-use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -17,7 +16,7 @@ use holdfast_proto::v1::{
     Vault, check_vault_response, collect_garbage_response,
 };
 use holdfast_vault_engine::{
-    ClockTrust, CollectionProgress as Progress, Finding as Found, VerifyDepth, VerifyProgress,
+    ClockTrust, CollectionProgress as Progress, Finding as Found, VerifyDepth, VerifyPace, VerifyProgress,
 };
 
 use crate::app::App;
@@ -155,23 +154,19 @@ impl VaultApi {
                 let _ = outbound.send(answer(Kind::Progress(check_progress(so_far)))).await;
             }
         };
-        let (checked, ()) = tokio::join!(self.gateway.verify(target, depth, operator, progress), forward);
+        let (checked, ()) =
+            tokio::join!(self.gateway.verify(target, depth, VerifyPace::Full, operator, progress), forward);
         let report = match checked {
             Ok(report) => report,
             Err(status) => return drop(outbound.send(Err(status)).await),
         };
-        let damaged: BTreeSet<_> = report
-            .findings
-            .iter()
-            .filter_map(|finding| Some((finding.machine, finding.point.as_ref()?.seq)))
-            .collect();
         let sum = CheckReport {
             points: report.points,
             segments: report.segments,
             read_segments: report.read_segments,
             read_bytes: report.read_bytes,
             findings: report.findings.len() as u64 + report.more_findings,
-            damaged_points: damaged.len() as u64,
+            damaged_points: report.damaged.values().map(|points| points.len() as u64).sum(),
         };
         for found in report.findings {
             if outbound.send(answer(Kind::Finding(finding(found)))).await.is_err() {

@@ -38,6 +38,9 @@ pub(crate) struct Timing {
     /// Between two comparisons of the catalogue with the vault.
     #[serde(deserialize_with = "duration::deserialize")]
     pub(crate) resolve: Duration,
+    /// Within this time everything that points need is read and compared once, gently.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub(crate) verify: Duration,
     /// Life of an agent's certificate: also how long a machine may be switched off and come back without enrolling again.
     /// Revocation does not wait for it, every call asks the database.
     #[serde(deserialize_with = "duration::deserialize")]
@@ -60,6 +63,7 @@ impl Default for Timing {
             progress_flush: seconds(2),
             liveness_flush: seconds(10),
             resolve: seconds(30),
+            verify: seconds(30 * 24 * 3600),
             certificate_lifetime: seconds(30 * 24 * 3600),
             retry_delay: seconds(10),
         }
@@ -78,6 +82,7 @@ impl Timing {
             ("progress_flush", self.progress_flush),
             ("liveness_flush", self.liveness_flush),
             ("resolve", self.resolve),
+            ("verify", self.verify),
             ("certificate_lifetime", self.certificate_lifetime),
             ("retry_delay", self.retry_delay),
         ];

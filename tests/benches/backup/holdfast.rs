@@ -75,7 +75,9 @@ impl Program for Holdfast {
     }
 
     fn verify(&mut self) -> Option<Cost> {
-        None
+        let mut command = program::command("holdfast");
+        command.args(["vault", "check", "--read-data"]);
+        Some(self.run(command))
     }
 
     fn repository(&self) -> &Path {

@@ -2,12 +2,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use holdfast_tests::{Image, Postgres, World};
+use holdfast_tests::{Image, Postgres, World, wait};
 use serde_json::Value;
 
 const MIB: u64 = 1 << 20;
 const SIZE: u64 = 12 * MIB + 555;
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The files of a backup's segments, the largest first.
 fn segments(vault: &Path, machine: &str, seq: u64) -> Vec<PathBuf> {
@@ -89,4 +91,26 @@ fn damage_is_found_named_and_healed() {
     // The next one after a healthy point is an incremental again.
     let fourth = world.back_up("web1");
     assert_eq!(world.point(&fourth)["disks"][0]["sent_bytes"], 0);
+}
+
+#[test]
+fn everything_is_read_in_its_time() {
+    let world = World::start_with(Postgres::shared(), &[("verify", "1s")]);
+    let image = Image::random(&world.path("disk.raw"), SIZE, 1);
+    let _agent = world.running_agent("web1", &[("data", &image.path)]);
+    let first = world.back_up("web1");
+    let verified = "SELECT count(*) FROM machines WHERE verified_at > now() - interval '1 second'";
+    wait::until("the machine to be verified", PATIENCE, || {
+        (world.database.number(verified) == 1).then_some(())
+    });
+    let machine = world.machine("web1")["id"].as_str().unwrap().to_owned();
+    let damaged = segments(&world.controller.vault_dir(), &machine, 1).remove(0);
+    flip(&damaged, 1 << 20);
+    wait::until("the damage to be found", PATIENCE, || {
+        (world.point(&first)["state"] == "damaged").then_some(())
+    });
+    flip(&damaged, 1 << 20);
+    wait::until("it to be whole again", PATIENCE, || {
+        (world.point(&first)["state"] == "listed").then_some(())
+    });
 }

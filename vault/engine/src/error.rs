@@ -44,6 +44,9 @@ pub enum VaultError {
     Damaged { object: String, source: DecodeError },
     #[error("{object} is missing")]
     Missing { object: String },
+    /// The disk below gives an object's bytes no more.
+    #[error("{object} cannot be read from its disk")]
+    Unreadable { object: String, source: object_store::Error },
     #[error("{object} does not fit what refers to it: {detail}")]
     Mismatch { object: String, detail: String },
     #[error(
@@ -88,6 +91,7 @@ impl VaultError {
             Self::Damaged { .. }
                 | Self::BadKeys { .. }
                 | Self::Missing { .. }
+                | Self::Unreadable { .. }
                 | Self::Mismatch { .. }
                 | Self::DamagedRange { .. }
         )
@@ -155,6 +159,15 @@ impl VaultError {
         }
     }
 
+    /// Why an object could not be read.
+    pub(crate) fn unread(operation: &'static str, object: &str, source: object_store::Error) -> Self {
+        // EIO, EBADMSG, EUCLEAN: what a disk or a file system with checksums says of what it lost.
+        if io_error(&source).is_some_and(|io| matches!(io.raw_os_error(), Some(5 | 74 | 117))) {
+            return Self::Unreadable { object: object.to_owned(), source };
+        }
+        Self::storage(operation, object, source)
+    }
+
     pub(crate) fn damaged(object: &str, source: DecodeError) -> Self {
         Self::Damaged { object: object.to_owned(), source }
     }
@@ -168,12 +181,44 @@ fn is_no_space(error: &object_store::Error) -> bool {
     if Problem::is_full(error) {
         return true;
     }
+    io_error(error).is_some_and(|io| {
+        matches!(io.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+    })
+}
+
+/// What the operating system said, if it said something.
+fn io_error(error: &object_store::Error) -> Option<&std::io::Error> {
     let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = source {
         if let Some(io) = error.downcast_ref::<std::io::Error>() {
-            return matches!(io.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
+            return Some(io);
         }
         source = error.source();
     }
-    false
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_lost_something_is_damage_and_one_that_is_busy_is_not() {
+        let read = |code| {
+            let source = Box::new(std::io::Error::from_raw_os_error(code));
+            VaultError::unread(
+                "read",
+                "points/1",
+                object_store::Error::Generic { store: "directory", source },
+            )
+        };
+        for lost in [5, 74, 117] {
+            assert!(read(lost).is_damage() && !read(lost).is_retryable(), "{lost}");
+            assert_eq!(read(lost).to_string(), "points/1 cannot be read from its disk");
+        }
+        // EAGAIN, EMFILE, ENOSPC
+        for other in [11, 24, 28] {
+            assert!(!read(other).is_damage() && read(other).is_retryable(), "{other}");
+        }
+    }
 }

@@ -49,7 +49,7 @@ pub use point::{OpenBackup, Outcome, Point, PointDisk, PointStatus};
 pub use standing::{COOLING_OFF, Deletion, Lock, PointState, Refusal, Standing};
 pub use store::{Problem, S3, S3Addressing, S3Credentials, S3Limits, S3Location, S3Transport, Storage};
 pub use vault::Vault;
-pub use verify::{DamagedPoint, Finding, VerifyDepth, VerifyProgress, VerifyReport, VerifyScope};
+pub use verify::{DamagedPoint, Finding, VerifyDepth, VerifyPace, VerifyProgress, VerifyReport, VerifyScope};
 
 /// A place where the fault tests end the process; nothing in a build without the feature `failpoints`.
 pub(crate) fn crash_point(name: &'static str) {

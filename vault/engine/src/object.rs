@@ -25,11 +25,11 @@ pub(crate) async fn delete(store: &dyn ObjectStore, name: &str) -> Result<(), Va
 /// Reads an object whole.
 pub(crate) async fn read(store: &dyn ObjectStore, name: &str) -> Result<Bytes, VaultError> {
     let result =
-        store.get(&Path::from(name)).await.map_err(|source| VaultError::storage("read", name, source))?;
+        store.get(&Path::from(name)).await.map_err(|source| VaultError::unread("read", name, source))?;
     if result.meta.size > MAX_RECORD {
         return Err(VaultError::mismatch(name, format!("{} bytes are too many", result.meta.size)));
     }
-    result.bytes().await.map_err(|source| VaultError::storage("read", name, source))
+    result.bytes().await.map_err(|source| VaultError::unread("read", name, source))
 }
 
 /// Reads the last `len` bytes (or all there are) and answers the object's size with them.
@@ -39,7 +39,7 @@ pub(crate) async fn read_tail(
     len: u64,
 ) -> Result<(Bytes, u64), VaultError> {
     let options = GetOptions { range: Some(GetRange::Suffix(len)), ..GetOptions::default() };
-    let error = |source| VaultError::storage("read the end of", name, source);
+    let error = |source| VaultError::unread("read the end of", name, source);
     let result = store.get_opts(&Path::from(name), options).await.map_err(error)?;
     let size = result.meta.size;
     Ok((result.bytes().await.map_err(error)?, size))
@@ -61,7 +61,7 @@ pub(crate) async fn read_range(
             {
                 return Err(VaultError::mismatch(name, format!("it ends at byte {}", meta.size)));
             }
-            return Err(VaultError::storage("read a part of", name, source));
+            return Err(VaultError::unread("read a part of", name, source));
         }
     };
     if bytes.len() as u64 == wanted {

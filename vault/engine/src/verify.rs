@@ -43,6 +43,14 @@ pub enum VerifyDepth {
     Sample { per_10_000: u32, seed: u64 },
 }
 
+/// How fast.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VerifyPace {
+    Full,
+    /// One request at a time, and three times as long a pause after each as it took.
+    Gentle,
+}
+
 /// How far a verification is. Bytes are of the storage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VerifyProgress {
@@ -69,7 +77,9 @@ pub struct VerifyReport {
     pub findings: Vec<Finding>,
     /// Findings that were only counted.
     pub more_findings: u64,
-    /// Points without a finding, by machine; whole if all their segments were read.
+    /// Points with a finding, also with one that was only counted: the first reason of each.
+    pub damaged: BTreeMap<Uuid, BTreeMap<u64, String>>,
+    /// Points without one; whole if all their segments were read.
     pub sound: BTreeMap<Uuid, BTreeSet<u64>>,
 }
 
@@ -98,6 +108,21 @@ pub struct DamagedPoint {
 }
 
 impl VerifyReport {
+    /// Takes in what was found out about other machines.
+    pub fn merge(&mut self, other: Self) {
+        self.machines += other.machines;
+        self.points += other.points;
+        self.segments += other.segments;
+        self.read_segments += other.read_segments;
+        self.read_bytes += other.read_bytes;
+        self.more_findings += other.more_findings;
+        self.damaged.extend(other.damaged);
+        self.sound.extend(other.sound);
+        for finding in other.findings {
+            self.add(finding);
+        }
+    }
+
     fn add(&mut self, finding: Finding) {
         if self.findings.len() < MAX_FINDINGS {
             self.findings.push(finding);
@@ -133,6 +158,7 @@ impl Vault {
         &self,
         scope: VerifyScope,
         depth: VerifyDepth,
+        pace: VerifyPace,
         mut progress: impl FnMut(VerifyProgress) + Send,
     ) -> Result<VerifyReport, VaultError> {
         self.check_present().await?;
@@ -161,7 +187,7 @@ impl Vault {
                 };
                 progress(so_far);
             };
-            vault.verify_machine(*machine, scope, depth, &mut tell, &mut report).await?;
+            vault.verify_machine(*machine, scope, (depth, pace), &mut tell, &mut report).await?;
         }
         Ok(report)
     }
@@ -170,7 +196,7 @@ impl Vault {
         &self,
         machine: Uuid,
         scope: VerifyScope,
-        depth: VerifyDepth,
+        (depth, pace): (VerifyDepth, VerifyPace),
         tell: &mut (impl FnMut(usize, usize, u64) + Send),
         report: &mut VerifyReport,
     ) -> Result<(), VaultError> {
@@ -198,7 +224,7 @@ impl Vault {
         report.segments += structure.segments.len() as u64;
         let chosen: Vec<SegmentId> =
             structure.segments.iter().copied().filter(|id| depth.reads(*id)).collect();
-        let read = self.read_segments(machine, &chosen, tell).await?;
+        let read = self.read_segments(&chosen, pace, tell).await?;
         report.read_segments += chosen.len() as u64;
         report.read_bytes += read.bytes;
         findings.extend(structure.findings);
@@ -213,12 +239,13 @@ impl Vault {
         for (point, reason) in findings {
             if let Some(point) = &point {
                 // Purged since it was listed: then what it needed may be gone.
+                seqs.remove(&point.seq);
                 let standing = self.standing(machine, point.seq).await;
                 if standing.is_ok_and(|standing| standing.state == PointState::Purged) {
-                    seqs.remove(&point.seq);
                     continue;
                 }
-                seqs.remove(&point.seq);
+                let damaged = report.damaged.entry(machine).or_default();
+                damaged.entry(point.seq).or_insert_with(|| reason.clone());
             }
             report.add(Finding { machine, machine_name: name.clone(), point, reason });
         }

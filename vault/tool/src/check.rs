@@ -1,7 +1,7 @@
 use std::io::Write as _;
 use std::ops::Range;
 
-use holdfast_vault_engine::{Finding, Vault, VerifyDepth, VerifyReport, VerifyScope};
+use holdfast_vault_engine::{Finding, Vault, VerifyDepth, VerifyPace, VerifyReport, VerifyScope};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use uuid::Uuid;
@@ -61,7 +61,7 @@ pub(crate) async fn check(vault: &Vault, options: CheckOptions) -> Result<(), To
         let read = indicatif::BinaryBytes(so_far.read_bytes);
         bar.set_message(format!("machine {machine} of {}, {read} read", so_far.machines));
     };
-    let report = vault.verify(scope, depth, tell).await.map_err(ToolError::Check)?;
+    let report = vault.verify(scope, depth, VerifyPace::Full, tell).await.map_err(ToolError::Check)?;
     bar.finish_and_clear();
     let findings = report.findings.len() as u64 + report.more_findings;
     print(report, depth, options.output)?;

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
+use object_store::ObjectStoreExt as _;
+
 use holdfast_vault_format::BLOCK_SIZE;
 
 use crate::segment::SegmentId;
@@ -55,7 +57,13 @@ impl Vault {
                 }
             }
         }
-        found.extend(unneeded.into_iter().map(|id| (None, damaged[&id].reason.clone())));
+        for id in unneeded {
+            // One that is gone was collected with the points that needed it.
+            match self.store().head(&object_store::path::Path::from(id.name())).await {
+                Err(object_store::Error::NotFound { .. }) => {}
+                _ => found.push((None, damaged[&id].reason.clone())),
+            }
+        }
         Ok(found)
     }
 }

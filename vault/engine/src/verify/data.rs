@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
-use uuid::Uuid;
+use tokio::time::Instant;
 
 use holdfast_vault_format::segment::CellKind;
 use holdfast_vault_format::{DecodeError, cell_hash, decode_cell};
@@ -15,7 +15,7 @@ use crate::object;
 use crate::segment::{Segment, SegmentId};
 use crate::{Vault, VaultError};
 
-use super::chain;
+use super::{VerifyPace, chain};
 
 /// Stored bytes that are read by one request.
 const CHUNK: u64 = 4 << 20;
@@ -60,16 +60,19 @@ impl Vault {
     /// Reads segments of a machine and compares every cell with its hash.
     pub(super) async fn read_segments(
         &self,
-        machine: Uuid,
         ids: &[SegmentId],
+        pace: VerifyPace,
         tell: &mut (impl FnMut(usize, usize, u64) + Send),
     ) -> Result<Read, VaultError> {
         let mut read = Read { bytes: 0, damaged: BTreeMap::new() };
         let (mut done, total) = (0, ids.len());
-        debug_assert!(ids.iter().all(|id| id.machine == machine));
+        let in_flight = match pace {
+            VerifyPace::Full => IN_FLIGHT,
+            VerifyPace::Gentle => 1,
+        };
         let mut chunks = futures::stream::iter(ids.iter().copied())
             .map(|id| async move { (id, self.chunks(id).await) })
-            .buffered(IN_FLIGHT)
+            .buffered(in_flight)
             .flat_map(|(id, chunks)| {
                 futures::stream::iter(match chunks {
                     Ok(chunks) => chunks.into_iter().map(|chunk| (id, Ok(chunk))).collect(),
@@ -77,12 +80,17 @@ impl Vault {
                 })
             })
             .map(|(id, chunk)| async move {
-                match chunk {
+                let start = Instant::now();
+                let outcome = match chunk {
                     Ok(chunk) => (id, chunk.is_last, self.read_chunk(chunk).await),
                     Err(error) => (id, true, Err(error)),
+                };
+                if pace == VerifyPace::Gentle {
+                    tokio::time::sleep(start.elapsed() * 3).await;
                 }
+                outcome
             })
-            .buffered(IN_FLIGHT);
+            .buffered(in_flight);
         while let Some((id, is_last, outcome)) = chunks.next().await {
             let mut bytes = 0;
             match outcome {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use holdfast_vault_engine::{
-    Action, CollectOptions, DamagedPoint, Point, Vault, VerifyDepth, VerifyReport, VerifyScope,
+    Action, CollectOptions, DamagedPoint, Point, Vault, VerifyDepth, VerifyPace, VerifyReport, VerifyScope,
 };
 use uuid::Uuid;
 
@@ -38,7 +38,7 @@ impl Subject {
 
     async fn verify(&self, depth: VerifyDepth) -> VerifyReport {
         let vault = self.test.reopen().await.unwrap();
-        vault.verify(VerifyScope::Vault, depth, |_| {}).await.unwrap()
+        vault.verify(VerifyScope::Vault, depth, VerifyPace::Full, |_| {}).await.unwrap()
     }
 
     /// Which disks of which points do not restore.
@@ -114,7 +114,7 @@ async fn what_is_whole_is_called_so() {
     let mut last = None;
     let vault = subject.test.reopen().await.unwrap();
     let report = vault
-        .verify(VerifyScope::Vault, VerifyDepth::ReadData, |progress| last = Some(progress))
+        .verify(VerifyScope::Vault, VerifyDepth::ReadData, VerifyPace::Full, |progress| last = Some(progress))
         .await
         .unwrap();
     assert!(report.findings.is_empty(), "{report:?}");
@@ -129,11 +129,11 @@ async fn what_is_whole_is_called_so() {
     let structure = subject.verify(VerifyDepth::Structure).await;
     assert!(structure.findings.is_empty() && structure.read_bytes == 0, "{structure:?}");
     let one = VerifyScope::Point(subject.machine, subject.points[1].seq);
-    let report = vault.verify(one, VerifyDepth::ReadData, |_| {}).await.unwrap();
+    let report = vault.verify(one, VerifyDepth::ReadData, VerifyPace::Full, |_| {}).await.unwrap();
     assert_eq!((report.points, report.findings.len()), (1, 0));
     assert!(report.segments < segments);
     let unknown = VerifyScope::Point(subject.machine, 999);
-    let error = vault.verify(unknown, VerifyDepth::ReadData, |_| {}).await.unwrap_err();
+    let error = vault.verify(unknown, VerifyDepth::ReadData, VerifyPace::Full, |_| {}).await.unwrap_err();
     assert!(error.to_string().contains("999"), "{error}");
 }
 
@@ -250,8 +250,11 @@ async fn damage_is_told_to_the_byte() {
         bytes[range.start] ^= 1;
     }
     std::fs::write(&path, bytes).unwrap();
-    let report =
-        test.vault.verify(VerifyScope::Machine(machine), VerifyDepth::ReadData, |_| {}).await.unwrap();
+    let report = test
+        .vault
+        .verify(VerifyScope::Machine(machine), VerifyDepth::ReadData, VerifyPace::Full, |_| {})
+        .await
+        .unwrap();
     let damaged: Vec<DamagedPoint> =
         report.findings.iter().map(|finding| finding.point.clone().unwrap()).collect();
     let lost = |point: &Point| DamagedPoint {
@@ -312,7 +315,7 @@ async fn what_is_collected_meanwhile_is_no_damage() {
     let mut begun = Some(begun);
     let report = test
         .vault
-        .verify(VerifyScope::Vault, VerifyDepth::ReadData, |progress| {
+        .verify(VerifyScope::Vault, VerifyDepth::ReadData, VerifyPace::Full, |progress| {
             // After the points were listed, in the middle of reading.
             if progress.segments_done == 1
                 && let Some(begun) = begun.take()

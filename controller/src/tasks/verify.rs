@@ -1,0 +1,33 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tracing::warn;
+
+use holdfast_gateway::VerifyTarget;
+use holdfast_vault_engine::{VerifyDepth, VerifyPace};
+
+use crate::store::StoreError;
+
+use super::Upkeep;
+
+/// Between two looks for machines whose turn has come, at most.
+pub(super) const LOOK: Duration = Duration::from_secs(60);
+
+/// Reads everything that points need, a machine at a time, so that each is read within the period.
+pub(super) async fn pass(upkeep: Arc<Upkeep>) -> Result<(), StoreError> {
+    let Upkeep { app, gateway, .. } = &*upkeep;
+    while let Some(machine) = app.store.claim_verification(app.timing.verify).await? {
+        let (progress, _) = mpsc::channel(1);
+        let target = VerifyTarget::Machine(machine);
+        let depth = VerifyDepth::ReadData;
+        match gateway.verify(target, depth, VerifyPace::Gentle, "schedule", progress).await {
+            Ok(_) => app.store.end_verification(machine).await?,
+            Err(status) => {
+                warn!(%machine, reason = status.message(), "a machine is not verified; it is tried again tomorrow");
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}

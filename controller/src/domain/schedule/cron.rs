@@ -107,12 +107,12 @@ fn end_of_gap(zone: Tz, wall: NaiveDateTime) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp(behind, 0)
 }
 
-/// The latest wall time that the clock has shown up to `until`, or later: in an overlap's second pass it has shown all
-/// of the first.
+/// The latest wall time that the clock has shown up to `until`, or a later one: in an overlap's second pass it has shown all
+/// of the first, and in the first pass what is too late is turned down.
 fn latest_wall(zone: Tz, until: DateTime<Utc>) -> NaiveDateTime {
     let wall = wall_at(zone, until);
     match zone.from_local_datetime(&wall) {
-        LocalResult::Ambiguous(first, second) if second.to_utc() <= until => wall + (second - first),
+        LocalResult::Ambiguous(first, second) => wall + (second - first),
         _ => wall,
     }
 }

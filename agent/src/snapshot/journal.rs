@@ -134,6 +134,8 @@ impl Journals {
             }
             let journal = std::fs::read(&path).map(|text| serde_json::from_slice::<Journal>(&text));
             match journal {
+                // Removed since it was listed.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Ok(Ok(journal)) if path == self.path(journal.id()) => journals.push(journal),
                 other => {
                     tracing::error!(path = %path.display(), ?other, "a snapshot's journal is damaged and was set aside");

@@ -19,7 +19,12 @@ pub(super) async fn pass(upkeep: Arc<Upkeep>) -> Result<(), StoreError> {
     let Upkeep { app, gateway, retention } = &*upkeep;
     let (progress, _) = mpsc::channel(1);
     let occasion = Occasion::Schedule(retention.collect);
-    match collection::run(app, gateway, occasion, "schedule", ClockTrust::Checked, progress).await {
+    let collected = tokio::select! {
+        collected = collection::run(app, gateway, occasion, "schedule", ClockTrust::Checked, progress) => collected,
+        // What it began the next one finishes.
+        () = app.shutdown.cancelled() => return Ok(()),
+    };
+    match collected {
         Ok(None) => {}
         Ok(Some(report)) => info!(
             purged = report.purged_points,

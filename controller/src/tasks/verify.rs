@@ -21,7 +21,12 @@ pub(super) async fn pass(upkeep: Arc<Upkeep>) -> Result<(), StoreError> {
         let (progress, _) = mpsc::channel(1);
         let target = VerifyTarget::Machine(machine);
         let depth = VerifyDepth::ReadData;
-        match gateway.verify(target, depth, VerifyPace::Gentle, "schedule", progress).await {
+        let verified = tokio::select! {
+            verified = gateway.verify(target, depth, VerifyPace::Gentle, "schedule", progress) => verified,
+            // It may take hours, and would keep the controller from stopping.
+            () = app.shutdown.cancelled() => return Ok(()),
+        };
+        match verified {
             Ok(_) => app.store.end_verification(machine).await?,
             Err(status) => {
                 warn!(%machine, reason = status.message(), "a machine is not verified; it is tried again tomorrow");

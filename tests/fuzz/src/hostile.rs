@@ -47,7 +47,7 @@ fn backup(u: &mut Unstructured<'_>, seq: u64, history: &mut History) -> Result<(
     }
     let root = cells.directory.root();
     let generation = u32::from(u.ratio(1, 30)?);
-    history.segments.insert(0, SegmentRef { seq, number: 0, generation, root });
+    history.segments.insert(0, SegmentRef { lender: None, seq, number: 0, generation, root });
     for index in 0..DISKS.len() {
         if u.ratio(1, 8)? {
             continue;

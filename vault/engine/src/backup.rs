@@ -1,6 +1,6 @@
 //! Receiving a backup. What was acknowledged is durable; everything else may be lost at any time.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::Stream;
@@ -8,10 +8,13 @@ use tokio::sync::{Semaphore, watch};
 
 use holdfast_vault_format::block::blocks_of;
 use holdfast_vault_format::collection::CondemnedSegment;
+use holdfast_vault_format::container::TAG_LEN;
 use holdfast_vault_format::delta::{Place, SegmentRef};
 use holdfast_vault_format::record::PointRef;
 use holdfast_vault_format::segment::{CellBlocks, MAX_ZERO_EXTENTS};
 use holdfast_vault_format::{BlockHasher, Extent};
+
+use uuid::Uuid;
 
 use crate::begin::BeginBackup;
 use crate::layer::Layer;
@@ -22,12 +25,14 @@ use crate::{Point, Vault, VaultError};
 
 mod adopt;
 mod check;
+mod known;
 mod upload;
 
 pub use check::NewCell;
 pub use upload::Receipt;
 
 use check::{CheckedCell, check_cell, check_extents};
+use known::{Finder, Known};
 use upload::{UPLOADS, Upload, upload, wait};
 
 /// Block maps of the first generation; a new one means that everything is compared by new hashes.
@@ -44,6 +49,7 @@ pub(crate) struct Shared {
     pub(crate) request: BeginBackup,
     pub(crate) opened: Opened,
     hasher: BlockHasher,
+    finder: Finder,
     state: Mutex<State>,
     uploads: Arc<Semaphore>,
 }
@@ -59,8 +65,11 @@ pub(crate) struct Opened {
 }
 
 pub(crate) struct State {
-    /// All segments that blocks may lie in: adopted ones, then this backup's.
+    /// All segments that blocks may lie in: adopted ones, this backup's, and those of known cells.
     pub(crate) segments: Vec<SegmentSlot>,
+    slots: HashMap<SegmentId, usize>,
+    /// Cells that stand for known ones, and those; both by index in `segments` and number. Shared once the backup is closed.
+    pub(crate) known: Arc<HashMap<(u32, u32), (u32, u32)>>,
     pub(crate) writer: Option<OpenSegment>,
     next_number: u32,
     /// By disk, in the order of the request.
@@ -118,25 +127,30 @@ impl Backup {
         request: BeginBackup,
         opened: Opened,
         adopted: &[u64],
-        condemned: &HashSet<CondemnedSegment>,
+        condemned: Option<Arc<HashSet<CondemnedSegment>>>,
     ) -> Result<Self, VaultError> {
         let hasher = BlockHasher::new(&vault.inner.ring.key.block_hash_key(request.machine, MAP_GENERATION));
         let mut state = State {
             segments: Vec::new(),
+            slots: HashMap::new(),
+            known: Arc::default(),
             writer: None,
             next_number: 0,
             disks: request.disks.iter().map(|_| DiskState::default()).collect(),
             in_flight: Vec::new(),
             closed: false,
         };
-        for seq in adopted {
-            adopt::adopt(&vault, &request, *seq, condemned, &mut state).await?;
+        if let Some(condemned) = &condemned {
+            for seq in adopted {
+                adopt::adopt(&vault, &request, *seq, condemned, &mut state).await?;
+            }
         }
         let shared = Shared {
             vault,
             request,
             opened,
             hasher,
+            finder: Finder::new(condemned),
             state: Mutex::new(state),
             uploads: Arc::new(Semaphore::new(UPLOADS)),
         };
@@ -197,14 +211,13 @@ impl Backup {
         }
         self.shared.room().await?;
         let shared = Arc::clone(&self.shared);
-        let work = move || {
-            let checked = cells
-                .into_iter()
-                .map(|cell| check_cell(&shared.hasher, cell))
-                .collect::<Result<Vec<_>, _>>()?;
-            shared.append(index, checked, &zeros)
+        let check = move || {
+            cells.into_iter().map(|cell| check_cell(&shared.hasher, cell)).collect::<Result<Vec<_>, _>>()
         };
-        tokio::task::spawn_blocking(work).await.map_err(|source| VaultError::Worker { source })?
+        let checked = blocking(check).await?;
+        let known = self.shared.finder.find(&self.shared.vault, &checked).await;
+        let shared = Arc::clone(&self.shared);
+        blocking(move || shared.append(index, checked, known, &zeros)).await
     }
 
     /// Stores what was received so far and waits until all of it is durable.
@@ -229,7 +242,9 @@ impl Backup {
 
     /// Once there is a point, nobody asks for it any more.
     pub(crate) fn forget_received(&self) {
-        for disk in &mut self.state().disks {
+        let mut state = self.state();
+        state.known = Arc::default();
+        for disk in &mut state.disks {
             disk.layer = Arc::default();
         }
     }
@@ -246,14 +261,32 @@ impl Backup {
 
 impl State {
     /// The segments that blocks lie in, as deltas name them.
-    pub(crate) fn segments_received(&self) -> Result<Vec<SegmentRef>, VaultError> {
+    pub(crate) fn segments_received(&self, own: Uuid) -> Result<Vec<SegmentRef>, VaultError> {
         let open = self.writer.as_ref();
         let reference = |(slot, entry): (usize, &SegmentSlot)| {
             let root = entry.root.or_else(|| Some(open.filter(|open| open.slot == slot)?.writer.root()));
-            let SegmentId { seq, number, generation, .. } = entry.id;
-            Ok(SegmentRef { seq, number, generation, root: root.ok_or(VaultError::Broken)? })
+            let SegmentId { machine, seq, number, generation } = entry.id;
+            let lender = (machine != own).then_some(machine);
+            Ok(SegmentRef { lender, seq, number, generation, root: root.ok_or(VaultError::Broken)? })
         };
         self.segments.iter().enumerate().map(reference).collect()
+    }
+
+    /// The index of a segment in the list; it is added if it is not there.
+    fn slot(&mut self, id: SegmentId, root: Option<[u8; 32]>, size: u64) -> usize {
+        *self.slots.entry(id).or_insert_with(|| {
+            self.segments.push(SegmentSlot { id, root, size });
+            self.segments.len() - 1
+        })
+    }
+
+    /// Lays a cell that stands for a known one over a disk.
+    fn receive_known(&mut self, disk: usize, (slot, cell): (usize, u32), blocks: &CellBlocks, known: &Known) {
+        // What other backups stored is not counted as this one's.
+        let lent = self.slot(known.id, Some(known.segment.root), 0);
+        let number = |slot| u32::try_from(slot).unwrap_or(u32::MAX);
+        Arc::make_mut(&mut self.known).insert((number(slot), cell), (number(lent), known.cell));
+        receive(Arc::make_mut(&mut self.disks[disk].layer), slot, cell, blocks);
     }
 
     /// An error if a segment could not be stored: then there can be no point.
@@ -282,7 +315,13 @@ impl Shared {
         Ok(())
     }
 
-    fn append(&self, disk: usize, cells: Vec<CheckedCell>, zeros: &[Extent]) -> Result<Receipt, VaultError> {
+    fn append(
+        &self,
+        disk: usize,
+        cells: Vec<CheckedCell>,
+        known: Vec<Option<Known>>,
+        zeros: &[Extent],
+    ) -> Result<Receipt, VaultError> {
         let disk_number = u32::try_from(disk).unwrap_or(u32::MAX);
         let mut receipt = Receipt::default();
         let mut guard = self.state();
@@ -291,17 +330,31 @@ impl Shared {
             return Err(VaultError::BadInput { detail: "the backup is being committed".to_owned() });
         }
         state.check_uploads()?;
-        for CheckedCell { cell, hash, hashes } in cells {
+        for (CheckedCell { cell, hash, hashes }, known) in cells.into_iter().zip(known) {
             let open = self.open_segment(state, &mut receipt)?;
-            let blocks = CellBlocks { extents: cell.extents, hashes };
-            let entry = DataCell { disk: disk_number, codec: cell.codec, plain_len: cell.plain_bytes, hash };
-            let number = open.writer.data(entry, blocks.clone(), &cell.data)?;
             let slot = open.slot;
+            let blocks = CellBlocks { extents: cell.extents, hashes };
+            let (number, stored) = match &known {
+                None => {
+                    let entry =
+                        DataCell { disk: disk_number, codec: cell.codec, plain_len: cell.plain_bytes, hash };
+                    (open.writer.data(entry, blocks.clone(), &cell.data)?, cell.data.len())
+                }
+                Some(known) => {
+                    let place = known.reference().encode();
+                    let number =
+                        open.writer.known(disk_number, cell.plain_bytes, hash, blocks.clone(), &place)?;
+                    (number, place.len())
+                }
+            };
             self.seal_if_full(state)?;
+            match &known {
+                None => receive(Arc::make_mut(&mut state.disks[disk].layer), slot, number, &blocks),
+                Some(known) => state.receive_known(disk, (slot, number), &blocks, known),
+            }
             let into = &mut state.disks[disk];
             into.sent_bytes += cell.data.len() as u64;
-            into.cell_bytes += cell.data.len() as u64 + 16;
-            receive(Arc::make_mut(&mut into.layer), slot, number, &blocks);
+            into.cell_bytes += (stored + TAG_LEN) as u64;
         }
         for extents in zeros.chunks(MAX_ZERO_EXTENTS) {
             let open = self.open_segment(state, &mut receipt)?;
@@ -328,9 +381,9 @@ impl Shared {
             let disks = self.request.disks.iter().map(|disk| disk.name.clone()).collect();
             let writer = SegmentWriter::new(&self.vault.inner, id, self.request.snapshot_id, disks)?;
             state.next_number += 1;
-            state.segments.push(SegmentSlot { id, root: None, size: 0 });
+            let slot = state.slot(id, None, 0);
             let (done, _) = watch::channel(Upload::Pending);
-            state.writer = Some(OpenSegment { slot: state.segments.len() - 1, writer, done });
+            state.writer = Some(OpenSegment { slot, writer, done });
         }
         let open = state.writer.as_mut().ok_or(VaultError::Broken)?;
         receipt.add(open.done.subscribe());
@@ -355,6 +408,12 @@ impl Shared {
         tokio::spawn(upload(self.vault.clone(), sealed, open.done, Arc::clone(&self.uploads)));
         Ok(())
     }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, VaultError> + Send + 'static,
+) -> Result<T, VaultError> {
+    tokio::task::spawn_blocking(work).await.map_err(|source| VaultError::Worker { source })?
 }
 
 /// Lays the blocks of a cell over a disk's layer.

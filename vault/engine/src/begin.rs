@@ -13,6 +13,7 @@ use holdfast_vault_format::record::{Consistency, Open};
 
 use crate::backup::{Backup, Opened};
 use crate::object::{self, Created};
+use crate::segment::SegmentId;
 use crate::standing::PointState;
 use crate::{Outcome, Point, Vault, VaultError, name};
 
@@ -121,17 +122,17 @@ impl Vault {
             return Ok(None);
         }
         // What is condemned later waits for this backup.
-        let (adopted, condemned) = match self.condemned_of(machine).await {
-            Ok(condemned) => (adopted, condemned),
+        let (adopted, condemned) = match self.condemned().await {
+            Ok(condemned) => (adopted, Some(condemned)),
             Err(error) if error.is_damage() => {
-                warn!(%machine, error = &error as &dyn std::error::Error, "what is condemned cannot be told: nothing is taken over");
-                (Vec::new(), HashSet::new())
+                warn!(%machine, error = &error as &dyn std::error::Error, "what is condemned cannot be told: nothing that is stored is used");
+                (Vec::new(), None)
             }
             Err(error) => return Err(error),
         };
         info!(%machine, seq, base = ?base.as_ref().map(|point| point.seq), ?adopted, "backup begun");
         let opened = Opened { seq, open_bytes, base, previous };
-        let backup = Backup::start(self.clone(), request.clone(), opened, &adopted, &condemned).await?;
+        let backup = Backup::start(self.clone(), request.clone(), opened, &adopted, condemned).await?;
         Ok(Some(Begun::Open(backup)))
     }
 
@@ -203,18 +204,19 @@ impl Vault {
 
     /// Checks that every delta of a point reads and that every segment which they name exists.
     pub(crate) async fn check_structure(&self, point: &Point, depth: Depth) -> Result<(), VaultError> {
-        let present: HashSet<String> = object::list(self.store(), &format!("seg/{}", point.machine))
-            .await?
-            .iter()
-            .filter(|path| name::segment_of(path).is_some())
-            .map(ToString::to_string)
-            .collect();
+        let mut present = self.segments_in(&format!("seg/{}", point.machine)).await?;
+        // Of lenders, the backups whose segments were listed.
+        let mut listed = HashSet::new();
         for disk in &point.disks {
             for delta in &disk.stack {
                 let root = self.delta_root(point.machine, delta).await?;
-                for segment in &root.segments {
-                    let object =
-                        name::segment(point.machine, segment.seq, segment.number, segment.generation);
+                for named in &root.segments {
+                    if let Some(lender) = named.lender
+                        && listed.insert((lender, named.seq))
+                    {
+                        present.extend(self.segments_in(&format!("seg/{lender}/{:020}", named.seq)).await?);
+                    }
+                    let object = SegmentId::named(point.machine, named).name();
                     if !present.contains(&object) {
                         return Err(VaultError::Missing { object });
                     }
@@ -227,6 +229,13 @@ impl Vault {
             }
         }
         Ok(())
+    }
+
+    /// The names of the segments under a prefix.
+    async fn segments_in(&self, prefix: &str) -> Result<HashSet<String>, VaultError> {
+        let paths = object::list(self.store(), prefix).await?;
+        let segments = paths.iter().filter(|path| name::segment_of(path).is_some());
+        Ok(segments.map(ToString::to_string).collect())
     }
 
     /// Answers the sequence number and the stored length of its `open` object; `None` if somebody else took the number.

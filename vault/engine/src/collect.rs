@@ -24,7 +24,8 @@ use crate::standing::{Deletion, PointState};
 use crate::{Vault, VaultError, name, object};
 
 pub(crate) use clock::MAX_STEP;
-use mark::Mark;
+pub(crate) use epochs::CondemnedCache;
+use mark::{Lent, Look, Mark};
 use sweep::Verdict;
 
 /// Segments that one collection condemns at most; the next one goes on. Bounds its memory and its object: 32 MiB.
@@ -35,8 +36,8 @@ const MAX_CONDEMNED: usize = 1 << 20;
 pub struct CollectOptions {
     /// What the clock says.
     pub now: DateTime<Utc>,
-    /// By machine, the sequence numbers of the points that the catalogue has. Of a machine with one that the storage does not
-    /// show nothing is deleted.
+    /// By machine, the sequence numbers of the points that the catalogue has. While there is one that the storage does not show,
+    /// nothing is deleted.
     pub catalogued: BTreeMap<Uuid, Vec<u64>>,
     pub clock: ClockTrust,
     /// What a backup without a point sent is kept for the next attempt for so long.
@@ -77,9 +78,9 @@ pub struct CollectionReport {
     /// Deleted, by this collection or left over by an earlier one.
     pub deleted_segments: u64,
     pub deleted_bytes: u64,
-    /// Backups that began before it: what their machines do not need is deleted by a later collection.
+    /// Backups that began before it and may use what was condemned: that is deleted by a later collection.
     pub waiting_for: Vec<(Uuid, u64)>,
-    /// Machines of which nothing is deleted, and why.
+    /// Machines with damage that hides what they need, and why. If there is one, nothing is condemned or deleted.
     pub held: Vec<(Uuid, VaultError)>,
     /// Read to find out, about.
     pub read_bytes: u64,
@@ -111,6 +112,7 @@ pub struct CollectionRun {
     collection: Collection,
     report: CollectionReport,
     held: HashSet<Uuid>,
+    lent: Lent,
     /// Found dead.
     dead: Vec<CondemnedSegment>,
     verdicts: Vec<Verdict>,
@@ -120,7 +122,7 @@ impl Vault {
     /// What a collection would do now. Writes nothing.
     ///
     /// # Errors
-    /// If the vault cannot be read; what is damaged in one machine only holds that machine.
+    /// If the vault cannot be read; for damage see [`CollectionReport::held`].
     pub async fn plan_collection(
         &self,
         options: CollectOptions,
@@ -137,7 +139,7 @@ impl Vault {
     /// Collects. May run beside anything, itself included; one that was killed is finished by the next.
     ///
     /// # Errors
-    /// If the vault cannot be read or written; what is damaged in one machine only holds that machine.
+    /// If the vault cannot be read or written; for damage see [`CollectionReport::held`].
     pub async fn collect(
         &self,
         options: CollectOptions,
@@ -175,8 +177,8 @@ impl CollectionRun {
     fn new(vault: Vault, options: CollectOptions, collection: Collection, leap: Option<Duration>) -> Self {
         let report =
             CollectionReport { epoch: collection.epoch, clock_leap: leap, ..CollectionReport::default() };
-        let (held, dead, verdicts) = (HashSet::new(), Vec::new(), Vec::new());
-        Self { vault, options, collection, report, held, dead, verdicts }
+        let (held, lent, dead, verdicts) = (HashSet::new(), Lent::default(), Vec::new(), Vec::new());
+        Self { vault, options, collection, report, held, lent, dead, verdicts }
     }
 
     /// Purges the points whose window is over and looks for what nothing needs.
@@ -203,9 +205,9 @@ impl CollectionRun {
     /// Looks again at what this and earlier collections condemned: what is still dead may go where no backup that began before
     /// may use it.
     pub async fn look_again(&mut self) -> Result<(), VaultError> {
-        for condemned in self.vault.unfinished_collections().await? {
-            let verdict = self.judge(condemned).await?;
-            self.verdicts.push(verdict);
+        let condemned = self.vault.unfinished_collections().await?;
+        if !condemned.is_empty() && self.held.is_empty() {
+            self.verdicts = self.judge(condemned).await?;
         }
         self.vault.check_present().await
     }
@@ -234,26 +236,35 @@ impl CollectionRun {
         mut progress: impl FnMut(CollectionProgress) + Send,
     ) -> Result<(), VaultError> {
         let machines = self.vault.machines().await?;
-        let known = self.vault.condemned().await?;
+        let known = self.vault.condemned_readably().await?;
+        let mut dead: Vec<(CondemnedSegment, u64)> = Vec::new();
+        let mut dead_bytes = 0;
         for (done, machine) in machines.iter().enumerate() {
             progress(CollectionProgress {
                 machines_done: done,
                 machines: machines.len(),
-                condemned_bytes: self.report.condemned_bytes,
-                read_bytes: self.report.read_bytes,
+                condemned_bytes: dead_bytes,
+                read_bytes: self.lent.read_bytes,
             });
             match self.look_at(*machine, purge).await {
                 Ok(mark) => {
-                    let room = MAX_CONDEMNED.saturating_sub(self.dead.len());
-                    let new = mark.dead.into_iter().filter(|(segment, _)| !known.contains(segment));
-                    for (segment, bytes) in new.take(room) {
-                        self.report.condemned_segments += 1;
-                        self.report.condemned_bytes += bytes;
-                        self.dead.push(segment);
+                    dead.extend(mark.dead.into_iter().filter(|(segment, _)| !known.contains(segment)));
+                    if dead.len() > MAX_CONDEMNED {
+                        dead.retain(|(segment, _)| !self.lent.segments.contains(segment));
+                        dead.truncate(MAX_CONDEMNED);
                     }
+                    dead_bytes = dead.iter().map(|(_, bytes)| bytes).sum();
                 }
                 Err(error) => self.hold(*machine, error)?,
             }
+        }
+        self.report.read_bytes = self.lent.read_bytes;
+        // Others may need what their own machine does not.
+        dead.retain(|(segment, _)| !self.lent.segments.contains(segment));
+        if self.held.is_empty() {
+            self.report.condemned_segments = dead.len() as u64;
+            self.report.condemned_bytes = dead.iter().map(|(_, bytes)| bytes).sum();
+            self.dead = dead.into_iter().map(|(segment, _)| segment).collect();
         }
         Ok(())
     }
@@ -266,23 +277,12 @@ impl CollectionRun {
             }
             self.report.purged.push(PurgedPoint { machine, seq: *seq });
         }
-        let mark = self.mark(machine, &over, None).await?;
+        let mark = self.vault.mark(machine, &over, Look::First, &self.options, &mut self.lent).await?;
         if purge == Purge::Decided {
             for seq in &mark.settled {
                 object::delete(self.vault.store(), &name::open(machine, *seq)).await?;
             }
         }
-        Ok(mark)
-    }
-
-    async fn mark(
-        &mut self,
-        machine: Uuid,
-        purged: &BTreeSet<u64>,
-        known: Option<u64>,
-    ) -> Result<Mark, VaultError> {
-        let mark = self.vault.mark(machine, purged, known, &self.options).await?;
-        self.report.read_bytes += mark.read_bytes;
         Ok(mark)
     }
 
@@ -324,13 +324,14 @@ impl CollectionRun {
         DateTime::from_timestamp_micros(self.collection.vault_time).unwrap_or(DateTime::UNIX_EPOCH)
     }
 
-    /// What is damaged in a machine holds that machine: whatever it may refer to stays. Anything else ends the collection.
+    /// What is damaged in a machine may need anything of any machine: nothing is condemned or deleted until it reads again, or the
+    /// points that need it are purged. Anything else ends the collection.
     fn hold(&mut self, machine: Uuid, error: VaultError) -> Result<(), VaultError> {
         if !error.is_damage() {
             return Err(error);
         }
         if self.held.insert(machine) {
-            warn!(%machine, error = &error as &dyn std::error::Error, "nothing of a machine is collected: it is damaged");
+            warn!(%machine, error = &error as &dyn std::error::Error, "nothing is collected: a machine is damaged, so what it needs cannot be told");
             self.report.held.push((machine, error));
         }
         Ok(())

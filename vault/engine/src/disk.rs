@@ -119,10 +119,8 @@ impl DiskReader {
 impl Inner {
     /// Reads a segment's directory and checks that its cells are those that the delta was made of.
     async fn segment(&self, reference: &SegmentRef) -> Result<Arc<Segment>, VaultError> {
-        let SegmentRef { seq, number, generation, root } = *reference;
-        let segment =
-            self.vault.segment(SegmentId { machine: self.machine, seq, number, generation }).await?;
-        if segment.root == root {
+        let segment = self.vault.segment(SegmentId::named(self.machine, reference)).await?;
+        if segment.root == reference.root {
             Ok(segment)
         } else {
             Err(VaultError::mismatch(&segment.name, "its cells are not those that the delta was made of"))

@@ -22,6 +22,7 @@ mod probe;
 mod received;
 mod record;
 mod reserve;
+mod samples;
 mod segment;
 mod staging;
 mod standing;
@@ -46,6 +47,7 @@ pub use holdfast_vault_format::{
 pub use key_file::KeyFile;
 pub use map::{MapBlocks, MapLayer, MapRun};
 pub use point::{OpenBackup, Outcome, Point, PointDisk, PointStatus};
+pub use samples::{SampleStats, Samples};
 pub use standing::{COOLING_OFF, Deletion, Lock, PointState, Refusal, Standing};
 pub use store::{Problem, S3, S3Addressing, S3Credentials, S3Limits, S3Location, S3Transport, Storage};
 pub use vault::Vault;

@@ -22,6 +22,15 @@ pub(crate) async fn delete(store: &dyn ObjectStore, name: &str) -> Result<(), Va
     }
 }
 
+/// Whether there is such an object.
+pub(crate) async fn exists(store: &dyn ObjectStore, name: &str) -> Result<bool, VaultError> {
+    match store.head(&Path::from(name)).await {
+        Ok(_) => Ok(true),
+        Err(object_store::Error::NotFound { .. }) => Ok(false),
+        Err(source) => Err(VaultError::storage("look at", name, source)),
+    }
+}
+
 /// Reads an object whole.
 pub(crate) async fn read(store: &dyn ObjectStore, name: &str) -> Result<Bytes, VaultError> {
     let result =

@@ -7,7 +7,9 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use holdfast_vault_format::DecodeError;
+use holdfast_vault_format::collection::CondemnedSegment;
 use holdfast_vault_format::container::{FOOTER_LEN, HEADER_LEN, Kind, Opener};
+use holdfast_vault_format::delta::SegmentRef;
 use holdfast_vault_format::segment::{CellBlocks, CellEntry, CellKind, Directory, decode_table};
 
 use crate::object;
@@ -43,8 +45,20 @@ pub(crate) struct SegmentId {
 }
 
 impl SegmentId {
+    /// A segment that a delta of this machine names.
+    pub(crate) fn named(machine: Uuid, named: &SegmentRef) -> Self {
+        let SegmentRef { lender, seq, number, generation, .. } = *named;
+        Self { machine: lender.unwrap_or(machine), seq, number, generation }
+    }
+
     pub(crate) fn name(&self) -> String {
         name::segment(self.machine, self.seq, self.number, self.generation)
+    }
+}
+
+impl From<SegmentId> for CondemnedSegment {
+    fn from(SegmentId { machine, seq, number, generation }: SegmentId) -> Self {
+        Self { machine, seq, number, generation }
     }
 }
 

@@ -14,6 +14,7 @@ use holdfast_vault_format::record::Signer;
 
 use crate::key_file::KeyFile;
 use crate::object::{self, Created};
+use crate::samples::Samples;
 use crate::store::Storage;
 use crate::{VaultError, name, probe};
 
@@ -48,6 +49,9 @@ pub(crate) struct Inner {
     pub(crate) ring: Keyring,
     pub(crate) signer: Arc<Signer>,
     pub(crate) segments: crate::segment::Cache,
+    /// `None`: nothing is looked for.
+    pub(crate) samples: Option<Arc<Samples>>,
+    pub(crate) condemned: crate::collect::CondemnedCache,
 }
 
 impl std::fmt::Debug for Vault {
@@ -145,8 +149,31 @@ impl Vault {
                 ring,
                 signer: Arc::new(signer),
                 segments: crate::segment::Cache::default(),
+                samples: None,
+                condemned: crate::collect::CondemnedCache::default(),
             }),
         })
+    }
+
+    /// The same vault; backups refer to cells that are stored already, as far as these samples lead to them.
+    #[must_use]
+    pub fn deduplicating(&self, samples: Arc<Samples>) -> Self {
+        self.renewed(Some(samples))
+    }
+
+    /// The same vault with nothing in memory of what was read.
+    pub(crate) fn renewed(&self, samples: Option<Arc<Samples>>) -> Self {
+        let inner = &self.inner;
+        Self {
+            inner: Arc::new(Inner {
+                storage: inner.storage.clone(),
+                ring: inner.ring.clone(),
+                signer: inner.signer.clone(),
+                segments: crate::segment::Cache::default(),
+                samples,
+                condemned: crate::collect::CondemnedCache::default(),
+            }),
+        }
     }
 
     #[must_use]

@@ -10,7 +10,6 @@ mod structure;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::sync::Arc;
 
 use uuid::Uuid;
 
@@ -18,6 +17,7 @@ use crate::segment::SegmentId;
 use crate::standing::PointState;
 use crate::{Point, PointStatus, Vault, VaultError};
 
+use data::DamagedCells;
 use structure::Structure;
 
 /// Findings that are told one by one; more are only counted.
@@ -107,6 +107,9 @@ pub struct DamagedPoint {
     pub ranges: Vec<Range<u64>>,
 }
 
+/// What came of segments that other machines borrow: many of them may borrow the same.
+type Lent = BTreeMap<SegmentId, Option<DamagedCells>>;
+
 impl VerifyReport {
     /// Takes in what was found out about other machines.
     pub fn merge(&mut self, other: Self) {
@@ -163,12 +166,13 @@ impl Vault {
     ) -> Result<VerifyReport, VaultError> {
         self.check_present().await?;
         // What was read long ago says nothing about what is there now.
-        let vault = self.forgetful();
+        let vault = self.renewed(None);
         let machines = match scope {
             VerifyScope::Vault => vault.machines().await?,
             VerifyScope::Machine(machine) | VerifyScope::Point(machine, _) => vec![machine],
         };
         let mut report = VerifyReport { machines: machines.len(), ..VerifyReport::default() };
+        let mut lent = Lent::new();
         for (done, machine) in machines.iter().enumerate() {
             let mut so_far = VerifyProgress {
                 machines_done: done,
@@ -187,7 +191,7 @@ impl Vault {
                 };
                 progress(so_far);
             };
-            vault.verify_machine(*machine, scope, (depth, pace), &mut tell, &mut report).await?;
+            vault.verify_machine(*machine, scope, (depth, pace), &mut tell, (&mut report, &mut lent)).await?;
         }
         Ok(report)
     }
@@ -198,7 +202,7 @@ impl Vault {
         scope: VerifyScope,
         (depth, pace): (VerifyDepth, VerifyPace),
         tell: &mut (impl FnMut(usize, usize, u64) + Send),
-        report: &mut VerifyReport,
+        (report, lent): (&mut VerifyReport, &mut Lent),
     ) -> Result<(), VaultError> {
         let wanted = |seq| !matches!(scope, VerifyScope::Point(_, only) if only != seq);
         let statuses: Vec<_> =
@@ -222,13 +226,21 @@ impl Vault {
         }
         let structure = Structure::read(self, &points).await?;
         report.segments += structure.segments.len() as u64;
-        let chosen: Vec<SegmentId> =
-            structure.segments.iter().copied().filter(|id| depth.reads(*id)).collect();
+        let (known, chosen): (Vec<SegmentId>, Vec<SegmentId>) = structure
+            .segments
+            .iter()
+            .copied()
+            .filter(|id| depth.reads(*id))
+            .partition(|id| lent.contains_key(id));
         let read = self.read_segments(&chosen, pace, tell).await?;
         report.read_segments += chosen.len() as u64;
         report.read_bytes += read.bytes;
         findings.extend(structure.findings);
         let mut damaged = read.damaged;
+        for id in chosen.into_iter().filter(|id| id.machine != machine) {
+            lent.insert(id, damaged.get(&id).cloned());
+        }
+        damaged.extend(known.into_iter().filter_map(|id| Some((id, lent.get(&id)?.clone()?))));
         damaged.extend(structure.damaged);
         findings.extend(self.affected(&points, damaged).await?);
         // A cell with metadata: what needs it is told already.
@@ -252,19 +264,6 @@ impl Vault {
         report.sound.insert(machine, seqs);
         // Where there is no vault any more, everything is missing and nothing is damaged.
         self.check_present().await
-    }
-
-    /// The same vault with nothing in memory of what was read.
-    fn forgetful(&self) -> Self {
-        let inner = &self.inner;
-        Self {
-            inner: Arc::new(crate::vault::Inner {
-                storage: inner.storage.clone(),
-                ring: inner.ring.clone(),
-                signer: inner.signer.clone(),
-                segments: crate::segment::Cache::default(),
-            }),
-        }
     }
 }
 

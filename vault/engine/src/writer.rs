@@ -35,6 +35,8 @@ pub(crate) struct SealedSegment {
     pub(crate) id: SegmentId,
     pub(crate) bytes: Vec<u8>,
     pub(crate) root: [u8; 32],
+    /// Of its data cells.
+    pub(crate) hashes: Vec<[u8; 32]>,
 }
 
 impl SegmentWriter {
@@ -78,6 +80,20 @@ impl SegmentWriter {
         self.append(CellEntry { kind: CellKind::Data { disk, codec }, plain_len, stored_len: 0, hash }, data)
     }
 
+    /// Appends what stands for a cell that is stored elsewhere (`place`: an encoded `CellRef`), and answers its number.
+    pub(crate) fn known(
+        &mut self,
+        disk: u32,
+        plain_len: u32,
+        hash: [u8; 32],
+        blocks: CellBlocks,
+        place: &[u8],
+    ) -> Result<u32, VaultError> {
+        self.metadata_len += table_len(&blocks);
+        self.table.push(blocks);
+        self.append(CellEntry { kind: CellKind::Known { disk }, plain_len, stored_len: 0, hash }, place)
+    }
+
     /// Appends extents of zeros.
     pub(crate) fn zero(&mut self, disk: u32, extents: Vec<Extent>) -> Result<u32, VaultError> {
         let blocks = CellBlocks { extents, hashes: Vec::new() };
@@ -112,8 +128,14 @@ impl SegmentWriter {
             .sealer
             .finish(&encode_table(&self.table), &self.directory.encode())
             .map_err(VaultError::Seal)?;
-        Ok(SealedSegment { id: self.id, bytes, root: self.directory.root() })
+        let root = self.directory.root();
+        Ok(SealedSegment { id: self.id, bytes, root, hashes: data_hashes(&self.directory).collect() })
     }
+}
+
+/// The hashes of a segment's data cells.
+pub(crate) fn data_hashes(directory: &Directory) -> impl Iterator<Item = [u8; 32]> {
+    directory.cells.iter().filter(|cell| matches!(cell.kind, CellKind::Data { .. })).map(|cell| cell.hash)
 }
 
 /// At most so many bytes are these blocks in the table.

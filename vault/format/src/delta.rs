@@ -1,6 +1,8 @@
 //! A delta: what one backup, or some in a row, changed on one disk. Its root names pages; a reader loads only the pages that
 //! it needs.
 
+use uuid::Uuid;
+
 use crate::block::Extent;
 use crate::bytes::{DecodeError, Reader, Writer};
 
@@ -24,6 +26,8 @@ pub struct PageRef {
 /// A segment that cells of a delta are in, committed to by its root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentRef {
+    /// The machine whose backup wrote it, if that is not the delta's own.
+    pub lender: Option<Uuid>,
     pub seq: u64,
     pub number: u32,
     pub generation: u32,
@@ -106,6 +110,16 @@ impl DeltaRoot {
                 out.raw(&page.hash);
             }
         }
+        let lent = || (0_u64..).zip(&self.segments).filter_map(|(at, segment)| Some((at, segment.lender?)));
+        if lent().next().is_some() {
+            out.count(lent().count());
+            let mut next = 0;
+            for (at, lender) in lent() {
+                out.varint(at - next);
+                out.uuid(lender);
+                next = at + 1;
+            }
+        }
         out.into_bytes()
     }
 
@@ -117,6 +131,7 @@ impl DeltaRoot {
         let mut segments = Vec::with_capacity(count);
         for _ in 0..count {
             segments.push(SegmentRef {
+                lender: None,
                 seq: reader.varint("a segment")?,
                 number: small(&mut reader, "a segment")?,
                 generation: small(&mut reader, "a segment")?,
@@ -125,9 +140,31 @@ impl DeltaRoot {
         }
         let extent_pages = decode_pages(&mut reader)?;
         let hash_pages = decode_pages(&mut reader)?;
+        if reader.remaining() > 0 {
+            decode_lenders(&mut reader, &mut segments)?;
+        }
         reader.finish()?;
         Ok(Self { size_bytes, extents, segments, extent_pages, hash_pages })
     }
+}
+
+/// Deltas that name no segment of another machine end before it.
+fn decode_lenders(reader: &mut Reader<'_>, segments: &mut [SegmentRef]) -> Result<(), DecodeError> {
+    const WHAT: &str = "the segments of other machines";
+    let out_of_range = || DecodeError::OutOfRange { what: WHAT };
+    let count = reader.count(17, WHAT)?;
+    if count == 0 {
+        return Err(out_of_range());
+    }
+    let mut next = 0_u64;
+    for _ in 0..count {
+        let at = next.checked_add(reader.varint(WHAT)?).ok_or_else(out_of_range)?;
+        let segment =
+            usize::try_from(at).ok().and_then(|at| segments.get_mut(at)).ok_or_else(out_of_range)?;
+        segment.lender = Some(reader.uuid(WHAT)?);
+        next = at + 1;
+    }
+    Ok(())
 }
 
 fn decode_pages(reader: &mut Reader<'_>) -> Result<Vec<PageRef>, DecodeError> {

@@ -23,6 +23,52 @@ pub enum CellKind {
     Zero { disk: u32 },
     /// A part of a delta, as it is.
     Meta,
+    /// Blocks of the disk with this index whose bytes were stored before: the cell's own bytes say where, as a [`CellRef`].
+    /// Length and hash are those of the blocks.
+    Known { disk: u32 },
+}
+
+/// A data cell of any segment in the vault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CellRef {
+    pub machine: Uuid,
+    pub seq: u64,
+    pub number: u32,
+    pub generation: u32,
+    /// Of the segment.
+    pub root: [u8; 32],
+    pub cell: u32,
+}
+
+impl CellRef {
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Writer::new();
+        out.uuid(self.machine);
+        out.varint(self.seq);
+        out.varint(u64::from(self.number));
+        out.varint(u64::from(self.generation));
+        out.raw(&self.root);
+        out.varint(u64::from(self.cell));
+        out.into_bytes()
+    }
+
+    /// # Errors
+    /// If the bytes are no reference, or more than one.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        const WHAT: &str = "a known cell";
+        let mut reader = Reader::new(bytes);
+        let decoded = Self {
+            machine: reader.uuid(WHAT)?,
+            seq: reader.varint(WHAT)?,
+            number: small(&mut reader, WHAT)?,
+            generation: small(&mut reader, WHAT)?,
+            root: reader.array(WHAT)?,
+            cell: small(&mut reader, WHAT)?,
+        };
+        reader.finish()?;
+        Ok(decoded)
+    }
 }
 
 /// One cell by the directory.
@@ -45,6 +91,7 @@ impl CellEntry {
             CellKind::Data { codec: Codec::Zstd, .. } => 2,
             CellKind::Zero { .. } => 3,
             CellKind::Meta => 4,
+            CellKind::Known { .. } => 5,
         }
     }
 }
@@ -71,7 +118,9 @@ impl Directory {
         out.count(self.cells.len());
         for cell in &self.cells {
             out.u8(cell.codec_byte());
-            if let CellKind::Data { disk, .. } | CellKind::Zero { disk } = cell.kind {
+            if let CellKind::Data { disk, .. } | CellKind::Zero { disk } | CellKind::Known { disk } =
+                cell.kind
+            {
                 out.varint(u64::from(disk));
             }
             out.varint(u64::from(cell.plain_len));
@@ -114,7 +163,8 @@ impl Directory {
     }
 
     /// What a delta names a segment by: the data cells with their numbers, lengths and hashes. Meta cells are left out, since a
-    /// delta may lie in the segment that it names; it is committed to by its own hash.
+    /// delta may lie in the segment that it names; it is committed to by its own hash. Known cells are: a delta names the segment
+    /// that has their bytes.
     #[must_use]
     pub fn root(&self) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new_derive_key("Holdfast vault v1 segment root");
@@ -144,6 +194,7 @@ fn decode_cell_entry(reader: &mut Reader<'_>, disks: usize) -> Result<CellEntry,
         2 => CellKind::Data { disk, codec: Codec::Zstd },
         3 => CellKind::Zero { disk },
         4 => CellKind::Meta,
+        5 => CellKind::Known { disk },
         _ => return bad("a cell's kind"),
     };
     let plain_len = small(reader, "a cell's length")?;
@@ -151,7 +202,9 @@ fn decode_cell_entry(reader: &mut Reader<'_>, disks: usize) -> Result<CellEntry,
     let hash = reader.array("a cell's hash")?;
     let plain = plain_len as usize;
     let fits = match kind {
-        CellKind::Data { .. } => plain > 0 && plain <= MAX_CELL_BYTES && plain.is_multiple_of(BLOCK_SIZE),
+        CellKind::Data { .. } | CellKind::Known { .. } => {
+            plain > 0 && plain <= MAX_CELL_BYTES && plain.is_multiple_of(BLOCK_SIZE)
+        }
         CellKind::Zero { .. } => plain == 0,
         CellKind::Meta => plain > 0 && plain <= MAX_META_BYTES,
     };
@@ -166,7 +219,7 @@ fn small(reader: &mut Reader<'_>, what: &'static str) -> Result<u32, DecodeError
     u32::try_from(reader.varint(what)?).map_err(|_| DecodeError::OutOfRange { what })
 }
 
-/// Which blocks a data or zero cell holds, in the order of its bytes.
+/// Which blocks a data, known or zero cell holds, in the order of its bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CellBlocks {
     pub extents: Vec<Extent>,
@@ -205,7 +258,7 @@ pub fn decode_table(bytes: &[u8], directory: &Directory) -> Result<Vec<CellBlock
                 let extents = decode_extents(&mut reader, MAX_ZERO_EXTENTS)?;
                 CellBlocks { extents, hashes: Vec::new() }
             }
-            CellKind::Data { .. } => {
+            CellKind::Data { .. } | CellKind::Known { .. } => {
                 let extents = decode_extents(&mut reader, MAX_CELL_BLOCKS)?;
                 let blocks = cell.plain_len as usize / BLOCK_SIZE;
                 if extents.iter().map(|extent| extent.block_count).sum::<u64>() != blocks as u64 {

@@ -10,7 +10,7 @@ use holdfast_vault_format::delta::{
 use holdfast_vault_format::event::{Action, Event, LockMode};
 use holdfast_vault_format::keys::DataKey;
 use holdfast_vault_format::record::{Abort, Consistency, DeltaRef, Open, Point, PointDisk, PointRef, Signer};
-use holdfast_vault_format::segment::{CellBlocks, CellEntry, CellKind, Directory, encode_table};
+use holdfast_vault_format::segment::{CellBlocks, CellEntry, CellKind, CellRef, Directory, encode_table};
 use holdfast_vault_format::{BlockHasher, Codec, DecodeError, Extent, cell_hash};
 use uuid::Uuid;
 
@@ -39,7 +39,7 @@ fn a_delta() {
     let root = DeltaRoot {
         size_bytes: 0x0102_0304_0506_0708,
         extents: 5,
-        segments: vec![SegmentRef { seq: 1, number: 128, generation: 0, root: [4; 32] }],
+        segments: vec![SegmentRef { lender: None, seq: 1, number: 128, generation: 0, root: [4; 32] }],
         extent_pages: vec![page(0, 127)],
         hash_pages: vec![page(1, 2), page(2, 130)],
     };
@@ -57,7 +57,17 @@ fn a_delta() {
     ]
     .concat();
     assert_eq!(root.encode(), expected);
-    assert_eq!(DeltaRoot::decode(&expected), Ok(root));
+    assert_eq!(DeltaRoot::decode(&expected).as_ref(), Ok(&root));
+
+    // Which segments are of other machines is said at the end, if there are any.
+    let own = root.segments[0];
+    let lent = SegmentRef { lender: Some(VAULT), ..own };
+    let root = DeltaRoot { segments: vec![own, own, lent, own, own, lent], ..root };
+    let encoded = root.encode();
+    let uuid = VAULT.as_bytes().as_slice();
+    assert!(encoded.ends_with(&[&[0x82, 1, 0xac, 2, 2], &[6; 32][..], &[2, 2], uuid, &[2], uuid].concat()));
+    assert_eq!(encoded.len(), expected.len() + 5 * 36 + 1 + 2 * 17);
+    assert_eq!(DeltaRoot::decode(&encoded), Ok(root));
 
     let extent = |first_block, block_count| Extent { first_block, block_count };
     let cell = |segment, cell, cell_block| Place::Cell { segment, cell, cell_block };
@@ -87,11 +97,12 @@ fn a_segment() {
             entry(CellKind::Zero { disk: 0 }, 0, 16, 2),
             entry(CellKind::Meta, 3, 19, 3),
             entry(CellKind::Data { disk: 0, codec: Codec::Zstd }, 4096, 100, 4),
+            entry(CellKind::Known { disk: 1 }, 4096, 69, 5),
         ],
     };
     let expected = [
         VAULT.as_bytes().as_slice(),
-        &[2, 1, b'a', 3, b'v', b'd', b'b', 4],
+        &[2, 1, b'a', 3, b'v', b'd', b'b', 5],
         &[1, 1, 0x80, 0x40, 0x90, 0x40],
         &[1; 32],
         &[3, 0, 0, 16],
@@ -100,11 +111,13 @@ fn a_segment() {
         &[3; 32],
         &[2, 0, 0x80, 0x20, 100],
         &[4; 32],
+        &[5, 1, 0x80, 0x20, 69],
+        &[5; 32],
     ]
     .concat();
     assert_eq!(directory.encode(), expected);
     assert_eq!(Directory::decode(&expected).as_ref(), Ok(&directory));
-    assert_eq!(directory.offsets(), [112, 8320, 8336, 8355, 8455]);
+    assert_eq!(directory.offsets(), [112, 8320, 8336, 8355, 8455, 8524]);
 
     let mut root = blake3::Hasher::new_derive_key("Holdfast vault v1 segment root");
     root.update(&[&[0, 0, 0, 0, 0, 0x20, 0, 0][..], &[1; 32]].concat());
@@ -117,15 +130,21 @@ fn a_segment() {
         CellBlocks { extents: vec![extent(20, 5)], hashes: Vec::new() },
         CellBlocks::default(),
         CellBlocks { extents: vec![extent(0, 1)], hashes: vec![256] },
+        CellBlocks { extents: vec![extent(9, 1)], hashes: vec![7] },
     ];
     let expected = [
-        &[3, 2, 3, 1, 6, 1][..],
+        &[4, 2, 3, 1, 6, 1][..],
         &[1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0],
         &[1, 20, 5],
         &[1, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0],
+        &[1, 9, 1, 7, 0, 0, 0, 0, 0, 0, 0],
     ]
     .concat();
     assert_eq!(encode_table(&table), expected);
+    let known = CellRef { machine: VAULT, seq: 1, number: 2, generation: 0, root: [9; 32], cell: 128 };
+    let expected = [VAULT.as_bytes().as_slice(), &[1, 2, 0], &[9; 32], &[0x80, 1]].concat();
+    assert_eq!(known.encode(), expected);
+    assert_eq!(CellRef::decode(&expected), Ok(known));
     assert_eq!(cell_hash(b"plain"), *blake3::hash(b"plain").as_bytes());
 }
 

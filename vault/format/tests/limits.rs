@@ -73,7 +73,8 @@ fn page(first_block: u64, end_block: u64) -> PageRef {
 #[test]
 fn pages_are_in_order_and_hold_something() {
     let root = |extent_pages: Vec<PageRef>, hash_pages: Vec<PageRef>| {
-        let segments = vec![SegmentRef { seq: 1, number: u32::MAX, generation: u32::MAX, root: [1; 32] }];
+        let segments =
+            vec![SegmentRef { lender: None, seq: 1, number: u32::MAX, generation: u32::MAX, root: [1; 32] }];
         DeltaRoot { size_bytes: 1, extents: 1, segments, extent_pages, hash_pages }
     };
     let good = root(vec![page(3, 4), page(4, 9)], vec![page(0, 1), page(8, u64::MAX)]);
@@ -87,7 +88,16 @@ fn pages_are_in_order_and_hold_something() {
     }
     let mut long = root(Vec::new(), Vec::new()).encode();
     long.push(0);
-    assert_eq!(DeltaRoot::decode(&long), Err(Trailing { count: 1 }));
+    let lenders = Err(OutOfRange { what: "the segments of other machines" });
+    assert_eq!(DeltaRoot::decode(&long), lenders, "none are not told");
+    let with = |end: &[u8]| DeltaRoot::decode(&[&root(Vec::new(), Vec::new()).encode(), end].concat());
+    let uuid = [7; 16];
+    assert!(with(&[&[1, 0], &uuid[..]].concat()).is_ok());
+    assert_eq!(with(&[&[1, 1], &uuid[..]].concat()), lenders, "there is one segment");
+    assert_eq!(with(&[&[2, 0], &uuid[..], &[0], &uuid].concat()), lenders);
+    assert_eq!(with(&[&[1, 0], &uuid[..], &[0]].concat()), Err(Trailing { count: 1 }));
+    let far = [&[1][..], &[0xff; 9], &[1], &uuid].concat();
+    assert_eq!(with(&far), lenders, "2^64-1");
     let too_large = [&[0; 16][..], &[1, 1, 0x80, 0x80, 0x80, 0x80, 0x10, 0], &[0; 32], &[0, 0]].concat();
     assert_eq!(DeltaRoot::decode(&too_large), Err(OutOfRange { what: "a segment" }), "33 bits");
 }
@@ -197,6 +207,10 @@ fn cells_of_a_segment() {
         (zstd, 4096, most_meta + 17, length),
         (zero(0), 1, 16, length),
         (zero(0), 4096, 16, length),
+        (CellKind::Known { disk: 1 }, most_data, 69, None),
+        (CellKind::Known { disk: 2 }, 4096, 69, Some("a cell's disk")),
+        (CellKind::Known { disk: 0 }, 0, 69, length),
+        (CellKind::Known { disk: 0 }, most_data + 4096, 69, length),
         (CellKind::Meta, 1, 17, None),
         (CellKind::Meta, 0, 16, length),
         (CellKind::Meta, most_meta, most_meta + 16, None),
@@ -211,7 +225,7 @@ fn cells_of_a_segment() {
     let cell = CellEntry { kind: zero(0), plain_len: 0, stored_len: 16, hash: [2; 32] };
     let bytes = directory(vec!["a".to_owned()], vec![cell]).encode();
     assert_eq!(bytes[20], 3);
-    for (kind, what) in [(0, "a cell's kind"), (5, "a cell's kind")] {
+    for (kind, what) in [(0, "a cell's kind"), (6, "a cell's kind")] {
         let mut bytes = bytes.clone();
         bytes[20] = kind;
         assert_eq!(Directory::decode(&bytes), Err(OutOfRange { what }));

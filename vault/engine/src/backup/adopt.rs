@@ -1,17 +1,20 @@
-use std::collections::{BTreeMap, HashSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use tracing::warn;
 
 use holdfast_vault_format::block::blocks_of;
 use holdfast_vault_format::collection::CondemnedSegment;
-use holdfast_vault_format::segment::CellKind;
+use holdfast_vault_format::container::TAG_LEN;
+use holdfast_vault_format::segment::{CellEntry, CellKind, CellRef};
 
 use crate::begin::BeginBackup;
-use crate::segment::SegmentId;
+use crate::segment::{Segment, SegmentId};
 use crate::{Vault, VaultError, name, object};
 
-use super::{SegmentSlot, State, receive, receive_zeros};
+use super::known::Known;
+use super::{State, receive, receive_zeros};
 
 /// Takes over the segments of an earlier backup that has no point: what they hold need not be sent again where the disk
 /// still has it. What a collection condemned counts as gone.
@@ -38,7 +41,7 @@ pub(super) async fn adopt(
         if condemned.contains(&CondemnedSegment { machine: request.machine, seq, number, generation }) {
             continue;
         }
-        match adopt_segment(vault, request, id, state).await {
+        match adopt_segment(vault, request, id, condemned, state).await {
             // Nothing refers to it yet: what it held is sent again.
             Err(error) if error.is_damage() => {
                 warn!(
@@ -61,25 +64,96 @@ async fn adopt_segment(
     vault: &Vault,
     request: &BeginBackup,
     id: SegmentId,
+    condemned: &HashSet<CondemnedSegment>,
     state: &mut State,
 ) -> Result<(), VaultError> {
     let segment = vault.segment(id).await?;
     let table = vault.segment_table(&segment).await?;
-    let slot = state.segments.len();
-    state.segments.push(SegmentSlot { id, root: Some(segment.root), size: segment.size });
+    let known = known_cells(vault, &segment, condemned).await?;
+    let slot = state.slot(id, Some(segment.root), segment.size);
     for (cell, (entry, blocks)) in (0_u32..).zip(segment.directory.cells.iter().zip(&table)) {
-        let (CellKind::Data { disk, .. } | CellKind::Zero { disk }) = entry.kind else { continue };
+        let (CellKind::Data { disk, .. } | CellKind::Zero { disk } | CellKind::Known { disk }) = entry.kind
+        else {
+            continue;
+        };
         let name = &segment.directory.disks[disk as usize];
         let Some(index) = request.disks.iter().position(|spec| spec.name == *name) else { continue };
-        let into = &mut state.disks[index];
-        let layer = Arc::make_mut(&mut into.layer);
-        if let CellKind::Data { .. } = entry.kind {
-            into.sent_bytes += u64::from(entry.stored_len).saturating_sub(16);
-            into.cell_bytes += u64::from(entry.stored_len);
-            receive(layer, slot, cell, blocks);
-        } else {
-            receive_zeros(layer, &blocks.extents);
+        match entry.kind {
+            CellKind::Known { .. } => {
+                let Some(known) = known.get(&cell) else { continue };
+                let sent = known.segment.entry(known.cell)?.stored_len;
+                count(state, index, sent, entry.stored_len);
+                state.receive_known(index, (slot, cell), blocks, known);
+            }
+            CellKind::Data { .. } => {
+                count(state, index, entry.stored_len, entry.stored_len);
+                receive(Arc::make_mut(&mut state.disks[index].layer), slot, cell, blocks);
+            }
+            _ => receive_zeros(Arc::make_mut(&mut state.disks[index].layer), &blocks.extents),
         }
     }
     Ok(())
+}
+
+/// A cell that was sent (its length there as it is sealed) and what it takes.
+fn count(state: &mut State, disk: usize, sent: u32, stored: u32) {
+    state.disks[disk].sent_bytes += u64::from(sent).saturating_sub(TAG_LEN as u64);
+    state.disks[disk].cell_bytes += u64::from(stored);
+}
+
+/// The known cells that a segment's own stand for, where they are still to be had; the others are sent again.
+async fn known_cells(
+    vault: &Vault,
+    segment: &Segment,
+    condemned: &HashSet<CondemnedSegment>,
+) -> Result<HashMap<u32, Known>, VaultError> {
+    let cells = &segment.directory.cells;
+    let is_known = |cell: &CellEntry| matches!(cell.kind, CellKind::Known { .. });
+    let (mut found, mut lenders) = (HashMap::new(), HashMap::new());
+    let mut at = 0;
+    for run in cells.chunk_by(|one, next| is_known(one) == is_known(next)) {
+        let first = at;
+        at += u32::try_from(run.len()).unwrap_or(u32::MAX);
+        if !is_known(&run[0]) {
+            continue;
+        }
+        let (start, end) = (segment.range(first)?.start, segment.range(at - 1)?.end);
+        let bytes = object::read_range(vault.store(), &segment.name, start..end).await?;
+        for (cell, entry) in (first..at).zip(run) {
+            let range = segment.range(cell)?;
+            let within = |offset: u64| usize::try_from(offset - start).unwrap_or(usize::MAX);
+            let place = segment.open_cell(cell, bytes.slice(within(range.start)..within(range.end)))?;
+            let place =
+                CellRef::decode(&place).map_err(|source| VaultError::damaged(&segment.name, source))?;
+            let CellRef { machine, seq, number, generation, root, cell: of } = place;
+            let id = SegmentId { machine, seq, number, generation };
+            let lent = match lenders.entry(id) {
+                Entry::Occupied(entry) => entry.into_mut(),
+                Entry::Vacant(entry) => entry.insert(lent_segment(vault, id, condemned).await?),
+            };
+            let Some(lent) = lent.as_ref().filter(|lent| lent.root == root) else { continue };
+            let known = Known { id, segment: Arc::clone(lent), cell: of };
+            if known.has(&entry.hash, entry.plain_len) {
+                found.insert(cell, known);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// A segment that cells were known in, if it is still there.
+async fn lent_segment(
+    vault: &Vault,
+    id: SegmentId,
+    condemned: &HashSet<CondemnedSegment>,
+) -> Result<Option<Arc<Segment>>, VaultError> {
+    // What is in memory may be gone.
+    if condemned.contains(&id.into()) || !object::exists(vault.store(), &id.name()).await? {
+        return Ok(None);
+    }
+    match vault.segment(id).await {
+        Ok(segment) => Ok(Some(segment)),
+        Err(error) if error.is_damage() => Ok(None),
+        Err(error) => Err(error),
+    }
 }

@@ -8,6 +8,7 @@ use tokio::sync::{Semaphore, watch};
 use tracing::warn;
 
 use crate::object::{self, Created};
+use crate::segment::SegmentId;
 use crate::writer::SealedSegment;
 use crate::{Vault, VaultError, crash_point};
 
@@ -73,9 +74,15 @@ pub(super) async fn upload(
     let object = segment.id.name();
     // Without a place the sender goes, which is a failure to all who wait.
     let Ok(_place) = places.acquire_owned().await else { return };
+    let SegmentId { machine, seq, number, .. } = segment.id;
     let stored = store_segment(&vault, &object, segment.bytes.into());
     let outcome = match tokio::time::timeout(WRITE_TIMEOUT, stored).await {
-        Ok(Ok(())) => Upload::Durable,
+        Ok(Ok(())) => {
+            if let Some(samples) = &vault.inner.samples {
+                samples.learn(machine, seq, number, segment.hashes);
+            }
+            Upload::Durable
+        }
         Ok(Err(error)) => {
             warn!(object, error = &error as &dyn std::error::Error, "a segment was not written");
             if error.is_no_space() { Upload::NoSpace } else { Upload::Failed }

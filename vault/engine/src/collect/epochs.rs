@@ -1,14 +1,13 @@
 //! The objects of collections.
 
 use std::collections::{BTreeSet, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-
-use tracing::warn;
-use uuid::Uuid;
 
 use holdfast_vault_format::DecodeError;
 use holdfast_vault_format::collection::{Collection, Condemned, CondemnedSegment};
 use holdfast_vault_format::container::Kind;
+use tracing::warn;
 
 use crate::object::{self, Created};
 use crate::{Vault, VaultError, name};
@@ -17,6 +16,18 @@ use super::{CollectOptions, clock};
 
 /// How often another collector may be faster.
 const TRIES: u32 = 32;
+
+/// What was condemned when somebody asked last, by the numbers of the sets.
+#[derive(Debug, Default)]
+pub(crate) struct CondemnedCache(Mutex<Option<Known>>);
+
+type Known = (Vec<u64>, Arc<HashSet<CondemnedSegment>>);
+
+impl CondemnedCache {
+    fn state(&self) -> MutexGuard<'_, Option<Known>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// What `gc/` holds: the epochs of each kind of object.
 #[derive(Debug, Default)]
@@ -53,8 +64,33 @@ impl Vault {
         Ok(epochs.condemned.last().max(epochs.collected.last()).copied().unwrap_or(0))
     }
 
-    /// Everything that is condemned and may still be there; what cannot be read is condemned again.
-    pub(super) async fn condemned(&self) -> Result<HashSet<CondemnedSegment>, VaultError> {
+    /// Everything that is condemned and may still be there.
+    ///
+    /// # Errors
+    /// If it cannot be told: then nothing that is stored may be used.
+    pub(crate) async fn condemned(&self) -> Result<Arc<HashSet<CondemnedSegment>>, VaultError> {
+        let numbers = self.unfinished_epochs().await?;
+        if let Some((known, condemned)) = &*self.inner.condemned.state()
+            && *known == numbers
+        {
+            return Ok(Arc::clone(condemned));
+        }
+        let mut all = HashSet::new();
+        for epoch in &numbers {
+            match self.read_condemned(*epoch).await {
+                Ok(condemned) => all.extend(condemned.segments),
+                // Finished meanwhile: it is gone.
+                Err(VaultError::Missing { .. }) if self.is_collected(*epoch).await? => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let all = Arc::new(all);
+        *self.inner.condemned.state() = Some((numbers, Arc::clone(&all)));
+        Ok(all)
+    }
+
+    /// What of it can be read. The rest is condemned again.
+    pub(super) async fn condemned_readably(&self) -> Result<HashSet<CondemnedSegment>, VaultError> {
         let mut all = HashSet::new();
         for epoch in self.unfinished_epochs().await? {
             match self.read_condemned(epoch).await {
@@ -64,25 +100,6 @@ impl Vault {
             }
         }
         Ok(all)
-    }
-
-    /// What is condemned of a machine and may still be there.
-    ///
-    /// # Errors
-    /// If it cannot be told: then nothing may be taken over.
-    pub(crate) async fn condemned_of(&self, machine: Uuid) -> Result<HashSet<CondemnedSegment>, VaultError> {
-        let mut of = HashSet::new();
-        for epoch in self.unfinished_epochs().await? {
-            match self.read_condemned(epoch).await {
-                Ok(condemned) => {
-                    of.extend(condemned.segments.into_iter().filter(|segment| segment.machine == machine));
-                }
-                // Finished meanwhile: it is gone.
-                Err(VaultError::Missing { .. }) if self.is_collected(epoch).await? => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(of)
     }
 
     /// What was condemned and is not known to be gone, oldest first. What cannot be read stays as it is: nothing is deleted

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use holdfast_vault_format::collection::CondemnedSegment;
 use holdfast_vault_format::record::DeltaRef;
 
+use crate::segment::SegmentId;
 use crate::standing::PointState;
 use crate::{Outcome, Point, Vault, VaultError, name, object};
 
@@ -24,6 +25,22 @@ pub(super) struct Mark {
     pub(super) undecided: Vec<(u64, Option<u64>)>,
     /// Decided backups whose `open` object is of no more use.
     pub(super) settled: Vec<u64>,
+}
+
+/// Which look at a machine it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    First,
+    /// At what was condemned: backups that know it took none of it over, the others are waited for.
+    Again,
+}
+
+/// What points need of other machines than their own, of all machines together.
+#[derive(Debug, Default)]
+pub(super) struct Lent {
+    pub(super) segments: HashSet<CondemnedSegment>,
+    /// Backups whose outcome was looked at, by machine.
+    looked_at: HashMap<Uuid, HashSet<u64>>,
     pub(super) read_bytes: u64,
 }
 
@@ -36,12 +53,10 @@ struct Live {
     segments: HashSet<(u64, u32, u32)>,
     /// Deltas that were read, by backup and hash.
     deltas: HashSet<(u64, [u8; 32])>,
-    read_bytes: u64,
 }
 
 impl Vault {
-    /// Marks a machine. `purged`: points that count as purged, whatever their events say. `known`: backups that know this
-    /// number took nothing over that is condemned under it; `None` if nobody can know it yet.
+    /// Marks a machine. `purged`: points that count as purged, whatever their events say.
     ///
     /// Segments are listed before the backups that wrote them, and those before the points: whatever is there without an outcome
     /// belongs to a backup that is under way.
@@ -49,8 +64,9 @@ impl Vault {
         &self,
         machine: Uuid,
         purged: &BTreeSet<u64>,
-        known: Option<u64>,
+        look: Look,
         options: &CollectOptions,
+        lent: &mut Lent,
     ) -> Result<Mark, VaultError> {
         let segments = object::list_meta(self.store(), &format!("seg/{machine}")).await?;
         let opens = self.open_seqs(machine).await?;
@@ -86,8 +102,9 @@ impl Vault {
         let newest = points.keys().next_back().copied().unwrap_or(0);
         let mut live = Live::default();
         for point in points.values() {
-            self.mark_point(point, &mut live).await?;
+            self.mark_point(point, &mut live, lent).await?;
         }
+        lent.looked_at.insert(machine, seen.clone());
         let mut mark = Mark::default();
         for seq in opens {
             if seen.contains(&seq) {
@@ -108,13 +125,13 @@ impl Vault {
                 Err(error) => return Err(error),
             };
             mark.undecided.push((seq, Some(open.epoch)));
-            if known.is_none_or(|known| open.epoch < known) {
+            if look == Look::First {
                 live.whole.extend(open.adopted);
             }
             if let Some(base) = open.base
                 && let Some(point) = gone.get(&base.seq)
             {
-                self.mark_point(point, &mut live).await?;
+                self.mark_point(point, &mut live, lent).await?;
             }
         }
         live.whole.extend(young_leftovers(&segments, &aborted, newest, options));
@@ -135,15 +152,56 @@ impl Vault {
                 mark.dead.push((segment, meta.size));
             }
         }
-        mark.read_bytes = live.read_bytes;
         Ok(mark)
     }
 
-    async fn mark_point(&self, point: &Point, live: &mut Live) -> Result<(), VaultError> {
+    /// Looks at what a machine needs of others since it was marked. Answers its backups without an outcome as [`Mark::undecided`].
+    pub(super) async fn mark_lent(
+        &self,
+        machine: Uuid,
+        lent: &mut Lent,
+    ) -> Result<Vec<(u64, Option<u64>)>, VaultError> {
+        let opens = self.open_seqs(machine).await?;
+        let names = self.point_names(machine).await?;
+        let mut live = Live::default();
+        for seq in &names.seqs {
+            if lent.looked_at.get(&machine).is_some_and(|looked_at| looked_at.contains(seq)) {
+                continue;
+            }
+            match self.look(machine, *seq).await {
+                Ok(Some(Outcome::Point(point))) => self.mark_point(&point, &mut live, lent).await?,
+                Ok(Some(Outcome::Aborted { .. })) => {}
+                Ok(None) => return Err(VaultError::Missing { object: name::point(machine, *seq) }),
+                Err(error) => return Err(error),
+            }
+            lent.looked_at.entry(machine).or_default().insert(*seq);
+        }
+        let mut undecided = Vec::new();
+        for seq in opens.into_iter().filter(|seq| names.seqs.binary_search(seq).is_err()) {
+            let open = match self.read_open(machine, seq).await {
+                Ok(open) => open,
+                Err(VaultError::Missing { .. }) => {
+                    undecided.push((seq, None));
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            undecided.push((seq, Some(open.epoch)));
+            // It may have been purged since.
+            if let Some(base) = open.base
+                && let Some(Outcome::Point(point)) = self.look(machine, base.seq).await?
+            {
+                self.mark_point(&point, &mut live, lent).await?;
+            }
+        }
+        Ok(undecided)
+    }
+
+    async fn mark_point(&self, point: &Point, live: &mut Live, lent: &mut Lent) -> Result<(), VaultError> {
         for disk in &point.disks {
             for delta in &disk.stack {
                 if live.deltas.insert((delta.seq, delta.hash)) {
-                    self.mark_delta(point.machine, delta, live).await?;
+                    self.mark_delta(point.machine, delta, live, lent).await?;
                 }
             }
         }
@@ -151,14 +209,24 @@ impl Vault {
     }
 
     /// The segments that a delta lies in and those that it names.
-    async fn mark_delta(&self, machine: Uuid, delta: &DeltaRef, live: &mut Live) -> Result<(), VaultError> {
+    async fn mark_delta(
+        &self,
+        machine: Uuid,
+        delta: &DeltaRef,
+        live: &mut Live,
+        lent: &mut Lent,
+    ) -> Result<(), VaultError> {
         let root = self.delta_root(machine, delta).await?;
-        live.read_bytes += root.encode().len() as u64;
+        lent.read_bytes += root.encode().len() as u64;
         let parts = delta.parts.iter().map(|part| part.segment);
         let pages = root.extent_pages.iter().chain(&root.hash_pages).map(|page| page.place.segment);
         live.segments.extend(parts.chain(pages).map(|number| (delta.seq, number, 0)));
-        live.segments
-            .extend(root.segments.iter().map(|segment| (segment.seq, segment.number, segment.generation)));
+        for named in &root.segments {
+            match named.lender {
+                None => drop(live.segments.insert((named.seq, named.number, named.generation))),
+                Some(_) => drop(lent.segments.insert(SegmentId::named(machine, named).into())),
+            }
+        }
         Ok(())
     }
 }

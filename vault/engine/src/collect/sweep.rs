@@ -1,6 +1,6 @@
 //! Deleting what was condemned.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use uuid::Uuid;
@@ -10,6 +10,7 @@ use holdfast_vault_format::collection::{Condemned, CondemnedSegment};
 use crate::{VaultError, name, object};
 
 use super::CollectionRun;
+use super::mark::Look;
 
 /// Deletions under way.
 const IN_FLIGHT: usize = 8;
@@ -25,51 +26,85 @@ pub(super) struct Verdict {
     is_all: bool,
 }
 
+/// What a second look at the vault found.
+#[derive(Default)]
+struct Seen {
+    undecided: Vec<(Uuid, u64, Option<u64>)>,
+    /// Of what is condemned, with its size in bytes.
+    dead: HashMap<CondemnedSegment, u64>,
+    needed: HashSet<CondemnedSegment>,
+}
+
 impl CollectionRun {
-    pub(super) async fn judge(&mut self, condemned: Condemned) -> Result<Verdict, VaultError> {
-        let mut machines: BTreeMap<Uuid, HashSet<CondemnedSegment>> = BTreeMap::new();
-        for segment in condemned.segments {
-            machines.entry(segment.machine).or_default().insert(segment);
-        }
-        let mut verdict = Verdict { number: condemned.number, dead: Vec::new(), is_all: true };
-        for (machine, segments) in machines {
-            if let Err(error) = self.judge_machine(machine, &segments, &mut verdict).await {
-                verdict.is_all = false;
-                self.hold(machine, error)?;
+    /// Decides about what this and earlier collections condemned. Any machine may have come to need it: all are looked at.
+    pub(super) async fn judge(&mut self, condemned: Vec<Condemned>) -> Result<Vec<Verdict>, VaultError> {
+        let all: HashSet<CondemnedSegment> =
+            condemned.iter().flat_map(|set| set.segments.iter().copied()).collect();
+        let owners: BTreeSet<Uuid> = all.iter().map(|segment| segment.machine).collect();
+        let mut machines: BTreeSet<Uuid> = self.vault.machines().await?.into_iter().collect();
+        machines.extend(&owners);
+        let mut seen = Seen::default();
+        for machine in machines {
+            let looked = if owners.contains(&machine) {
+                self.look_at_owner(machine, &all, &mut seen).await
+            } else {
+                self.vault.mark_lent(machine, &mut self.lent).await
+            };
+            match looked {
+                Ok(undecided) => {
+                    seen.undecided.extend(undecided.into_iter().map(|(seq, known)| (machine, seq, known)));
+                }
+                Err(error) => self.hold(machine, error)?,
             }
         }
-        Ok(verdict)
+        self.report.read_bytes = self.lent.read_bytes;
+        if !self.held.is_empty() {
+            return Ok(Vec::new());
+        }
+        Ok(condemned.into_iter().map(|set| self.verdict(set, &seen)).collect())
     }
 
-    async fn judge_machine(
+    async fn look_at_owner(
         &mut self,
         machine: Uuid,
-        segments: &HashSet<CondemnedSegment>,
-        verdict: &mut Verdict,
-    ) -> Result<(), VaultError> {
-        if self.held.contains(&machine) {
-            verdict.is_all = false;
-            return Ok(());
-        }
-        let mark = self.mark(machine, &BTreeSet::new(), Some(verdict.number)).await?;
+        condemned: &HashSet<CondemnedSegment>,
+        seen: &mut Seen,
+    ) -> Result<Vec<(u64, Option<u64>)>, VaultError> {
+        let none = BTreeSet::new();
+        let mark = self.vault.mark(machine, &none, Look::Again, &self.options, &mut self.lent).await?;
+        seen.dead.extend(mark.dead.into_iter().filter(|(segment, _)| condemned.contains(segment)));
+        seen.needed.extend(mark.needed.into_iter().filter(|segment| condemned.contains(segment)));
+        Ok(mark.undecided)
+    }
+
+    fn verdict(&mut self, condemned: Condemned, seen: &Seen) -> Verdict {
+        let number = condemned.number;
         // They may have begun before it was condemned, and use it without knowing.
-        let unaware = |known: Option<u64>| known.is_none_or(|known| known < verdict.number);
-        let unaware: Vec<_> = mark
+        let unaware: Vec<_> = seen
             .undecided
             .iter()
-            .filter(|(_, known)| unaware(*known))
-            .map(|(seq, _)| (machine, *seq))
+            .filter(|(_, _, known)| known.is_none_or(|known| known < number))
+            .map(|(machine, seq, _)| (*machine, *seq))
             .collect();
         if !unaware.is_empty() {
-            verdict.is_all = false;
-            let new: Vec<_> =
-                unaware.into_iter().filter(|open| !self.report.waiting_for.contains(open)).collect();
-            self.report.waiting_for.extend(new);
-            return Ok(());
+            for open in unaware {
+                if !self.report.waiting_for.contains(&open) {
+                    self.report.waiting_for.push(open);
+                }
+            }
+            return Verdict { number, dead: Vec::new(), is_all: false };
         }
-        verdict.is_all &= !mark.needed.iter().any(|segment| segments.contains(segment));
-        verdict.dead.extend(mark.dead.into_iter().filter(|(segment, _)| segments.contains(segment)));
-        Ok(())
+        let is_needed = |segment: &CondemnedSegment| {
+            seen.needed.contains(segment) || self.lent.segments.contains(segment)
+        };
+        let is_all = !condemned.segments.iter().any(is_needed);
+        let dead = condemned
+            .segments
+            .into_iter()
+            .filter(|segment| !is_needed(segment))
+            .filter_map(|segment| Some((segment, *seen.dead.get(&segment)?)))
+            .collect();
+        Verdict { number, dead, is_all }
     }
 
     pub(super) async fn carry_out(&mut self, verdict: Verdict) -> Result<(), VaultError> {

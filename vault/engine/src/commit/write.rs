@@ -13,6 +13,8 @@ use holdfast_vault_format::record::DeltaRef;
 use holdfast_vault_format::segment::MAX_META_BYTES;
 use holdfast_vault_format::{BLOCK_SIZE, DecodeError, Extent};
 
+use uuid::Uuid;
+
 use crate::VaultError;
 use crate::backup::Shared;
 use crate::layer::Layer;
@@ -113,14 +115,20 @@ impl Sources {
     /// Writes the pages of extents; answers them and the segments that they name.
     async fn write_extents(&self) -> Result<(Written, Vec<SegmentRef>), VaultError> {
         let mut sources = vec![received_extents(Arc::clone(&self.layer), self.cut)];
-        let mut named = vec![self.shared.state().segments_received()?];
+        let mut named = vec![self.shared.state().segments_received(self.shared.request.machine)?];
         for (seq, root) in &self.merged {
             sources.push(self.pages(*seq, &root.extent_pages, decode_extents));
             named.push(root.segments.clone());
         }
+        let known = Arc::clone(&self.shared.state().known);
         let mut segments = Segments::default();
         let number = |source: usize, mut placed: Placed| {
-            if let Place::Cell { segment, .. } = &mut placed.place {
+            if let Place::Cell { segment, cell, .. } = &mut placed.place {
+                if source == 0
+                    && let Some(place) = known.get(&(*segment, *cell))
+                {
+                    (*segment, *cell) = *place;
+                }
                 let named = named[source].get(*segment as usize).ok_or_else(|| {
                     VaultError::mismatch("a delta", format!("it names no segment {segment}"))
                 })?;
@@ -225,14 +233,14 @@ fn received(layer: Arc<Layer>) -> impl Iterator<Item = Vec<Placed>> + Send + 'st
 #[derive(Default)]
 struct Segments {
     refs: Vec<SegmentRef>,
-    /// By backup, number and generation.
-    numbers: HashMap<(u64, u32, u32), u32>,
+    /// By lender, backup, number and generation.
+    numbers: HashMap<(Option<Uuid>, u64, u32, u32), u32>,
 }
 
 impl Segments {
     fn number(&mut self, segment: SegmentRef) -> Result<u32, VaultError> {
         let next = u32::try_from(self.refs.len()).unwrap_or(u32::MAX);
-        let key = (segment.seq, segment.number, segment.generation);
+        let key = (segment.lender, segment.seq, segment.number, segment.generation);
         let number = *self.numbers.entry(key).or_insert(next);
         if number == next {
             self.refs.push(segment);

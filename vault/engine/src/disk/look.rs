@@ -36,13 +36,7 @@ impl DiskReader {
             let end = (first + WINDOW).min(blocks);
             for (block, (delta, place)) in (first..).zip(self.inner.places(first, end).await?) {
                 let Place::Cell { segment, cell, .. } = place else { continue };
-                let named = self.inner.named(delta, segment)?;
-                let id = SegmentId {
-                    machine: self.inner.machine,
-                    seq: named.seq,
-                    number: named.number,
-                    generation: named.generation,
-                };
+                let id = SegmentId::named(self.inner.machine, self.inner.named(delta, segment)?);
                 if !wanted(id, cell) {
                     continue;
                 }
@@ -60,8 +54,10 @@ impl DiskReader {
     /// Whether any delta names one of these segments.
     pub(crate) fn names(&self, wanted: impl Fn(SegmentId) -> bool) -> bool {
         let machine = self.inner.machine;
-        self.inner.deltas.iter().flat_map(|(_, root)| &root.segments).any(|named| {
-            wanted(SegmentId { machine, seq: named.seq, number: named.number, generation: named.generation })
-        })
+        self.inner
+            .deltas
+            .iter()
+            .flat_map(|(_, root)| &root.segments)
+            .any(|named| wanted(SegmentId::named(machine, named)))
     }
 }

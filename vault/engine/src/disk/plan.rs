@@ -4,6 +4,7 @@ use holdfast_vault_format::Extent;
 use holdfast_vault_format::delta::{Place, Placed, SegmentRef, decode_extents};
 
 use crate::VaultError;
+use crate::segment::SegmentId;
 
 use super::{Inner, Piece};
 
@@ -25,8 +26,8 @@ pub(super) struct Fetch {
     pub(super) cells: Vec<(u32, Vec<Piece>)>,
 }
 
-/// Cells by backup, segment, generation and number, with the pieces that are wanted of each.
-type Cells = BTreeMap<(u64, u32, u32, u32), (SegmentRef, Vec<Piece>)>;
+/// Cells by segment and number, with the pieces that are wanted of each.
+type Cells = BTreeMap<(SegmentId, u32), (SegmentRef, Vec<Piece>)>;
 
 impl Inner {
     /// Plans the blocks `first..end`.
@@ -38,7 +39,7 @@ impl Inner {
                 Place::Zero => push_zero(&mut zeros, block),
                 Place::Cell { segment, cell, cell_block } => {
                     let reference = self.named(delta, segment)?;
-                    let key = (reference.seq, reference.number, reference.generation, cell);
+                    let key = (SegmentId::named(self.machine, reference), cell);
                     let (known, pieces) = cells.entry(key).or_insert_with(|| (*reference, Vec::new()));
                     if known.root != reference.root {
                         return Err(VaultError::mismatch("a delta", "two deltas disagree about a segment"));
@@ -86,7 +87,7 @@ impl Inner {
     /// Joins cells that lie together into requests.
     async fn group(&self, cells: Cells) -> Result<Vec<Fetch>, VaultError> {
         let mut fetches: Vec<Fetch> = Vec::new();
-        for ((_, _, _, cell), (reference, pieces)) in cells {
+        for ((_, cell), (reference, pieces)) in cells {
             let segment = self.segment(&reference).await?;
             let range = segment.range(cell)?;
             match fetches.last_mut() {

@@ -3,10 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use object_store::ObjectStoreExt as _;
-
 use holdfast_vault_format::BLOCK_SIZE;
 
+use crate::object;
 use crate::segment::SegmentId;
 use crate::{Point, Vault, VaultError};
 
@@ -59,9 +58,8 @@ impl Vault {
         }
         for id in unneeded {
             // One that is gone was collected with the points that needed it.
-            match self.store().head(&object_store::path::Path::from(id.name())).await {
-                Err(object_store::Error::NotFound { .. }) => {}
-                _ => found.push((None, damaged[&id].reason.clone())),
+            if !object::exists(self.store(), &id.name()).await.is_ok_and(|there| !there) {
+                found.push((None, damaged[&id].reason.clone()));
             }
         }
         Ok(found)

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use tokio::time::Instant;
 
-use holdfast_vault_format::segment::CellKind;
+use holdfast_vault_format::segment::{CellKind, CellRef};
 use holdfast_vault_format::{DecodeError, cell_hash, decode_cell};
 
 use crate::object;
@@ -29,6 +29,7 @@ pub(super) struct Read {
 }
 
 /// What of a segment is damaged.
+#[derive(Clone)]
 pub(super) struct DamagedCells {
     /// Of the first of them.
     pub(super) reason: String,
@@ -43,6 +44,7 @@ impl DamagedCells {
 }
 
 /// `All`: the directory, or the whole segment.
+#[derive(Clone)]
 pub(super) enum Cells {
     All,
     Some(Vec<u32>),
@@ -57,7 +59,7 @@ struct Chunk {
 }
 
 impl Vault {
-    /// Reads segments of a machine and compares every cell with its hash.
+    /// Reads segments and compares every cell with its hash.
     pub(super) async fn read_segments(
         &self,
         ids: &[SegmentId],
@@ -173,6 +175,13 @@ fn check_cell(segment: &Segment, cell: u32, stored: &Bytes, start: u64) -> Resul
             cell_hash(&plain)
         }
         CellKind::Zero { .. } | CellKind::Meta => cell_hash(&data),
+        // The bytes are those of another segment, which is looked at by itself.
+        CellKind::Known { .. } => {
+            return match CellRef::decode(&data) {
+                Ok(_) => Ok(()),
+                Err(source) => Err(VaultError::damaged(&segment.name, source)),
+            };
+        }
     };
     if hash == entry.hash {
         Ok(())

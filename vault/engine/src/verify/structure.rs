@@ -113,13 +113,14 @@ impl Structure {
         let damaged =
             |source| VaultError::damaged(&format!("a page of the delta of backup {}", delta.seq), source);
         let root = vault.delta_root(machine, delta).await?;
-        let id = |seq, number, generation| SegmentId { machine, seq, number, generation };
         let own = delta.parts.iter().map(|part| part.segment);
         let pages = root.extent_pages.iter().chain(&root.hash_pages).map(|page| page.place.segment);
-        let mut segments: BTreeSet<SegmentId> =
-            own.chain(pages).map(|number| id(delta.seq, number, 0)).collect();
+        let mut segments: BTreeSet<SegmentId> = own
+            .chain(pages)
+            .map(|number| SegmentId { machine, seq: delta.seq, number, generation: 0 })
+            .collect();
         for named in &root.segments {
-            let id = id(named.seq, named.number, named.generation);
+            let id = SegmentId::named(machine, named);
             segments.insert(id);
             match vault.segment(id).await {
                 Ok(segment) if segment.root == named.root => {}
@@ -177,12 +178,7 @@ impl Cells<'_> {
         let segment = match &self.last {
             Some((last, segment)) if *last == index => segment,
             _ => {
-                let id = SegmentId {
-                    machine: self.machine,
-                    seq: named.seq,
-                    number: named.number,
-                    generation: named.generation,
-                };
+                let id = SegmentId::named(self.machine, named);
                 if self.damaged.contains_key(&id) {
                     return Ok(());
                 }

@@ -7,6 +7,7 @@ mod collect_crash;
 mod collect_races;
 mod commit;
 mod corruption;
+mod deduplication;
 mod disk_full;
 mod faults;
 mod gone;

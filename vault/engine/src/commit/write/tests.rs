@@ -18,7 +18,7 @@ fn sources(backup: &Backup, merged: Vec<(u64, DeltaRoot)>, bottom: Option<u64>) 
 }
 
 fn named(number: u32, root: u8) -> SegmentRef {
-    SegmentRef { seq: 1, number, generation: 0, root: [root; 32] }
+    SegmentRef { lender: None, seq: 1, number, generation: 0, root: [root; 32] }
 }
 
 /// A delta with one page that says this, stored by the backup.

@@ -18,6 +18,8 @@ pub(crate) enum Region {
     Header,
     DataCell,
     ZeroCell,
+    /// Stands for one that is stored elsewhere.
+    KnownCell,
     MetaCell,
     Table,
     Body,
@@ -79,6 +81,7 @@ impl Anatomist {
                     CellKind::Data { .. } => Region::DataCell,
                     CellKind::Zero { .. } => Region::ZeroCell,
                     CellKind::Meta => Region::MetaCell,
+                    CellKind::Known { .. } => Region::KnownCell,
                 };
                 let at = |offset: u64| usize::try_from(offset).unwrap();
                 regions.push((region, at(range[0])..at(range[1])));

@@ -176,7 +176,10 @@ impl Report {
             );
         }
         for held in &self.held_machines {
-            text += &format!("\nnothing of machine {} is freed: {}", held.machine_id, held.reason);
+            text += &format!(
+                "\nnothing is freed: what machine {} needs cannot be told: {}",
+                held.machine_id, held.reason
+            );
         }
         if let Some(seconds) = self.clock_leap_seconds {
             text += &format!(

@@ -39,8 +39,8 @@ pub(crate) enum ConfigError {
     Timing { name: &'static str, rule: &'static str },
     #[error("{name} in [retention] must be {rule}")]
     Retention { name: &'static str, rule: &'static str },
-    #[error("transfers in [limits] must be 1 to 4096")]
-    Transfers,
+    #[error("{name} in [limits] must be {rule}")]
+    Limits { name: &'static str, rule: &'static str },
     #[error("the listeners for operators and agents cannot share the address {address}")]
     SameAddress { address: SocketAddr },
 }
@@ -51,7 +51,7 @@ impl ConfigError {
             Self::Missing { how, .. } => Some((*how).to_owned()),
             Self::SameAddress { .. } => Some("give --operators and --agents different ports".to_owned()),
             Self::Read { .. } => Some("check --config and the file's permissions".to_owned()),
-            Self::Parse { .. } | Self::Timing { .. } | Self::Retention { .. } | Self::Transfers => {
+            Self::Parse { .. } | Self::Timing { .. } | Self::Retention { .. } | Self::Limits { .. } => {
                 Some("correct that line; docs/configuration.md has every key".to_owned())
             }
         }

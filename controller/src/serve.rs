@@ -131,7 +131,7 @@ pub(crate) async fn run(config: ServeConfig) -> Result<(), ServeError> {
     };
     let ca = Ca::load(&config.folders.pki()).map_err(pki)?;
     let identity = ServerIdentity::new(ca.clone(), &config.hosts).map_err(pki)?;
-    let vault = open_vault(&config.folders).await?;
+    let vault = config.limits.deduplicating(open_vault(&config.folders).await?);
     let store = tokio::select! {
         store = database::connect(&config.database_url) => {
             store.map_err(|source| ServeError::Database { source })?
@@ -159,6 +159,7 @@ pub(crate) async fn run(config: ServeConfig) -> Result<(), ServeError> {
     running.spawn(servers::agents(&app, &gateway, agents, Arc::clone(&identity))?);
     tasks::spawn(&app, &gateway, config.retention);
     app.tracker.spawn(identity.keep_renewed(app.shutdown.clone()));
+    app.tracker.spawn(gateway.clone().learn_samples(app.shutdown.clone()));
     app.tracker.spawn(gateway.run_resolver(app.shutdown.clone()));
     if let Some(exporter) = exporter {
         app.tracker.spawn(exporter.run(app.shutdown.clone()));

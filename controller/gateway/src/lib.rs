@@ -5,6 +5,7 @@ mod authority;
 mod collect;
 mod commit;
 mod error;
+mod learn;
 mod metrics;
 mod open;
 mod point;

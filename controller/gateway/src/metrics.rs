@@ -5,6 +5,8 @@ use metrics::{counter, gauge};
 /// Payload of accepted frames, in bytes as they came.
 pub(crate) const RECEIVED_BYTES: Counter = Counter("holdfast_gateway_received_bytes_total");
 pub(crate) const RECEIVED_CELLS: Counter = Counter("holdfast_gateway_received_cells_total");
+/// Received cells whose bytes the vault had already.
+pub(crate) const KNOWN_CELLS: Counter = Counter("holdfast_gateway_known_cells_total");
 pub(crate) const REFUSED_FRAMES: Counter = Counter("holdfast_gateway_refused_frames_total");
 pub(crate) const ACKNOWLEDGED_FRAMES: Counter = Counter("holdfast_gateway_acknowledged_frames_total");
 pub(crate) const POINTS: Counter = Counter("holdfast_gateway_points_total");

@@ -15,7 +15,7 @@ use holdfast_vault_engine::{Receipt, VaultError};
 
 use crate::Gateway;
 use crate::error::{internal, invalid_cell, reopen, status_of};
-use crate::metrics::{ACKNOWLEDGED_FRAMES, RECEIVED_BYTES, RECEIVED_CELLS, REFUSED_FRAMES};
+use crate::metrics::{ACKNOWLEDGED_FRAMES, KNOWN_CELLS, RECEIVED_BYTES, RECEIVED_CELLS, REFUSED_FRAMES};
 use crate::transfers::{Connection, Transfer};
 use crate::wire;
 
@@ -120,6 +120,7 @@ impl Stream {
         })?;
         RECEIVED_BYTES.add(bytes);
         RECEIVED_CELLS.add(cells);
+        KNOWN_CELLS.add(receipt.known_cells());
         Ok((number, receipt))
     }
 

@@ -330,6 +330,7 @@ impl Shared {
             return Err(VaultError::BadInput { detail: "the backup is being committed".to_owned() });
         }
         state.check_uploads()?;
+        receipt.known_cells = known.iter().flatten().count();
         for (CheckedCell { cell, hash, hashes }, known) in cells.into_iter().zip(known) {
             let open = self.open_segment(state, &mut receipt)?;
             let slot = open.slot;

@@ -21,6 +21,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(600);
 #[derive(Debug, Default)]
 pub struct Receipt {
     segments: Vec<watch::Receiver<Upload>>,
+    pub(super) known_cells: usize,
 }
 
 impl Receipt {
@@ -29,6 +30,12 @@ impl Receipt {
         if !self.segments.last().is_some_and(|last| last.same_channel(&segment)) {
             self.segments.push(segment);
         }
+    }
+
+    /// Of the pushed cells, those whose bytes were stored before.
+    #[must_use]
+    pub fn known_cells(&self) -> usize {
+        self.known_cells
     }
 
     /// Waits until everything of the push is durable.

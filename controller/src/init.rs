@@ -140,7 +140,7 @@ async fn make_vault(config: &InitConfig, key_path: &Path) -> Result<(), InitErro
         if vault_is_new { Vault::create(objects, &key).await } else { Vault::open(objects, &key).await };
     let vault = match vault {
         // What is there is no vault of the `init` that was interrupted.
-        Err(VaultError::WrongKey) if key_is_new => {
+        Err(VaultError::WrongKey { .. }) if key_is_new => {
             return Err(InitError::KeyLost { vault: place.clone(), key: key_path.to_owned() });
         }
         other => other.map_err(vault_error)?,

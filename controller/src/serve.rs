@@ -76,7 +76,7 @@ impl ServeError {
                  with the same --data-dir"
                     .to_owned(),
             ),
-            Self::Vault { source: VaultError::WrongKey, .. } => {
+            Self::Vault { source: VaultError::WrongKey { .. }, .. } => {
                 Some("put the key of this vault back from your copy, or check --vault".to_owned())
             }
             Self::Vault { source, .. } if source.next_step().is_some() => source.next_step().map(str::to_owned),

@@ -4,11 +4,14 @@ use std::fs;
 use std::path::Path;
 
 use holdfast_fuzz::sample::{self, BLOCKS, OBJECTS, Parts};
-use holdfast_fuzz::vault::{KEY_FILE, MACHINE, header, plain_keys, ring, wrapped_keys};
+use holdfast_fuzz::vault::{
+    KEY, KEY_FILE, MACHINE, VAULT, encrypt, header, key_file, plain_keys, ring, wrapped_keys,
+};
 use holdfast_proto::v1;
 use holdfast_vault_engine::{Extent, NewCell};
 use holdfast_vault_format::container::{Kind, open_record};
 use holdfast_vault_format::delta::{DeltaRoot, PageRef};
+use holdfast_vault_format::recipient::{Argon2id, Recipient, SECRET_LEN, Wrap};
 use holdfast_vault_format::record::{Abort, Point};
 use holdfast_vault_format::{Codec, cell_hash};
 use libfuzzer_sys as _;
@@ -79,6 +82,15 @@ fn vault(seeds: &mut Seeds) {
     seeds.put("vault_files", &[&[0], &header()]);
     seeds.put("vault_files", &[&[1], &wrapped_keys()]);
     seeds.put("vault_files", &[&[2], &plain_keys()]);
+    for wrap in [
+        Wrap::Identity { public: key_file().public(), wrapped: encrypt(&[7; 32]) },
+        Wrap::Passphrase(Argon2id { memory_kib: 8 << 10, passes: 1, lanes: 1, salt: [1; 16] }),
+    ] {
+        let recipient =
+            Recipient { vault: VAULT, key: KEY, id: MACHINE, created_at: 1, label: "safe".to_owned(), wrap };
+        let sealed = recipient.seal(&[7; 32], &[3; SECRET_LEN]).expect("it is within its limits");
+        seeds.put("vault_files", &[&[5], &sealed]);
+    }
     seeds.put("vault_files", &[&[3], b"# a key\n\n", KEY_FILE.as_bytes()]);
     let names = "00000000000000000001\n00000000000000000002#1\n00000000000000000003/00000000.0\n1\n";
     seeds.put("vault_files", &[&[4], names.as_bytes()]);

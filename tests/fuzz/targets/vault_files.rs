@@ -7,8 +7,9 @@ use holdfast_fuzz::vault::{
     KEY, MACHINE, block_on, decrypt, encrypt, header, key_file, plain_keys, put, scratch, seal, storage,
     wrapped_keys, write_secret,
 };
-use holdfast_vault_engine::{KeyFile, Vault};
+use holdfast_vault_engine::{KeyFile, Keys, Vault};
 use holdfast_vault_format::container::Kind;
+use holdfast_vault_format::recipient::SealedRecipient;
 use libfuzzer_sys::fuzz_target;
 use object_store::memory::InMemory;
 
@@ -40,6 +41,22 @@ fuzz_target!(|data: &[u8]| {
             let _ = KeyFile::load(&path);
         }
         4 => names(data),
+        // One more recipient, written by somebody who knows its identity and not the vault's keys.
+        5 => {
+            let store = Arc::new(InMemory::new());
+            let recipient = format!("keys/{KEY}.{MACHINE}");
+            put(&store, vec![("vault.json".to_owned(), header()), (recipient, data.to_vec())]);
+            let known = block_on(Keys::recipients(&storage(Arc::clone(&store)))).expect("it is a vault");
+            assert_eq!(known.len(), 1);
+            assert!(
+                block_on(Vault::open(storage(store), &KEY_FILE)).is_err(),
+                "a recipient without the keys opens"
+            );
+            let decoded = SealedRecipient::decode(data);
+            if let Ok(sealed) = &decoded {
+                assert!(sealed.open(&[0; 32]).is_err(), "a wrapping key that nobody has opens");
+            }
+        }
         _ => {}
     }
 });

@@ -38,8 +38,9 @@ pub enum VaultError {
     BadKeyFile { path: String, detail: String },
     #[error("{object} cannot be decrypted")]
     BadKeys { object: String, source: age::DecryptError },
-    #[error("this key does not open the vault")]
-    WrongKey,
+    /// `recipients`: who can.
+    #[error("this key does not open the vault; it opens for {recipients}")]
+    WrongKey { recipients: String },
     #[error("{object} is damaged")]
     Damaged { object: String, source: DecodeError },
     #[error("{object} is missing")]

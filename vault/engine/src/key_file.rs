@@ -28,19 +28,38 @@ impl KeyFile {
     pub fn generate(path: &Path) -> Result<Self, VaultError> {
         let error =
             |source| VaultError::KeyFile { operation: "created", path: path.display().to_string(), source };
-        let identity = Identity::generate();
-        let text = format!(
+        let key = Self::new();
+        let text = Zeroizing::new(format!(
             "# The key of a Holdfast vault. Keep a copy where the vault is not.\n# public key: {}\n{}\n",
-            identity.to_public(),
-            identity.to_string().expose_secret()
-        );
+            key.public(),
+            &*key.secret()
+        ));
         let mut file =
             OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(error)?;
         file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(error)?;
         if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             std::fs::File::open(parent).and_then(|parent| parent.sync_all()).map_err(error)?;
         }
-        Ok(Self { identity })
+        Ok(key)
+    }
+
+    /// A new identity that is nowhere yet.
+    #[must_use]
+    #[expect(clippy::new_without_default, reason = "each is another")]
+    pub fn new() -> Self {
+        Self { identity: Identity::generate() }
+    }
+
+    /// The age recipient that keys are wrapped for: `age1...`.
+    #[must_use]
+    pub fn public(&self) -> String {
+        self.identity.to_public().to_string()
+    }
+
+    /// The line by which it is loaded: `AGE-SECRET-KEY-1...`.
+    #[must_use]
+    pub fn secret(&self) -> Zeroizing<String> {
+        Zeroizing::new(self.identity.to_string().expose_secret().to_owned())
     }
 
     /// Reads an identity.

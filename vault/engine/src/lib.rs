@@ -13,6 +13,7 @@ mod disk;
 mod error;
 mod event;
 mod key_file;
+mod keys;
 mod layer;
 mod map;
 mod name;
@@ -45,6 +46,7 @@ pub use holdfast_vault_format::{
     BLOCK_SIZE, BlockHasher, CellError, Codec, Extent, MAX_CELL_BYTES, cell_hash, decode_cell, encode_cell,
 };
 pub use key_file::KeyFile;
+pub use keys::{Keys, MIN_PASSPHRASE, Passphrase, RecipientInfo, RecipientKind, Unlock};
 pub use map::{MapBlocks, MapLayer, MapRun};
 pub use point::{OpenBackup, Outcome, Point, PointDisk, PointStatus};
 pub use samples::{SampleStats, Samples};

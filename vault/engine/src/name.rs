@@ -9,6 +9,18 @@ pub(crate) fn key(id: Uuid) -> String {
     format!("keys/{id}")
 }
 
+/// Keys wrapped for one more recipient.
+pub(crate) fn recipient(key: Uuid, recipient: Uuid) -> String {
+    format!("keys/{key}.{recipient}")
+}
+
+/// The recipient in the name of an object under `keys/`.
+pub(crate) fn recipient_of(path: &Path, key: Uuid) -> Option<Uuid> {
+    let (of, recipient) = path.filename()?.split_once('.')?;
+    let recipient = Uuid::parse_str(recipient).ok()?;
+    (of == key.to_string() && path.filename()?.ends_with(&recipient.to_string())).then_some(recipient)
+}
+
 /// What a storage is tried with while a vault is made.
 pub(crate) fn probe(id: Uuid) -> String {
     format!("probe/{id}")

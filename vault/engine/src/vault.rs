@@ -10,9 +10,11 @@ use zeroize::Zeroizing;
 
 use holdfast_vault_format::container::Keyring;
 use holdfast_vault_format::keys::DataKey;
+use holdfast_vault_format::recipient::SECRET_LEN;
 use holdfast_vault_format::record::Signer;
 
 use crate::key_file::KeyFile;
+use crate::keys::{Keys, Unlock};
 use crate::object::{self, Created};
 use crate::samples::Samples;
 use crate::store::Storage;
@@ -24,19 +26,38 @@ const CIPHER_SUITE: &str = "aes-256-gcm+blake3+ed25519";
 /// `vault.json`: what a reader has to know before it can unlock anything.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Header {
+pub(crate) struct Header {
     format: u32,
-    vault_id: Uuid,
-    key_id: Uuid,
+    pub(crate) vault_id: Uuid,
+    pub(crate) key_id: Uuid,
     block_bytes: u32,
     max_cell_bytes: u32,
     cipher_suite: String,
     /// Hex; also wrapped with the keys, so that replacing it is noticed.
-    public_key: String,
+    pub(crate) public_key: String,
 }
 
-/// What `keys/<key-id>` holds, encrypted to the recipients: data key, signing seed, vault id.
-const WRAPPED_LEN: usize = 32 + 32 + 16;
+impl Header {
+    /// # Errors
+    /// [`VaultError::NotAVault`] without one.
+    pub(crate) async fn read(storage: &Storage) -> Result<Self, VaultError> {
+        let header = match object::read(storage.objects(), name::HEADER).await {
+            Err(VaultError::Missing { .. }) => return Err(VaultError::NotAVault),
+            other => other?,
+        };
+        let bad = |detail: String| VaultError::BadHeader { detail };
+        let header: Self = serde_json::from_slice(&header).map_err(|error| bad(error.to_string()))?;
+        let supported = header.format == FORMAT
+            && header.block_bytes == 4096
+            && header.max_cell_bytes == 131_072
+            && header.cipher_suite == CIPHER_SUITE;
+        if supported {
+            Ok(header)
+        } else {
+            Err(bad("it is of a newer format: use a newer version of Holdfast".to_owned()))
+        }
+    }
+}
 
 /// An unlocked vault. Cheap to clone.
 #[derive(Clone)]
@@ -74,8 +95,8 @@ impl Vault {
         let (vault_id, key_id) = (Uuid::new_v4(), Uuid::new_v4());
         let data_key = Zeroizing::new(rand::random::<[u8; 32]>());
         let seed = Zeroizing::new(rand::random::<[u8; 32]>());
-        let signer = Signer::from_seed(&seed).ok_or(VaultError::WrongKey)?;
-        let mut wrapped = Zeroizing::new(Vec::with_capacity(WRAPPED_LEN));
+        let signer = Signer::from_seed(&seed).ok_or(VaultError::Broken)?;
+        let mut wrapped = Zeroizing::new(Vec::with_capacity(SECRET_LEN));
         wrapped.extend_from_slice(data_key.as_slice());
         wrapped.extend_from_slice(seed.as_slice());
         wrapped.extend_from_slice(vault_id.as_bytes());
@@ -111,36 +132,24 @@ impl Vault {
         }
     }
 
-    /// Unlocks a vault.
+    /// Unlocks a vault with a key file.
     pub async fn open(storage: Storage, key: &KeyFile) -> Result<Self, VaultError> {
-        let header = match object::read(storage.objects(), name::HEADER).await {
-            Err(VaultError::Missing { .. }) => return Err(VaultError::NotAVault),
-            other => other?,
-        };
-        let bad = |detail: String| VaultError::BadHeader { detail };
-        let header: Header = serde_json::from_slice(&header).map_err(|error| bad(error.to_string()))?;
-        let supported = header.format == FORMAT
-            && header.block_bytes == 4096
-            && header.max_cell_bytes == 131_072
-            && header.cipher_suite == CIPHER_SUITE;
-        if !supported {
-            return Err(bad("it is of a newer format: use a newer version of Holdfast".to_owned()));
-        }
-        let sealed = object::read(storage.objects(), &name::key(header.key_id)).await?;
-        let wrapped = Zeroizing::new(age::decrypt(&key.identity, &sealed).map_err(|error| match error {
-            age::DecryptError::NoMatchingKeys => VaultError::WrongKey,
-            error => VaultError::BadKeys { object: name::key(header.key_id), source: error },
-        })?);
-        let wrapped: &[u8; WRAPPED_LEN] =
-            wrapped.as_slice().try_into().map_err(|_| bad("its key has an unknown form".to_owned()))?;
+        Self::open_with(Keys::unlock(storage, Unlock::Key(key)).await?)
+    }
+
+    /// Opens a vault whose keys are unlocked.
+    ///
+    /// # Errors
+    /// [`VaultError::BadHeader`] if `vault.json` does not fit its keys.
+    pub fn open_with(keys: Keys) -> Result<Self, VaultError> {
+        let (storage, header, secret) = keys.into_parts();
         let (mut data_key, mut seed) = (Zeroizing::new([0; 32]), Zeroizing::new([0; 32]));
-        data_key.copy_from_slice(&wrapped[..32]);
-        seed.copy_from_slice(&wrapped[32..64]);
-        let signer = Signer::from_seed(&seed).ok_or(VaultError::WrongKey)?;
-        if wrapped[64..] != *header.vault_id.as_bytes()
-            || hex::encode(signer.public_key()) != header.public_key
-        {
-            return Err(bad("its id or public key is not that of its keys".to_owned()));
+        data_key.copy_from_slice(&secret[..32]);
+        seed.copy_from_slice(&secret[32..64]);
+        let bad = || VaultError::BadHeader { detail: "its public key is not that of its keys".to_owned() };
+        let signer = Signer::from_seed(&seed).ok_or_else(bad)?;
+        if hex::encode(signer.public_key()) != header.public_key {
+            return Err(bad());
         }
         let ring = Keyring { vault: header.vault_id, key: DataKey::new(header.key_id, *data_key) };
         Ok(Self {

@@ -246,7 +246,9 @@ impl Vault {
         // A cell with metadata: what needs it is told already.
         let told: BTreeSet<String> =
             findings.iter().filter(|(point, _)| point.is_some()).map(|(_, reason)| reason.clone()).collect();
-        findings.retain(|(point, reason)| point.is_some() || !told.contains(reason));
+        // What the asked for point does not need is not asked for: its segments hold what others need.
+        let is_wanted = |reason: &String| !matches!(scope, VerifyScope::Point(..)) && !told.contains(reason);
+        findings.retain(|(point, reason)| point.is_some() || is_wanted(reason));
         let name = points.last().map_or_else(|| machine.to_string(), |point| point.machine_name.clone());
         for (point, reason) in findings {
             if let Some(point) = &point {

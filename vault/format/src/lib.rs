@@ -10,6 +10,7 @@ pub mod container;
 pub mod delta;
 pub mod event;
 pub mod keys;
+pub mod recipient;
 pub mod record;
 pub mod segment;
 

@@ -1,8 +1,9 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use uuid::Uuid;
 
-/// Reads a Holdfast vault with nothing but its place and its key: no controller, no database.
+/// Reads a Holdfast vault, and says who can unlock it, with nothing but its place and its key: no controller, no database.
 #[derive(Debug, Parser)]
 #[command(version, after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage.")]
 pub(crate) struct Args {
@@ -12,11 +13,25 @@ pub(crate) struct Args {
     pub(crate) vault: String,
     #[command(flatten)]
     pub(crate) s3: S3Options,
-    /// Key file of the vault.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) key: PathBuf,
+    #[command(flatten)]
+    pub(crate) unlock: UnlockOptions,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// By what the vault is unlocked.
+#[derive(Debug, clap::Args)]
+#[group(multiple = false)]
+pub(crate) struct UnlockOptions {
+    /// Key file of the vault.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key: Option<PathBuf>,
+    /// File with a passphrase of the vault in its first line; nobody else may read it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
+    /// Asks for a passphrase of the vault.
+    #[arg(long)]
+    pub(crate) passphrase: bool,
 }
 
 /// How a vault in S3 is reached.
@@ -57,6 +72,81 @@ pub(crate) enum Command {
     Check(CheckOptions),
     /// Writes one disk of a point to a file.
     Restore(RestoreOptions),
+    /// Shows and changes who can unlock the vault.
+    #[command(subcommand)]
+    Key(KeyCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    /// Lists who can unlock the vault; needs no key.
+    List {
+        #[arg(short, long, value_enum, default_value_t = Output::Table)]
+        output: Output,
+    },
+    /// Lets one more key file or passphrase unlock the vault.
+    Add(AddOptions),
+    /// Takes that from one, but never from the one that is used for it.
+    Remove(RemoveOptions),
+    /// Replaces the key file that is used by a new one.
+    Rotate(RotateOptions),
+    /// Makes a key on a page to be printed, with what to do in an emergency.
+    RecoveryKit(KitOptions),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct AddOptions {
+    /// What people call it.
+    #[arg(long)]
+    pub(crate) label: String,
+    #[command(flatten)]
+    pub(crate) new: NewRecipient,
+}
+
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct NewRecipient {
+    /// Somebody else's age recipient, as `age-keygen` prints it.
+    #[arg(long, value_name = "age1...")]
+    pub(crate) recipient: Option<String>,
+    /// Makes a new key file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) new_key_file: Option<PathBuf>,
+    /// File with the new passphrase in its first line, at least 12 characters; nobody else may read it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) new_passphrase_file: Option<PathBuf>,
+    /// Asks for the new passphrase.
+    #[arg(long)]
+    pub(crate) new_passphrase: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct RemoveOptions {
+    /// As `key list` tells it.
+    pub(crate) id: Uuid,
+    /// Really.
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct RotateOptions {
+    /// File to make.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) new_key_file: PathBuf,
+    /// What people call it [default: as the old one].
+    #[arg(long)]
+    pub(crate) label: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct KitOptions {
+    /// What people call it [default: recovery kit].
+    #[arg(long)]
+    pub(crate) label: Option<String>,
+    /// File to make, which nobody else can read, instead of printing it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]

@@ -14,6 +14,16 @@ pub(crate) enum ToolError {
     List(#[source] VaultError),
     #[error("the vault cannot be checked")]
     Check(#[source] VaultError),
+    #[error("the vault's keys cannot be changed or listed")]
+    Keys(#[source] VaultError),
+    #[error("nothing is given to unlock the vault")]
+    NoKey,
+    #[error("no passphrase can be asked for")]
+    Prompt(#[source] io::Error),
+    #[error("the two passphrases are not the same")]
+    PassphrasesDiffer,
+    #[error("recipient {0} was not removed")]
+    NotConfirmed(uuid::Uuid),
     #[error("no point {0} in this vault")]
     NoPoint(String),
     #[error("no machine {0} in this vault")]
@@ -81,16 +91,28 @@ impl ToolError {
 
     fn vault_error(&self) -> Option<&VaultError> {
         match self {
-            Self::Open(source) | Self::List(source) | Self::Check(source) | Self::Read(source) => {
-                Some(source)
-            }
+            Self::Open(source)
+            | Self::List(source)
+            | Self::Check(source)
+            | Self::Read(source)
+            | Self::Keys(source) => Some(source),
             _ => None,
         }
     }
 
     fn usual_step(&self) -> &'static str {
         match self {
-            Self::Open(VaultError::WrongKey) => "give the key file that belongs to this vault with --key",
+            Self::Open(VaultError::WrongKey { .. }) => {
+                "give one of those with --key, --passphrase or --passphrase-file"
+            }
+            Self::NoKey => "give --key FILE, --passphrase, or --passphrase-file FILE",
+            Self::Prompt(_) => "run it on a terminal, or give the passphrase in a file",
+            Self::PassphrasesDiffer => "try again",
+            Self::NotConfirmed(_) => {
+                "see with `key list` what it is; with --yes its owner cannot unlock the vault any more, unless a copy of it was kept"
+            }
+            Self::Keys(VaultError::BadInput { .. }) => "correct that; nothing was changed",
+            Self::Keys(_) => "check --vault, and that this user may write to it",
             Self::Open(VaultError::NotAVault) => {
                 "give the directory or the bucket and prefix that hold vault.json with --vault"
             }

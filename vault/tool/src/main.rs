@@ -4,6 +4,7 @@ mod args;
 mod check;
 mod error;
 mod find;
+mod key;
 mod list;
 mod output;
 mod place;
@@ -12,9 +13,9 @@ mod restore;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use holdfast_vault_engine::{KeyFile, Vault};
+use holdfast_vault_engine::{Storage, Vault};
 
-use crate::args::{Args, Command};
+use crate::args::{Args, Command, UnlockOptions};
 use crate::error::ToolError;
 
 fn main() -> ExitCode {
@@ -34,12 +35,16 @@ fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> Result<(), ToolError> {
-    let key = KeyFile::load(&args.key).map_err(ToolError::Open)?;
-    let store = place::storage(&args.vault, args.s3).map_err(ToolError::Open)?;
-    let vault = Vault::open(store, &key).await.map_err(ToolError::Open)?;
+    let storage = place::storage(&args.vault, args.s3).map_err(ToolError::Open)?;
+    let unlock = &args.unlock;
     match args.command {
-        Command::List { output } => list::list(&vault, output).await,
-        Command::Check(options) => check::check(&vault, options).await,
-        Command::Restore(options) => restore::restore(&vault, options).await,
+        Command::List { output } => list::list(&open(storage, unlock).await?, output).await,
+        Command::Check(options) => check::check(&open(storage, unlock).await?, options).await,
+        Command::Restore(options) => restore::restore(&open(storage, unlock).await?, options).await,
+        Command::Key(command) => key::key(storage, &args.vault, unlock, command).await,
     }
+}
+
+async fn open(storage: Storage, unlock: &UnlockOptions) -> Result<Vault, ToolError> {
+    Vault::open_with(key::unlocked(storage, unlock).await?).map_err(ToolError::Open)
 }

@@ -263,3 +263,91 @@ fn damage_is_named_and_leaves_no_file() {
     assert_eq!((&listed[0]["state"], &listed[1]["state"]), (&"listed".into(), &"damaged".into()));
     assert!(listed[1]["id"].is_null() && listed[1]["error"].is_string());
 }
+
+#[test]
+fn keys_are_added_rotated_and_removed() {
+    let fixture = Fixture::new();
+    std::fs::write(fixture.path("secret"), "correct horse battery\nnot this\n").unwrap();
+    std::fs::set_permissions(fixture.path("secret"), PermissionsExt::from_mode(0o600)).unwrap();
+    succeeded(&fixture.run(&["key", "add", "--label", "on call", "--new-passphrase-file", "secret"]));
+    succeeded(&fixture.run(&["key", "add", "--label", "office", "--new-key-file", "office.key"]));
+    assert_eq!(std::fs::metadata(fixture.path("office.key")).unwrap().mode() & 0o777, 0o600);
+    let kit = fixture.run(&["key", "recovery-kit", "--output", "kit.txt"]);
+    succeeded(&kit);
+    assert_eq!(std::fs::metadata(fixture.path("kit.txt")).unwrap().mode() & 0o777, 0o600);
+    // The line on the page is a key file.
+    let page = std::fs::read_to_string(fixture.path("kit.txt")).unwrap();
+    let line = page.lines().find(|line| line.starts_with("AGE-SECRET-KEY-1")).unwrap();
+    std::fs::write(fixture.path("kit.key"), line).unwrap();
+    std::fs::set_permissions(fixture.path("kit.key"), PermissionsExt::from_mode(0o600)).unwrap();
+
+    let list = |unlock: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_holdfast-vault"))
+            .current_dir(fixture.dir.path())
+            .args(["--vault", "vault"])
+            .args(unlock)
+            .arg("list")
+            .output()
+            .unwrap()
+    };
+    let unlocks = [
+        ["--key", "vault.key"],
+        ["--key", "office.key"],
+        ["--key", "kit.key"],
+        ["--passphrase-file", "secret"],
+    ];
+    for unlock in &unlocks {
+        let output = list(unlock);
+        succeeded(&output);
+        assert!(String::from_utf8_lossy(&output.stdout).contains("web1"));
+    }
+    let without = list(&[]);
+    assert_eq!(without.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&without.stderr).contains("next: give --key FILE"));
+    assert_eq!(list(&["--key", "vault.key", "--passphrase"]).status.code(), Some(2));
+
+    let recipients = || {
+        let output = Command::new(env!("CARGO_BIN_EXE_holdfast-vault"))
+            .current_dir(fixture.dir.path())
+            .args(["--vault", "vault", "key", "list", "-o", "json"])
+            .output()
+            .unwrap();
+        succeeded(&output);
+        let known: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let known = known.as_array().unwrap().clone();
+        known
+            .iter()
+            .map(|entry| {
+                [&entry["kind"], &entry["label"], &entry["id"]]
+                    .map(|value| value.as_str().unwrap().to_owned())
+            })
+            .collect::<Vec<_>>()
+    };
+    let known = recipients();
+    let names: Vec<_> = known.iter().map(|[kind, label, _]| (&**kind, &**label)).collect();
+    assert_eq!(
+        names,
+        [("first", ""), ("passphrase", "on call"), ("identity", "office"), ("identity", "recovery kit")]
+    );
+    let office = &known[2][2];
+    fixture.refused(&fixture.run(&["key", "remove", office]), 1, "was not removed", "out");
+    fixture.refused(
+        &fixture.run_with("office.key", &["key", "remove", office, "--yes"]),
+        1,
+        "cannot be removed",
+        "out",
+    );
+    succeeded(&fixture.run(&["key", "remove", office, "--yes"]));
+    let refused = list(&["--key", "office.key"]);
+    let stderr = String::from_utf8_lossy(&refused.stderr);
+    assert!(stderr.contains("does not open the vault") && stderr.contains("on call"), "{stderr}");
+
+    fixture.refused(&fixture.run(&["key", "rotate", "--new-key-file", "kit.key"]), 1, "kit.key", "out");
+    succeeded(&fixture.run(&["key", "rotate", "--new-key-file", "new.key"]));
+    assert_eq!(list(&["--key", "vault.key"]).status.code(), Some(1));
+    succeeded(
+        &fixture.run_with("new.key", &["restore", "--point", "web1@latest", "--disk", "data", "--to", "out"]),
+    );
+    assert!(std::fs::read(fixture.path("out")).unwrap() == fixture.data);
+    assert_eq!(recipients().len(), 3);
+}

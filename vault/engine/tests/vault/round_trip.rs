@@ -213,7 +213,7 @@ async fn vaults_and_keys() {
     assert!(matches!(again, Err(VaultError::AlreadyExists)));
     let other = KeyFile::generate(&test.key_path.with_file_name("other.key")).unwrap();
     let wrong = Vault::open(Storage::directory(&test.path).unwrap(), &other).await;
-    assert!(matches!(wrong, Err(VaultError::WrongKey)), "{wrong:?}");
+    assert!(matches!(wrong, Err(VaultError::WrongKey { .. })), "{wrong:?}");
     match KeyFile::generate(&test.key_path) {
         Err(VaultError::KeyFile { operation: "created", source, .. }) => {
             assert_eq!(source.kind(), std::io::ErrorKind::AlreadyExists);

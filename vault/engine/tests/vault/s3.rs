@@ -51,7 +51,7 @@ async fn s3_every_point_comes_back() {
     assert!(matches!(again, VaultError::AlreadyExists), "{again:?}");
     let (_dir, other) = new_key();
     let wrong = Vault::open(Storage::s3(&test.place).unwrap(), &other).await.unwrap_err();
-    assert!(matches!(wrong, VaultError::WrongKey), "{wrong:?}");
+    assert!(matches!(wrong, VaultError::WrongKey { .. }), "{wrong:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

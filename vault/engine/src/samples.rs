@@ -106,6 +106,12 @@ impl Samples {
         Some(SegmentId { machine, seq: sampled.seq, number: sampled.number, generation: 0 })
     }
 
+    /// Whether a cell with this hash is a sample.
+    #[must_use]
+    pub fn knows(&self, hash: &[u8; 32]) -> bool {
+        self.find(hash).is_some()
+    }
+
     #[must_use]
     pub fn stats(&self) -> SampleStats {
         let state = self.state();

@@ -15,6 +15,7 @@ mod gone;
 mod heal;
 mod hostile;
 mod keys;
+mod killed;
 mod lives;
 mod merge;
 mod power_cut;

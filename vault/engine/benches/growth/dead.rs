@@ -1,5 +1,5 @@
-//! What dead blocks hold after 90 days: 1 % of a disk changes at random each day, points are kept for 14 days, 8 weeks and 6
-//! months, and garbage is collected daily.
+//! What dead blocks hold: 1 % of a disk changes at random each day, points are kept for 14 days, 8 weeks and 6 months, and garbage is
+//! collected daily.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use holdfast_vault_engine::{Action, ClockTrust, CollectOptions, Extent, Point};
 use crate::disk::{Content, Disk, bytes};
 
 const BLOCKS: u64 = 1 << 20;
-const DAYS: u64 = 90;
+const DAYS: u64 = 240;
 
 pub(crate) async fn run() {
     println!("| day | points | segments' bytes | live blocks | held by dead blocks | share |");
@@ -40,7 +40,7 @@ pub(crate) async fn run() {
         let now = start + TimeDelta::days(i64::try_from(day).unwrap());
         let options = CollectOptions { clock: ClockTrust::Trusted, ..CollectOptions::new(now) };
         disk.vault.collect(options, |_| {}).await.unwrap();
-        if day % 15 == 0 {
+        if day % 30 == 0 {
             tell(&disk, day, &kept);
         }
     }

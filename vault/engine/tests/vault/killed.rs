@@ -103,16 +103,16 @@ impl Child {
     async fn work(&mut self) {
         loop {
             let machine = Uuid::from_u128(u128::from(self.random.next()) % MACHINES + 1);
-            match self.random.below(12) {
+            match self.random.below(14) {
                 0..=5 => self.back_up(machine).await,
-                6 | 7 => self.decide(machine, AT_ONCE).await,
-                8 => {
+                6..=9 => self.decide(machine, AT_ONCE).await,
+                10 => {
                     let until = (Utc::now() + chrono::TimeDelta::milliseconds(200)).timestamp_micros();
                     let lock = Action::Lock { mode: LockMode::Governance, until };
                     let action = if self.random.below(2) == 0 { Action::Undelete } else { lock };
                     self.decide(machine, action).await;
                 }
-                9 => self.restore(machine).await,
+                11 => self.restore(machine).await,
                 _ => self.collect().await,
             }
         }

@@ -13,7 +13,7 @@ const MACHINE: &str = "bench";
 /// A whole installation with one machine; periods are the ones that users have.
 pub(crate) struct Holdfast {
     cli: Cli,
-    agent: Agent,
+    agents: Vec<Agent>,
     controller: Controller,
     vault: PathBuf,
     _database: Database,
@@ -22,6 +22,13 @@ pub(crate) struct Holdfast {
 
 impl Holdfast {
     pub(crate) fn start(folder: &Path, disk: &Path) -> Self {
+        let (mut started, folders) = Self::without_agents(folder);
+        started.add(&folders, MACHINE, disk);
+        started
+    }
+
+    /// With no machine yet; answers the folders of agents and logs.
+    pub(crate) fn without_agents(folder: &Path) -> (Self, [PathBuf; 2]) {
         let logs = folder.join("logs");
         fs::create_dir(&logs).unwrap();
         let postgres = Postgres::shared();
@@ -32,22 +39,33 @@ impl Holdfast {
         controller.start();
         let api_key_file = controller.create_api_key("operator", "admin");
         let cli = Cli { address: controller.operators(), ca_file: controller.ca_file(), api_key_file };
+        let vault = controller.vault_dir();
+        let started =
+            Self { cli, agents: Vec::new(), controller, vault, _database: database, _postgres: postgres };
+        (started, [folder.join("agents"), logs])
+    }
+
+    /// One more machine.
+    pub(crate) fn add(&mut self, [agents, logs]: &[PathBuf; 2], machine: &str, disk: &Path) {
+        let (cli, controller) = (&self.cli, &self.controller);
         let token = cli.json(&["token", "create"])["token"].as_str().unwrap().to_owned();
-        let mut agent =
-            Agent::configure(&folder.join("agents"), &logs, MACHINE, &controller.agents(), &[("disk", disk)]);
+        let mut agent = Agent::configure(agents, logs, machine, &controller.agents(), &[("disk", disk)]);
         let _ = agent.enrol(&Enrolment { token, ca_file: controller.ca_file() }).succeeds();
         agent.start();
         wait::until("the machine to be online", std::time::Duration::from_secs(60), || {
-            (cli.json(&["machine", "show", MACHINE])["state"] == "online").then_some(())
+            (cli.json(&["machine", "show", machine])["state"] == "online").then_some(())
         });
-        let vault = controller.vault_dir();
-        Self { cli, agent, controller, vault, _database: database, _postgres: postgres }
+        self.agents.push(agent);
+    }
+
+    pub(crate) fn cli(&self) -> &Cli {
+        &self.cli
     }
 
     /// Of agent, controller and client; Postgres has next to nothing to do.
     fn run(&self, mut command: Command) -> Cost {
         command.envs(self.cli.environment());
-        let agent = Watched::start(self.agent.pid());
+        let agent = Watched::start(self.agents[0].pid());
         let controller = Watched::start(self.controller.pid());
         let cost = cost::of(command);
         let (agent_cpu, agent_peak) = agent.end();

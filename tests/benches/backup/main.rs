@@ -4,6 +4,7 @@
 //! Only what a user waits for is timed: a command from its start to its end. Restored images are compared with the originals, always.
 #![allow(clippy::unwrap_used)]
 
+mod clones;
 mod cost;
 mod holdfast;
 mod peer;
@@ -27,6 +28,8 @@ struct Options {
     work: PathBuf,
     rounds: u32,
     programs: Vec<String>,
+    /// Instead of programs side by side: so many machines that were made from one image.
+    clones: Option<u32>,
 }
 
 /// One program with one empty repository.
@@ -41,6 +44,9 @@ trait Program {
 fn main() {
     let options = options();
     fs::create_dir_all(&options.work).unwrap();
+    if let Some(clones) = options.clones {
+        return clones::measure(&options, clones);
+    }
     let mut report = Report::default();
     for round in 1..=options.rounds {
         limits(&options, &mut report);
@@ -157,11 +163,12 @@ fn remove(path: &Path) {
 }
 
 fn options() -> Options {
-    const USAGE: &str = "usage: --images DIR --work DIR [--rounds N] [--programs A,B,...]";
+    const USAGE: &str = "usage: --images DIR --work DIR [--rounds N] [--programs A,B,...] [--clones N]";
     let mut options = Options {
         images: PathBuf::new(),
         work: PathBuf::new(),
         rounds: 3,
+        clones: None,
         programs: ["holdfast", "restic", "borg", "borg-fixed"].map(str::to_owned).to_vec(),
     };
     let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
@@ -171,6 +178,7 @@ fn options() -> Options {
             "--images" => options.images = value.into(),
             "--work" => options.work = value.into(),
             "--rounds" => options.rounds = value.parse().expect(USAGE),
+            "--clones" => options.clones = Some(value.parse().expect(USAGE)),
             "--programs" => options.programs = value.split(',').map(str::to_owned).collect(),
             _ => panic!("{name}: {USAGE}"),
         }

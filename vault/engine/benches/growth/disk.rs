@@ -1,6 +1,7 @@
 //! A simulated disk: what is sent of it, without it being anywhere.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use chrono::Utc;
 use holdfast_vault_engine::{
@@ -33,14 +34,30 @@ pub(crate) struct Disk {
 
 impl Disk {
     pub(crate) async fn new(blocks: u64, content: Content) -> Self {
-        let dir =
-            tempfile::tempdir_in(std::env::var("HOLDFAST_BENCH_DIR").unwrap_or_else(|_| "/var/tmp".into()));
-        let dir = dir.unwrap();
+        let dir = folder();
         let path = dir.path().join("vault");
         std::fs::create_dir(&path).unwrap();
         let key = KeyFile::generate(&dir.path().join("key")).unwrap();
         let vault = Vault::create(Storage::directory(&path).unwrap(), &key).await.unwrap();
         Self { vault, machine: Uuid::from_u128(1), blocks, random: Random(42), content, dir }
+    }
+
+    /// The same disk in a vault of its own.
+    pub(crate) async fn copied(&self) -> Self {
+        let dir = folder();
+        let key = self.path().with_file_name("key");
+        let copied = Command::new("cp").arg("-r").args([&self.path(), &key]).arg(dir.path()).status();
+        assert!(copied.unwrap().success());
+        let key = KeyFile::load(&dir.path().join("key")).unwrap();
+        let vault = Vault::open(Storage::directory(&dir.path().join("vault")).unwrap(), &key).await.unwrap();
+        Self {
+            vault,
+            machine: self.machine,
+            blocks: self.blocks,
+            random: Random(42),
+            content: self.content,
+            dir,
+        }
     }
 
     /// Backs up these extents, in block order; everything else is as before, or zeros if nothing was.
@@ -132,6 +149,11 @@ impl Disk {
         add(&self.path(), &mut sum);
         sum
     }
+}
+
+fn folder() -> TempDir {
+    let parent = std::env::var("HOLDFAST_BENCH_DIR").unwrap_or_else(|_| "/var/tmp".into());
+    tempfile::tempdir_in(parent).unwrap()
 }
 
 fn add(dir: &Path, sum: &mut (u64, u64)) {

@@ -21,7 +21,7 @@ use crate::layer::Layer;
 use crate::received::ReceivedHashes;
 
 use super::entry::Entry;
-use super::pages::{Pages, Written, write_meta};
+use super::pages::{Pages, Written, hash_pages, weight, write_meta};
 use super::sweep::{Batches, Sweep};
 
 /// Received extents that are looked at at once, and blocks of them.
@@ -69,7 +69,8 @@ async fn write_delta(shared: &Arc<Shared>, index: usize) -> Result<DiskStack, Va
     let changed_blocks: u64 = layer.iter().map(|placed| placed.extent.block_count).sum();
     let cut =
         (base_blocks > blocks).then(|| Extent { first_block: blocks, block_count: base_blocks - blocks });
-    let merged = crowded(shared, layer.len() + u64::from(cut.is_some()), &deltas).await?;
+    let extents = layer.len() + u64::from(cut.is_some());
+    let merged = crowded(shared, weight(extents, hash_pages(extents, changed_blocks)), &deltas).await?;
     deltas.drain(..merged.len());
     let bottom = deltas.is_empty().then_some(blocks);
     let sources = Sources { shared: Arc::clone(shared), layer, cut, merged, bottom };
@@ -91,21 +92,22 @@ async fn write_delta(shared: &Arc<Shared>, index: usize) -> Result<DiskStack, Va
     Ok(DiskStack { deltas, changed_bytes: changed_blocks * BLOCK_SIZE as u64 })
 }
 
-/// The newest deltas of a stack that are merged with a new one of so many extents: while what lies over a delta is larger
-/// than a quarter of it. So each delta of a stack has about four times the extents of the one above it, and what is
-/// rewritten is paid for by what was added since it was written last.
+/// The newest deltas of a stack that are merged with a new one of this weight: while what lies over a delta is heavier than a
+/// quarter of it. So each delta of a stack has about four times the weight of the one above it, and what is rewritten is paid for
+/// by what was added since it was written last.
 async fn crowded(
     shared: &Shared,
-    mut extents: u64,
+    mut above: u64,
     stack: &[DeltaRef],
 ) -> Result<Vec<(u64, DeltaRoot)>, VaultError> {
     let mut merged = Vec::new();
     for delta in stack {
         let root = shared.vault.delta_root(shared.request.machine, delta).await?;
-        if extents.saturating_mul(4) <= root.extents {
+        let weight = weight(root.extents, root.hash_pages.len());
+        if above.saturating_mul(4) <= weight {
             break;
         }
-        extents = extents.saturating_add(root.extents);
+        above = above.saturating_add(weight);
         merged.push((delta.seq, root));
     }
     Ok(merged)

@@ -307,6 +307,7 @@ async fn whatever_is_killed_what_was_said_stays_true() {
     let (mut listed, mut taken_over) = (0, 0);
     for seed in first..first + kills {
         println!("seed {seed}");
+        let said = place.said().len();
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "killed::child", "--ignored", "--nocapture"])
             .env(CHILD, format!("{seed} {}", dir.path().display()))
@@ -314,7 +315,11 @@ async fn whatever_is_killed_what_was_said_stays_true() {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        tokio::time::sleep(Duration::from_millis(30 + random.next() % 500)).await;
+        // Some are killed before they say anything, most in the middle of something.
+        if seed % 8 > 0 {
+            has_said_more(&place, said).await;
+        }
+        tokio::time::sleep(Duration::from_millis(random.next() % 400)).await;
         let ended = child.try_wait().unwrap();
         child.kill().unwrap();
         let output = child.wait_with_output().unwrap();
@@ -339,7 +344,17 @@ async fn whatever_is_killed_what_was_said_stays_true() {
     );
     assert_eq!(check(&place).await, points_left(&vault).await);
     println!("{listed} points at the end, {taken_over} acknowledged blocks taken over");
-    assert!(listed > 0 && (kills < 12 || taken_over > 0), "nothing was proved");
+    assert!(listed > 0 && (kills < 100 || taken_over > 0), "nothing was proved");
+}
+
+/// Waits until the child has begun to work, however slow the machine is, or has failed to.
+async fn has_said_more(place: &Place, than: usize) {
+    for _ in 0..600 {
+        if place.said().len() > than {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 async fn points_left(vault: &Vault) -> usize {

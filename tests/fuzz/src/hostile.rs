@@ -6,7 +6,7 @@ use holdfast_vault_format::bytes::Writer;
 use holdfast_vault_format::container::{Kind, Sealer};
 use holdfast_vault_format::delta::{DeltaRoot, MetaPlace, PageRef, SegmentRef};
 use holdfast_vault_format::record::{Abort, Consistency, DeltaRef, Open, Point, PointDisk, PointRef};
-use holdfast_vault_format::segment::{CellBlocks, CellEntry, CellKind, Directory, encode_table};
+use holdfast_vault_format::segment::{CellBlocks, CellEntry, CellKind, CellRef, Directory, encode_table};
 use holdfast_vault_format::{BLOCK_SIZE, Codec, Extent, cell_hash, encode_cell};
 use uuid::Uuid;
 
@@ -43,11 +43,13 @@ pub fn machine(u: &mut Unstructured<'_>) -> Result<Objects> {
 fn backup(u: &mut Unstructured<'_>, seq: u64, history: &mut History) -> Result<()> {
     let mut cells = Cells::new();
     for _ in 0..u.int_in_range(0..=4)? {
-        cells.push_blocks(u)?;
+        cells.push_blocks(u, &history.segments)?;
     }
     let root = cells.directory.root();
     let generation = u32::from(u.ratio(1, 30)?);
-    history.segments.insert(0, SegmentRef { lender: None, seq, number: 0, generation, root });
+    // Its own machine is a lender like any other.
+    let lender = u.ratio(1, 12)?.then_some(MACHINE);
+    history.segments.insert(0, SegmentRef { lender, seq, number: 0, generation, root });
     for index in 0..DISKS.len() {
         if u.ratio(1, 8)? {
             continue;
@@ -250,8 +252,8 @@ impl Cells {
         self.push(CellKind::Meta, data.len(), cell_hash(&data), CellBlocks::default(), data)
     }
 
-    /// A cell of data or zeros.
-    fn push_blocks(&mut self, u: &mut Unstructured<'_>) -> Result<()> {
+    /// A cell of data or zeros, or one that stands for a cell of an earlier segment.
+    fn push_blocks(&mut self, u: &mut Unstructured<'_>, earlier: &[SegmentRef]) -> Result<()> {
         let disk = u32::from(u.arbitrary::<bool>()?);
         if u.ratio(1, 3)? {
             let extents = extents(u, u64::MAX)?;
@@ -271,7 +273,16 @@ impl Cells {
             if u.arbitrary()? { encode_cell(plain.clone(), 1) } else { (Codec::Raw, plain.clone()) };
         let hash = if u.ratio(1, 20)? { u.arbitrary()? } else { cell_hash(&plain) };
         let hashes = (0..blocks).map(|block| block + 1).collect();
-        self.push(CellKind::Data { disk, codec }, plain.len(), hash, CellBlocks { extents, hashes }, data);
+        let blocks = CellBlocks { extents, hashes };
+        if let Some(segment) = earlier.first().filter(|_| matches!(u.ratio(1, 4), Ok(true))) {
+            let SegmentRef { seq, number, generation, root, .. } = *segment;
+            let place =
+                CellRef { machine: MACHINE, seq, number, generation, root, cell: u.int_in_range(0..=4)? };
+            let place = edit(u, place.encode())?;
+            self.push(CellKind::Known { disk }, plain.len(), hash, blocks, place);
+            return Ok(());
+        }
+        self.push(CellKind::Data { disk, codec }, plain.len(), hash, blocks, data);
         Ok(())
     }
 

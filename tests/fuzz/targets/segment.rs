@@ -33,7 +33,7 @@ fuzz_target!(|data: &[u8]| {
                 assert!((disk as usize) < decoded.disks.len() && cell.hashes.is_empty());
                 assert!((1..=MAX_ZERO_EXTENTS).contains(&cell.extents.len()));
             }
-            CellKind::Data { disk, .. } => {
+            CellKind::Data { disk, .. } | CellKind::Known { disk } => {
                 assert!((disk as usize) < decoded.disks.len());
                 assert_eq!(blocks * BLOCK_SIZE as u64, u64::from(entry.plain_len));
                 assert_eq!(blocks, cell.hashes.len() as u64);

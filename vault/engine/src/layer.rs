@@ -25,10 +25,6 @@ impl Layer {
         self.entries.is_empty()
     }
 
-    pub(crate) fn len(&self) -> u64 {
-        self.entries.len() as u64
-    }
-
     /// The block after the last one.
     pub(crate) fn end(&self) -> u64 {
         self.entries.last_key_value().map_or(0, |(first, entry)| first + entry.block_count)

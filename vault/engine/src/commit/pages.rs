@@ -15,18 +15,6 @@ use super::entry::Entry;
 const PAGE_ENTRIES: usize = 16 << 10;
 const PAGE_HASHES: usize = 64 << 10;
 
-/// What it costs to write a delta with so many extents and pages of hashes, in extents or hashes, about: all pages but one count as
-/// full.
-pub(super) fn weight(extents: u64, hash_pages: usize) -> u64 {
-    extents.saturating_add(hash_pages.saturating_sub(1) as u64 * PAGE_HASHES as u64)
-}
-
-/// How many pages so many hashes in so many runs take.
-pub(super) fn hash_pages(runs: u64, hashes: u64) -> usize {
-    let pages = runs.div_ceil(PAGE_ENTRIES as u64).max(hashes.div_ceil(PAGE_HASHES as u64));
-    usize::try_from(pages).unwrap_or(usize::MAX)
-}
-
 /// Pages of one kind of a delta: each is written when it is full.
 pub(super) struct Pages<T> {
     shared: Arc<Shared>,

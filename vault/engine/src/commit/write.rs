@@ -19,9 +19,10 @@ use crate::VaultError;
 use crate::backup::Shared;
 use crate::layer::Layer;
 use crate::received::ReceivedHashes;
+use crate::segment::SegmentId;
 
 use super::entry::Entry;
-use super::pages::{Pages, Written, hash_pages, weight, write_meta};
+use super::pages::{Pages, Written, write_meta};
 use super::sweep::{Batches, Sweep};
 
 /// Received extents that are looked at at once, and blocks of them.
@@ -69,8 +70,7 @@ async fn write_delta(shared: &Arc<Shared>, index: usize) -> Result<DiskStack, Va
     let changed_blocks: u64 = layer.iter().map(|placed| placed.extent.block_count).sum();
     let cut =
         (base_blocks > blocks).then(|| Extent { first_block: blocks, block_count: base_blocks - blocks });
-    let extents = layer.len() + u64::from(cut.is_some());
-    let merged = crowded(shared, weight(extents, hash_pages(extents, changed_blocks)), &deltas).await?;
+    let merged = crowded(shared, encoded_len(&layer), &deltas).await?;
     deltas.drain(..merged.len());
     let bottom = deltas.is_empty().then_some(blocks);
     let sources = Sources { shared: Arc::clone(shared), layer, cut, merged, bottom };
@@ -92,9 +92,21 @@ async fn write_delta(shared: &Arc<Shared>, index: usize) -> Result<DiskStack, Va
     Ok(DiskStack { deltas, changed_bytes: changed_blocks * BLOCK_SIZE as u64 })
 }
 
-/// The newest deltas of a stack that are merged with a new one of this weight: while what lies over a delta is heavier than a
-/// quarter of it. So each delta of a stack has about four times the weight of the one above it, and what is rewritten is paid for
-/// by what was added since it was written last.
+/// Bytes that the pages of what was received will take, about.
+fn encoded_len(layer: &Layer) -> u64 {
+    /// Gap, count and place; the run of its hashes.
+    const EXTENT: u64 = 12;
+    const HASH: u64 = 8;
+    let len = |placed: Placed| match placed.place {
+        Place::Zero => EXTENT,
+        Place::Cell { .. } => EXTENT + placed.extent.block_count * HASH,
+    };
+    layer.iter().map(len).sum()
+}
+
+/// The newest deltas of a stack that are merged with a new one of so many bytes: while what lies over a delta is larger than
+/// a quarter of it. So each delta of a stack has about four times the bytes of the one above it, and what is rewritten is
+/// paid for by what was added since it was written last.
 async fn crowded(
     shared: &Shared,
     mut above: u64,
@@ -103,14 +115,29 @@ async fn crowded(
     let mut merged = Vec::new();
     for delta in stack {
         let root = shared.vault.delta_root(shared.request.machine, delta).await?;
-        let weight = weight(root.extents, root.hash_pages.len());
-        if above.saturating_mul(4) <= weight {
+        let limit = above.saturating_mul(4);
+        let len = pages_len(shared, delta.seq, &root, limit).await?;
+        if len >= limit {
             break;
         }
-        above = above.saturating_add(weight);
+        above = above.saturating_add(len);
         merged.push((delta.seq, root));
     }
     Ok(merged)
+}
+
+/// Bytes of a delta's pages; no more are counted than `limit`, so that a large one costs a look at one directory.
+async fn pages_len(shared: &Shared, seq: u64, root: &DeltaRoot, limit: u64) -> Result<u64, VaultError> {
+    let machine = shared.request.machine;
+    let mut len = 0;
+    for page in root.extent_pages.iter().chain(&root.hash_pages) {
+        if len >= limit {
+            break;
+        }
+        let id = SegmentId { machine, seq, number: page.place.segment, generation: 0 };
+        len += u64::from(shared.vault.segment(id).await?.entry(page.place.cell)?.plain_len);
+    }
+    Ok(len)
 }
 
 impl Sources {

@@ -116,10 +116,3 @@ async fn a_part_of_a_delta_is_no_larger_than_a_cell_of_metadata() {
         assert!(matches!(refused, Err(VaultError::Mismatch { .. })), "{refused:?}");
     }
 }
-
-#[test]
-fn a_delta_weighs_what_its_pages_hold() {
-    assert_eq!([hash_pages(0, 0), hash_pages(1, 1), hash_pages(16 << 10, 64 << 10)], [0, 1, 1]);
-    assert_eq!([hash_pages((16 << 10) + 1, 0), hash_pages(1, (64 << 10) + 1)], [2, 2]);
-    assert_eq!([weight(7, 0), weight(7, 1), weight(7, 2), weight(u64::MAX, 9)], [7, 7, 65_543, u64::MAX]);
-}

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use holdfast_vault_format::container::{FOOTER_LEN, HEADER_LEN, Keyring, Opener, TAG_LEN};
-use holdfast_vault_format::delta::DeltaRoot;
+use holdfast_vault_format::delta::{DeltaRoot, PageRef};
 use holdfast_vault_format::keys::DataKey;
 use holdfast_vault_format::record::DeltaRef;
 use holdfast_vault_format::segment::{CellKind, Directory};
@@ -59,6 +59,18 @@ impl Anatomist {
         }
         assert_eq!(*blake3::hash(&encoded).as_bytes(), delta.hash);
         DeltaRoot::decode(&encoded).unwrap()
+    }
+
+    /// Bytes of a delta's pages.
+    pub(crate) fn pages_len(&self, vault: &Path, machine: Uuid, delta: &DeltaRef) -> u64 {
+        let root = self.delta_root(vault, machine, delta);
+        let len = |page: &PageRef| {
+            let name = format!("seg/{machine}/{:020}/{:08}.0", delta.seq, page.place.segment);
+            let bytes = std::fs::read(vault.join(&name)).unwrap();
+            let (_, range) = self.regions(&name, &bytes).swap_remove(1 + page.place.cell as usize);
+            (range.len() - TAG_LEN) as u64
+        };
+        root.extent_pages.iter().chain(&root.hash_pages).map(len).sum()
     }
 
     /// The object's regions, in order and without gaps.

@@ -168,11 +168,20 @@ impl Vault {
             if lent.looked_at.get(&machine).is_some_and(|looked_at| looked_at.contains(seq)) {
                 continue;
             }
-            match self.look(machine, *seq).await {
-                Ok(Some(Outcome::Point(point))) => self.mark_point(&point, &mut live, lent).await?,
-                Ok(Some(Outcome::Aborted { .. })) => {}
-                Ok(None) => return Err(VaultError::Missing { object: name::point(machine, *seq) }),
-                Err(error) => return Err(error),
+            let looked = match self.look(machine, *seq).await {
+                Ok(Some(Outcome::Point(point))) => self.mark_point(&point, &mut live, lent).await,
+                Ok(Some(Outcome::Aborted { .. })) => Ok(()),
+                Ok(None) => Err(VaultError::Missing { object: name::point(machine, *seq) }),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = looked {
+                // Another collector may have purged it and removed what it needed.
+                let standing = self.standing(machine, *seq).await;
+                if !error.is_damage()
+                    || standing.map_or(true, |standing| standing.state != PointState::Purged)
+                {
+                    return Err(error);
+                }
             }
             lent.looked_at.entry(machine).or_default().insert(*seq);
         }

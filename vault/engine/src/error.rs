@@ -199,6 +199,17 @@ fn io_error(error: &object_store::Error) -> Option<&std::io::Error> {
     None
 }
 
+/// The messages of an error and of all its causes.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(&format!(": {error}"));
+        source = error.source();
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

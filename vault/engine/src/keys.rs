@@ -23,7 +23,7 @@ const PASSES: u32 = 3;
 const LANES: u32 = 4;
 /// Shorter passphrases can be guessed, whatever a guess costs.
 pub const MIN_PASSPHRASE: usize = 12;
-/// Each costs a reader with a passphrase a quarter of a second.
+/// Each passphrase among them has to be tried with what Argon2id costs.
 const MAX_RECIPIENTS: usize = 64;
 
 /// By what a vault is unlocked.
@@ -215,7 +215,11 @@ impl Keys {
         };
         let own = self.name_of(self.used.id);
         let kept = object::read(self.storage.objects(), &own).await?;
+        // It may have been added by somebody who was killed before its name was durable.
+        self.storage.settle(&own).await?;
         object::delete(self.storage.objects(), &self.name_of(id)).await?;
+        // What is removed does not come back after a power cut.
+        self.storage.settle(&own).await?;
         // Somebody else may have removed this one at the same time.
         if !object::exists(self.storage.objects(), &own).await? {
             object::create(&self.storage, &own, kept).await?;
@@ -335,7 +339,8 @@ async fn by_passphrase(
 
 fn wrong_key(all: &[(RecipientInfo, Option<SealedRecipient>)]) -> VaultError {
     let names: Vec<String> = all.iter().map(|(info, _)| info.to_string()).collect();
-    VaultError::WrongKey { recipients: names.join(", ") }
+    let recipients = if names.is_empty() { "nobody: keys/ is empty".to_owned() } else { names.join(", ") };
+    VaultError::WrongKey { recipients }
 }
 
 /// All recipients, oldest first; without what is sealed those that cannot be read, and the first.

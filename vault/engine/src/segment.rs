@@ -10,8 +10,10 @@ use holdfast_vault_format::DecodeError;
 use holdfast_vault_format::collection::CondemnedSegment;
 use holdfast_vault_format::container::{FOOTER_LEN, HEADER_LEN, Kind, Opener};
 use holdfast_vault_format::delta::SegmentRef;
-use holdfast_vault_format::segment::{CellBlocks, CellEntry, CellKind, Directory, decode_table};
+use holdfast_vault_format::segment::{CellBlocks, CellEntry, CellKind, CellRef, Directory, decode_table};
+use holdfast_vault_format::{cell_hash, decode_cell};
 
+use crate::error::chain;
 use crate::object;
 use crate::{Vault, VaultError, name};
 
@@ -225,6 +227,34 @@ impl Segment {
         self.opener
             .cell(cell, entry.codec_byte(), entry.plain_len, stored.to_vec())
             .map_err(|source| VaultError::damaged(&self.name, source))
+    }
+
+    /// Compares a cell with its hash. `stored`: bytes of the segment from `start` on, the cell's among them.
+    pub(crate) fn check_cell(&self, cell: u32, stored: &Bytes, start: u64) -> Result<(), VaultError> {
+        let range = self.range(cell)?;
+        let at = |offset: u64| usize::try_from(offset - start).unwrap_or(usize::MAX);
+        let data = self.open_cell(cell, stored.slice(at(range.start)..at(range.end)))?;
+        let entry = self.entry(cell)?;
+        let hash = match entry.kind {
+            CellKind::Data { codec, .. } => {
+                let plain = decode_cell(codec, entry.plain_len, &data).map_err(|source| {
+                    let detail = format!("cell {cell} does not decode: {}", chain(&source));
+                    VaultError::mismatch(&self.name, detail)
+                })?;
+                cell_hash(&plain)
+            }
+            CellKind::Zero { .. } | CellKind::Meta => cell_hash(&data),
+            // The bytes are those of another segment, which is looked at by itself.
+            CellKind::Known { .. } => {
+                let place = CellRef::decode(&data).map(drop);
+                return place.map_err(|source| VaultError::damaged(&self.name, source));
+            }
+        };
+        if hash == entry.hash {
+            Ok(())
+        } else {
+            Err(VaultError::damaged(&self.name, DecodeError::Hash { what: "a cell" }))
+        }
     }
 }
 

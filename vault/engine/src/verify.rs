@@ -13,6 +13,7 @@ use std::ops::Range;
 
 use uuid::Uuid;
 
+use crate::error::chain;
 use crate::segment::SegmentId;
 use crate::standing::PointState;
 use crate::{Point, PointStatus, Vault, VaultError};
@@ -267,15 +268,4 @@ impl Vault {
         // Where there is no vault any more, everything is missing and nothing is damaged.
         self.check_present().await
     }
-}
-
-/// The messages of an error and of all its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(&format!(": {error}"));
-        source = error.source();
-    }
-    text
 }

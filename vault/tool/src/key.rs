@@ -67,8 +67,7 @@ async fn add(keys: &Keys, options: AddOptions) -> Result<(), ToolError> {
     let added = if let Some(public) = &options.new.recipient {
         keys.add_identity(label, public).await
     } else if let Some(path) = &options.new.new_key_file {
-        let key = KeyFile::generate(path).map_err(ToolError::Keys)?;
-        keys.add_identity(label, &key.public()).await
+        return print(&told_added(&add_new_key(keys, label, path).await?.1));
     } else {
         let passphrase = match &options.new.new_passphrase_file {
             Some(path) => Passphrase::load(path).map_err(ToolError::Keys)?,
@@ -82,8 +81,30 @@ async fn add(keys: &Keys, options: AddOptions) -> Result<(), ToolError> {
         };
         keys.add_passphrase(label, &passphrase).await
     };
-    let added = added.map_err(ToolError::Keys)?;
-    print(&format!("added {} {added}", added.id))
+    print(&told_added(&added.map_err(ToolError::Keys)?))
+}
+
+/// Makes a key file and lets it unlock the vault. If that fails, there is no file that opens nothing.
+async fn add_new_key(keys: &Keys, label: &str, path: &Path) -> Result<(KeyFile, RecipientInfo), ToolError> {
+    let key = KeyFile::generate(path).map_err(ToolError::Keys)?;
+    match keys.add_identity(label, &key.public()).await {
+        Ok(added) => Ok((key, added)),
+        Err(error) => {
+            remove_made(path);
+            Err(ToolError::Keys(error))
+        }
+    }
+}
+
+/// Removes what this program made a moment ago.
+fn remove_made(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path) {
+        eprintln!("warning: {} opens nothing, and cannot be removed: {error}", path.display());
+    }
+}
+
+fn told_added(added: &RecipientInfo) -> String {
+    format!("added {} {added}", added.id)
 }
 
 async fn remove(keys: &Keys, options: RemoveOptions) -> Result<(), ToolError> {
@@ -97,15 +118,14 @@ async fn remove(keys: &Keys, options: RemoveOptions) -> Result<(), ToolError> {
 /// The new key is known to unlock the vault before the old one goes.
 async fn rotate(storage: Storage, unlock: &UnlockOptions, options: RotateOptions) -> Result<(), ToolError> {
     let old = unlocked(storage.clone(), unlock).await?;
-    let key = KeyFile::generate(&options.new_key_file).map_err(ToolError::Keys)?;
     let label = options.label.unwrap_or_else(|| match &*old.used().label {
         "" => "key file".to_owned(),
         label => label.to_owned(),
     });
-    let added = old.add_identity(&label, &key.public()).await.map_err(ToolError::Keys)?;
+    let (key, added) = add_new_key(&old, &label, &options.new_key_file).await?;
     let new = Keys::unlock(storage, Unlock::Key(&key)).await.map_err(ToolError::Keys)?;
     let removed = new.remove(old.used().id).await.map_err(ToolError::Keys)?;
-    print(&format!("added {} {added}\nremoved {} {removed}", added.id, removed.id))
+    print(&format!("{}\nremoved {} {removed}", told_added(&added), removed.id))
 }
 
 async fn recovery_kit(keys: &Keys, place: &str, options: KitOptions) -> Result<(), ToolError> {
@@ -115,7 +135,7 @@ async fn recovery_kit(keys: &Keys, place: &str, options: KitOptions) -> Result<(
     match &options.output {
         Some(path) => {
             write_private(path, &text)?;
-            add_kit(keys, &options, &key).await?;
+            add_kit(keys, &options, &key).await.inspect_err(|_| remove_made(path))?;
             print(&format!(
                 "wrote {}: print it, keep it where the vault is not, and delete the file",
                 path.display()

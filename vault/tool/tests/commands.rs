@@ -342,6 +342,16 @@ fn keys_are_added_rotated_and_removed() {
     let stderr = String::from_utf8_lossy(&refused.stderr);
     assert!(stderr.contains("does not open the vault") && stderr.contains("on call"), "{stderr}");
 
+    // What is refused leaves no file.
+    let long = "x".repeat(200);
+    let add = ["key", "add", "--label", &long, "--new-key-file", "out"];
+    fixture.refused(&fixture.run(&add), 1, "a label has", "out");
+    fixture.refused(
+        &fixture.run(&["key", "recovery-kit", "--label", &long, "--output", "out"]),
+        1,
+        "a label has",
+        "out",
+    );
     fixture.refused(&fixture.run(&["key", "rotate", "--new-key-file", "kit.key"]), 1, "kit.key", "out");
     succeeded(&fixture.run(&["key", "rotate", "--new-key-file", "new.key"]));
     assert_eq!(list(&["--key", "vault.key"]).status.code(), Some(1));

@@ -13,7 +13,7 @@ use crate::begin::BeginBackup;
 use crate::segment::{Segment, SegmentId};
 use crate::{Vault, VaultError, name, object};
 
-use super::known::Known;
+use super::known::{self, Known};
 use super::{State, receive, receive_zeros};
 
 /// Takes over the segments of an earlier backup that has no point: what they hold need not be sent again where the disk
@@ -129,7 +129,10 @@ async fn known_cells(
             let id = SegmentId { machine, seq, number, generation };
             let lent = match lenders.entry(id) {
                 Entry::Occupied(entry) => entry.into_mut(),
-                Entry::Vacant(entry) => entry.insert(lent_segment(vault, id, condemned).await?),
+                Entry::Vacant(entry) => entry.insert(match known::borrow(vault, id, condemned).await {
+                    Err(error) if error.is_damage() => None,
+                    borrowed => borrowed?,
+                }),
             };
             let Some(lent) = lent.as_ref().filter(|lent| lent.root == root) else { continue };
             let known = Known { id, segment: Arc::clone(lent), cell: of };
@@ -139,21 +142,4 @@ async fn known_cells(
         }
     }
     Ok(found)
-}
-
-/// A segment that cells were known in, if it is still there.
-async fn lent_segment(
-    vault: &Vault,
-    id: SegmentId,
-    condemned: &HashSet<CondemnedSegment>,
-) -> Result<Option<Arc<Segment>>, VaultError> {
-    // What is in memory may be gone.
-    if condemned.contains(&id.into()) || !object::exists(vault.store(), &id.name()).await? {
-        return Ok(None);
-    }
-    match vault.segment(id).await {
-        Ok(segment) => Ok(Some(segment)),
-        Err(error) if error.is_damage() => Ok(None),
-        Err(error) => Err(error),
-    }
 }

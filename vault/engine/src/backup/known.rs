@@ -12,7 +12,6 @@ use tracing::{debug, warn};
 
 use holdfast_vault_format::collection::CondemnedSegment;
 use holdfast_vault_format::segment::{CellKind, CellRef};
-use holdfast_vault_format::{cell_hash, decode_cell};
 
 use crate::segment::{Segment, SegmentId};
 use crate::{Vault, VaultError, object};
@@ -72,6 +71,18 @@ struct State {
     followed: VecDeque<Followed>,
     /// Segments that are of no use: damaged, gone or condemned.
     refused: HashSet<SegmentId>,
+    /// The storage once took too long: nothing more is looked for.
+    is_slow: bool,
+}
+
+impl State {
+    /// The cells of a segment are stored again. `None`: it took too long.
+    fn doubt(&mut self, id: SegmentId, error: Option<&VaultError>) {
+        tell(id, error);
+        self.is_slow |= error.is_none();
+        self.refused.insert(id);
+        self.followed.retain(|followed| followed.id != id);
+    }
 }
 
 struct Followed {
@@ -117,17 +128,14 @@ impl Finder {
             Ok(()) => return Checked::True,
             Err(Some(error)) if error.is_damage() && !matches!(error, VaultError::Missing { .. }) => {
                 if found.len() == 1 {
-                    doubt(id, Some(&error));
+                    tell(id, Some(&error));
                     found.fill(None);
                 }
                 return Checked::Damaged;
             }
-            Err(error) => doubt(id, error.as_ref()),
+            Err(error) => self.state().doubt(id, error.as_ref()),
         }
         found.fill(None);
-        let mut state = self.state();
-        state.refused.insert(id);
-        state.followed.retain(|followed| followed.id != id);
         Checked::Useless
     }
 
@@ -173,19 +181,22 @@ impl Finder {
         let Some(condemned) = &self.condemned else { return };
         {
             let state = self.state();
-            if state.refused.contains(&id) || state.followed.iter().any(|followed| followed.id == id) {
+            if state.is_slow
+                || state.refused.contains(&id)
+                || state.followed.iter().any(|followed| followed.id == id)
+            {
                 return;
             }
         }
-        let segment = if condemned.contains(&id.into()) {
-            None
-        } else {
-            in_time(vault.segment(id)).await.inspect_err(|error| doubt(id, error.as_ref())).ok()
-        };
+        let borrowed = in_time(borrow(vault, id, condemned)).await;
         let mut state = self.state();
-        let Some(segment) = segment else {
-            state.refused.insert(id);
-            return;
+        let segment = match borrowed {
+            Ok(Some(segment)) => segment,
+            Ok(None) => {
+                state.refused.insert(id);
+                return;
+            }
+            Err(error) => return state.doubt(id, error.as_ref()),
         };
         let mut cells = HashMap::new();
         for (number, entry) in (0_u32..).zip(&segment.directory.cells) {
@@ -215,21 +226,7 @@ async fn read(vault: &Vault, first: Known, count: usize) -> Result<(), VaultErro
     let last = cell + u32::try_from(count).unwrap_or(u32::MAX) - 1;
     let (start, end) = (segment.range(cell)?.start, segment.range(last)?.end);
     let bytes = object::read_range(vault.store(), &segment.name, start..end).await?;
-    let compare = move || {
-        for cell in cell..=last {
-            let range = segment.range(cell)?;
-            let at = |offset: u64| usize::try_from(offset - start).unwrap_or(usize::MAX);
-            let data = segment.open_cell(cell, bytes.slice(at(range.start)..at(range.end)))?;
-            let entry = segment.entry(cell)?;
-            let CellKind::Data { codec, .. } = entry.kind else { return Err(VaultError::Broken) };
-            let plain = decode_cell(codec, entry.plain_len, &data)
-                .map_err(|_| VaultError::mismatch(&segment.name, format!("cell {cell} does not decode")))?;
-            if cell_hash(&plain) != entry.hash {
-                return Err(VaultError::mismatch(&segment.name, format!("cell {cell} is another")));
-            }
-        }
-        Ok(())
-    };
+    let compare = move || (cell..=last).try_for_each(|cell| segment.check_cell(cell, &bytes, start));
     tokio::task::spawn_blocking(compare).await.map_err(|source| VaultError::Worker { source })?
 }
 
@@ -241,8 +238,23 @@ async fn in_time<T>(work: impl Future<Output = Result<T, VaultError>>) -> Result
     }
 }
 
+/// A segment that a backup wants to refer to, if it may and the segment is there: its writer may have been killed before its name was
+/// durable.
+pub(super) async fn borrow(
+    vault: &Vault,
+    id: SegmentId,
+    condemned: &HashSet<CondemnedSegment>,
+) -> Result<Option<Arc<Segment>>, VaultError> {
+    // What is in memory may be gone.
+    if condemned.contains(&id.into()) || !object::exists(vault.store(), &id.name()).await? {
+        return Ok(None);
+    }
+    vault.storage().settle(&id.name()).await?;
+    vault.segment(id).await.map(Some)
+}
+
 /// Why the cells of a segment are stored again.
-fn doubt(id: SegmentId, error: Option<&VaultError>) {
+fn tell(id: SegmentId, error: Option<&VaultError>) {
     let segment = id.name();
     match error {
         Some(VaultError::Missing { .. }) => debug!(segment, "stored again: it is gone"),

@@ -82,10 +82,7 @@ impl Vault {
         let mut points = BTreeMap::new();
         let mut gone = HashMap::new();
         let mut aborted = BTreeSet::new();
-        if let Some(seq) = names.seqs.first() {
-            // What was decided and is forgotten by a power cut would be undecided again; they are in one directory.
-            self.storage().settle(&name::point(machine, *seq)).await?;
-        }
+        self.settle_decisions(machine, &names.seqs).await?;
         for seq in &names.seqs {
             let standing = self.standing_by(machine, *seq, names.events.get(seq)).await?;
             let is_purged = standing.state == PointState::Purged || purged.contains(seq);
@@ -163,6 +160,7 @@ impl Vault {
     ) -> Result<Vec<(u64, Option<u64>)>, VaultError> {
         let opens = self.open_seqs(machine).await?;
         let names = self.point_names(machine).await?;
+        self.settle_decisions(machine, &names.seqs).await?;
         let mut live = Live::default();
         for seq in &names.seqs {
             if lent.looked_at.get(&machine).is_some_and(|looked_at| looked_at.contains(seq)) {
@@ -204,6 +202,14 @@ impl Vault {
             }
         }
         Ok(undecided)
+    }
+
+    /// What was decided and is forgotten by a power cut would be undecided again; all of it is in one directory.
+    async fn settle_decisions(&self, machine: Uuid, decided: &[u64]) -> Result<(), VaultError> {
+        match decided.first() {
+            Some(seq) => self.storage().settle(&name::point(machine, *seq)).await,
+            None => Ok(()),
+        }
     }
 
     async fn mark_point(&self, point: &Point, live: &mut Live, lent: &mut Lent) -> Result<(), VaultError> {

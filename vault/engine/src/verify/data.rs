@@ -4,18 +4,15 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures::StreamExt as _;
 use tokio::time::Instant;
 
-use holdfast_vault_format::segment::{CellKind, CellRef};
-use holdfast_vault_format::{DecodeError, cell_hash, decode_cell};
-
+use crate::error::chain;
 use crate::object;
 use crate::segment::{Segment, SegmentId};
 use crate::{Vault, VaultError};
 
-use super::{VerifyPace, chain};
+use super::VerifyPace;
 
 /// Stored bytes that are read by one request.
 const CHUNK: u64 = 4 << 20;
@@ -144,7 +141,7 @@ impl Vault {
         let stored = object::read_range(self.store(), &segment.name, range.clone()).await?;
         let check = move || {
             for cell in cells {
-                if let Err(error) = check_cell(&segment, cell, &stored, range.start) {
+                if let Err(error) = segment.check_cell(cell, &stored, range.start) {
                     damaged.push((Cells::Some(vec![cell]), chain(&error)));
                 }
             }
@@ -157,37 +154,6 @@ impl Vault {
 struct ChunkRead {
     bytes: u64,
     damaged: Vec<(Cells, String)>,
-}
-
-fn check_cell(segment: &Segment, cell: u32, stored: &Bytes, start: u64) -> Result<(), VaultError> {
-    let range = segment.range(cell)?;
-    let at = |offset: u64| usize::try_from(offset - start).unwrap_or(usize::MAX);
-    let data = segment.open_cell(cell, stored.slice(at(range.start)..at(range.end)))?;
-    let entry = segment.entry(cell)?;
-    let hash = match entry.kind {
-        CellKind::Data { codec, .. } => {
-            let plain = decode_cell(codec, entry.plain_len, &data).map_err(|source| {
-                VaultError::mismatch(
-                    &segment.name,
-                    format!("cell {cell} does not decode: {}", chain(&source)),
-                )
-            })?;
-            cell_hash(&plain)
-        }
-        CellKind::Zero { .. } | CellKind::Meta => cell_hash(&data),
-        // The bytes are those of another segment, which is looked at by itself.
-        CellKind::Known { .. } => {
-            return match CellRef::decode(&data) {
-                Ok(_) => Ok(()),
-                Err(source) => Err(VaultError::damaged(&segment.name, source)),
-            };
-        }
-    };
-    if hash == entry.hash {
-        Ok(())
-    } else {
-        Err(VaultError::damaged(&segment.name, DecodeError::Hash { what: "a cell" }))
-    }
 }
 
 fn add(damaged: &mut BTreeMap<SegmentId, DamagedCells>, id: SegmentId, more: Cells, reason: String) {

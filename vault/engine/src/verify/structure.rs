@@ -11,11 +11,12 @@ use holdfast_vault_format::delta::{DeltaRoot, Place, Placed, decode_extents, dec
 use holdfast_vault_format::record::DeltaRef;
 use holdfast_vault_format::segment::CellKind;
 
+use crate::error::chain;
 use crate::segment::{Segment, SegmentId};
 use crate::{Point, PointDisk, Vault, VaultError};
 
+use super::DamagedPoint;
 use super::data::DamagedCells;
-use super::{DamagedPoint, chain};
 
 /// What points need, and what is wrong with it.
 pub(super) struct Structure {

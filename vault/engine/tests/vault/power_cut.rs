@@ -3,13 +3,16 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
-use holdfast_vault_engine::{Outcome, Storage, Vault};
+use holdfast_vault_engine::{Outcome, Samples, Storage, Vault};
 use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::support::agent::push_blocks;
-use super::support::{Image, TestVault, back_up, begin, finish, good_points, request, restore_disk};
+use super::support::{
+    Image, TestVault, back_up, begin, finish, good_points, request, restore_disk, send_changes,
+};
 
 const MIB: usize = 1 << 20;
 
@@ -150,6 +153,37 @@ async fn segments_taken_over_from_a_killed_writer_outlive_a_power_cut() {
         let elsewhere = tempfile::tempdir().unwrap();
         let (_disk, vault) = bed.after_power_cut(&elsewhere).await;
         assert_eq!(good_points(&vault, bed.machine).await, std::slice::from_ref(&point));
+        restore_disk(&vault, &point, "sda", &image).await;
+    }
+}
+
+/// What a killed writer of another machine stored is referred to, by this backup or by the one that it takes over.
+#[tokio::test(flavor = "multi_thread")]
+async fn segments_borrowed_from_a_killed_writer_outlive_a_power_cut() {
+    for (format, is_taken_over) in FORMATS.into_iter().flat_map(|format| [(format, false), (format, true)]) {
+        let Some(bed) = Bed::new(format).await else { continue };
+        let image = Image::noise(203, 2 * MIB);
+        let (lender, borrower) = (Uuid::new_v4(), bed.machine);
+        let killed = begin(&bed.test.vault, request(lender, &[("sda", &image)])).await.unwrap();
+        send_changes(&killed, "sda", &image).await.unwrap();
+        killed.flush().await.unwrap();
+        let deduplicating = || bed.test.vault.deduplicating(Arc::new(Samples::within(0)));
+        if is_taken_over {
+            let vault = deduplicating();
+            vault.learn_samples(|_| {}).await.unwrap();
+            let lost = begin(&vault, request(borrower, &[("sda", &image)])).await.unwrap();
+            send_changes(&lost, "sda", &image).await.unwrap();
+            lost.flush().await.unwrap();
+        }
+        bed.unsync(&format!("seg/{lender}"));
+
+        let vault = deduplicating();
+        vault.learn_samples(|_| {}).await.unwrap();
+        let point = back_up(&vault, borrower, &[("sda", &image)]).await.unwrap();
+        assert!(point.disks[0].stored_bytes < MIB as u64 / 4, "it is borrowed: {point:?}");
+        let elsewhere = tempfile::tempdir().unwrap();
+        let (_disk, vault) = bed.after_power_cut(&elsewhere).await;
+        assert_eq!(good_points(&vault, borrower).await, std::slice::from_ref(&point));
         restore_disk(&vault, &point, "sda", &image).await;
     }
 }

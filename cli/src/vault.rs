@@ -38,6 +38,8 @@ struct Report {
     condemned_bytes: u64,
     deleted_segments: u64,
     deleted_bytes: u64,
+    compacted_segments: u64,
+    compacted_bytes: u64,
     waiting_backups: u32,
     held_machines: Vec<Held>,
     read_bytes: u64,
@@ -116,14 +118,15 @@ pub(crate) async fn rebuild_catalogue(client: Client, output: Output) -> Result<
 
 /// Collects, and shows how far it is.
 pub(crate) async fn gc(client: Client, output: Output, args: GcArgs) -> Result<(), CliError> {
-    let request = CollectGarbageRequest { dry_run: args.dry_run, trust_clock: args.trust_clock };
+    let GcArgs { dry_run, trust_clock, compact_all } = args;
+    let request = CollectGarbageRequest { dry_run, trust_clock, compact_all };
     let mut answers = client.vault().collect_garbage(request).await?.into_inner();
     let bar = progress(output);
     let mut report = None;
     while let Some(answer) = answers.message().await? {
         match answer.kind {
             Some(Kind::Progress(so_far)) => show_progress(&bar, so_far),
-            Some(Kind::Report(found)) => report = Some(Report::new(found, args.dry_run)),
+            Some(Kind::Report(found)) => report = Some(Report::new(found, dry_run)),
             None => {}
         }
     }
@@ -143,6 +146,8 @@ impl Report {
             condemned_bytes: report.condemned_bytes,
             deleted_segments: report.deleted_segments,
             deleted_bytes: report.deleted_bytes,
+            compacted_segments: report.compacted_segments,
+            compacted_bytes: report.compacted_bytes,
             waiting_backups: report.waiting_backups,
             held_machines: held
                 .map(|held| Held { machine_id: held.machine_id, reason: held.reason })
@@ -169,6 +174,14 @@ impl Report {
             )
         };
         text += &format!("; read {}", size(self.read_bytes));
+        if self.compacted_segments > 0 {
+            text += &format!(
+                "\n{} {} segments without their dead blocks, which frees {}",
+                if self.dry_run { "would write" } else { "wrote" },
+                self.compacted_segments,
+                size(self.compacted_bytes)
+            );
+        }
         if self.waiting_backups > 0 {
             text += &format!(
                 "\nwaits for {} backups that began before: the next one frees what they leave",
@@ -206,5 +219,5 @@ fn progress(output: Output) -> ProgressBar {
 fn show_progress(bar: &ProgressBar, so_far: CollectionProgress) {
     bar.set_length(so_far.machines.into());
     bar.set_position(so_far.machines_done.into());
-    bar.set_message(format!("{} to free", size(so_far.condemned_bytes)));
+    bar.set_message(format!("{} to free", size(so_far.condemned_bytes + so_far.compacted_bytes)));
 }

@@ -4,8 +4,8 @@ use tokio::sync::mpsc;
 use tonic::Status;
 use tracing::warn;
 
-use holdfast_gateway::{CollectMode, Gateway};
-use holdfast_vault_engine::{ClockTrust, CollectionProgress, CollectionReport};
+use holdfast_gateway::{CollectOrder, Gateway};
+use holdfast_vault_engine::{CollectionProgress, CollectionReport};
 
 use crate::app::App;
 use crate::store::collection::{HeldRow, Occasion, ReportRow};
@@ -19,11 +19,11 @@ pub(crate) async fn run(
     gateway: &Gateway,
     occasion: Occasion,
     actor: &str,
-    clock: ClockTrust,
+    order: CollectOrder,
     progress: mpsc::Sender<CollectionProgress>,
 ) -> Result<Option<ReportRow>, Status> {
     let Some(id) = app.store.begin_collection(occasion, actor).await? else { return Ok(None) };
-    let collected = gateway.collect(CollectMode::Collect, clock, progress).await.map(|report| row(&report));
+    let collected = gateway.collect(order, progress).await.map(|report| row(&report));
     let outcome = collected.clone().map_err(|status| status.message().to_owned());
     if let Err(error) = app.store.end_collection(id, outcome).await {
         warn!(error = &error as &dyn std::error::Error, "the end of a collection is not recorded");
@@ -34,10 +34,10 @@ pub(crate) async fn run(
 /// What a collection would do.
 pub(crate) async fn plan(
     gateway: &Gateway,
-    clock: ClockTrust,
+    order: CollectOrder,
     progress: mpsc::Sender<CollectionProgress>,
 ) -> Result<ReportRow, Status> {
-    gateway.collect(CollectMode::DryRun, clock, progress).await.map(|report| row(&report))
+    gateway.collect(order, progress).await.map(|report| row(&report))
 }
 
 fn row(report: &CollectionReport) -> ReportRow {
@@ -51,6 +51,8 @@ fn row(report: &CollectionReport) -> ReportRow {
         condemned_bytes: report.condemned_bytes,
         deleted_segments: report.deleted_segments,
         deleted_bytes: report.deleted_bytes,
+        compacted_segments: report.compacted_segments,
+        compacted_bytes: report.compacted_bytes,
         waiting_backups: u32::try_from(report.waiting_for.len()).unwrap_or(u32::MAX),
         held_machines: held.collect(),
         read_bytes: report.read_bytes,

@@ -7,13 +7,21 @@ use tracing::info;
 
 use holdfast_proto::ids::MachineId;
 use holdfast_vault_engine::{
-    ClockTrust, CollectOptions, CollectionProgress, CollectionReport, CollectionRun,
+    ClockTrust, CollectOptions, CollectionProgress, CollectionReport, CollectionRun, Compaction,
 };
 
 use crate::error::{busy, status_of};
 use crate::metrics::{COLLECTED_BYTES, COLLECTIONS, PURGED_POINTS};
 use crate::retry::within;
 use crate::{Gateway, PointLocation, crash_point};
+
+/// What an operator or the schedule asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CollectOrder {
+    pub mode: CollectMode,
+    pub clock: ClockTrust,
+    pub compaction: Compaction,
+}
 
 /// Whether a collection is done or only planned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,8 +39,7 @@ impl Gateway {
     /// UNAVAILABLE if this gateway collects already, or if vault or catalogue do not answer.
     pub async fn collect(
         &self,
-        mode: CollectMode,
-        clock: ClockTrust,
+        order: CollectOrder,
         progress: mpsc::Sender<CollectionProgress>,
     ) -> Result<CollectionReport, Status> {
         let inner = &self.inner;
@@ -40,8 +47,9 @@ impl Gateway {
             return Err(busy("a collection runs already"));
         };
         let catalogued = within(inner.authority.catalogued_points()).await?;
-        let options = CollectOptions { catalogued, clock, ..CollectOptions::new(Utc::now()) };
-        let tell = move |so_far| {
+        let CollectOrder { mode, clock, compaction } = order;
+        let options = CollectOptions { catalogued, clock, compaction, ..CollectOptions::new(Utc::now()) };
+        let mut tell = move |so_far| {
             let _ = progress.try_send(so_far);
         };
         if mode == CollectMode::DryRun {
@@ -49,10 +57,12 @@ impl Gateway {
         }
         let mut run = inner.vault.begin_collection(options).await.map_err(|error| status_of(&error))?;
         crash_point("gateway::collection_begun");
-        run.look(tell).await.map_err(|error| status_of(&error))?;
+        run.look(&mut tell).await.map_err(|error| status_of(&error))?;
         crash_point("gateway::points_purged");
         // Before anything of them goes: what the catalogue lists restores.
         self.record_purged(&run).await?;
+        run.compact(&mut tell).await.map_err(|error| status_of(&error))?;
+        crash_point("gateway::garbage_compacted");
         run.condemn().await.map_err(|error| status_of(&error))?;
         crash_point("gateway::garbage_condemned");
         run.look_again().await.map_err(|error| status_of(&error))?;

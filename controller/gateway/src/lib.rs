@@ -34,7 +34,7 @@ use holdfast_vault_engine::Vault;
 pub use authority::{
     AgentIdentity, Authority, OperatorIdentity, PointLocation, Role, TransferGrant, UnsettledCommit,
 };
-pub use collect::CollectMode;
+pub use collect::{CollectMode, CollectOrder};
 pub use error::chain;
 pub use point::{Decided, Decision};
 pub use rebuild::{FoundMachine, Rebuilt};

@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use holdfast_gateway::{Gateway, PointLocation, VerifyTarget};
+use holdfast_gateway::{CollectMode, CollectOrder, Gateway, PointLocation, VerifyTarget};
 use holdfast_proto::ids::MachineId;
 use holdfast_proto::v1::vault_service_server::VaultService;
 use holdfast_proto::v1::{
@@ -16,7 +16,8 @@ use holdfast_proto::v1::{
     Vault, check_vault_response, collect_garbage_response,
 };
 use holdfast_vault_engine::{
-    ClockTrust, CollectionProgress as Progress, Finding as Found, VerifyDepth, VerifyPace, VerifyProgress,
+    ClockTrust, CollectionProgress as Progress, Compaction, Finding as Found, VerifyDepth, VerifyPace,
+    VerifyProgress,
 };
 
 use crate::app::App;
@@ -184,13 +185,17 @@ impl VaultApi {
     ) {
         use collect_garbage_response::Kind;
 
-        let clock = if request.trust_clock { ClockTrust::Trusted } else { ClockTrust::Checked };
+        let order = CollectOrder {
+            mode: if request.dry_run { CollectMode::DryRun } else { CollectMode::Collect },
+            clock: if request.trust_clock { ClockTrust::Trusted } else { ClockTrust::Checked },
+            compaction: if request.compact_all { Compaction::All } else { Compaction::Due },
+        };
         let (progress, mut told) = mpsc::channel(1);
         let collected = async {
-            if request.dry_run {
-                return collection::plan(&self.gateway, clock, progress).await;
+            if order.mode == CollectMode::DryRun {
+                return collection::plan(&self.gateway, order, progress).await;
             }
-            collection::run(&self.app, &self.gateway, Occasion::Operator, operator, clock, progress)
+            collection::run(&self.app, &self.gateway, Occasion::Operator, operator, order, progress)
                 .await
                 .map(Option::unwrap_or_default)
         };
@@ -241,6 +246,7 @@ fn progress_to_wire(so_far: Progress) -> CollectionProgress {
         machines_done: count(so_far.machines_done),
         machines: count(so_far.machines),
         condemned_bytes: so_far.condemned_bytes,
+        compacted_bytes: so_far.compacted_bytes,
         read_bytes: so_far.read_bytes,
     }
 }
@@ -256,6 +262,8 @@ fn report(row: ReportRow) -> CollectionReport {
         condemned_bytes: row.condemned_bytes,
         deleted_segments: row.deleted_segments,
         deleted_bytes: row.deleted_bytes,
+        compacted_segments: row.compacted_segments,
+        compacted_bytes: row.compacted_bytes,
         waiting_backups: row.waiting_backups,
         held_machines: held.collect(),
         read_bytes: row.read_bytes,

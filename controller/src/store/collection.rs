@@ -26,6 +26,8 @@ pub(crate) struct ReportRow {
     pub(crate) condemned_bytes: u64,
     pub(crate) deleted_segments: u64,
     pub(crate) deleted_bytes: u64,
+    pub(crate) compacted_segments: u64,
+    pub(crate) compacted_bytes: u64,
     pub(crate) waiting_backups: u32,
     pub(crate) held_machines: Vec<HeldRow>,
     pub(crate) read_bytes: u64,

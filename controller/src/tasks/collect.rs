@@ -3,7 +3,8 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use holdfast_vault_engine::ClockTrust;
+use holdfast_gateway::{CollectMode, CollectOrder};
+use holdfast_vault_engine::{ClockTrust, Compaction};
 
 use crate::collection;
 use crate::store::StoreError;
@@ -19,8 +20,10 @@ pub(super) async fn pass(upkeep: Arc<Upkeep>) -> Result<(), StoreError> {
     let Upkeep { app, gateway, retention } = &*upkeep;
     let (progress, _) = mpsc::channel(1);
     let occasion = Occasion::Schedule(retention.collect);
+    let order =
+        CollectOrder { mode: CollectMode::Collect, clock: ClockTrust::Checked, compaction: Compaction::Due };
     let collected = tokio::select! {
-        collected = collection::run(app, gateway, occasion, "schedule", ClockTrust::Checked, progress) => collected,
+        collected = collection::run(app, gateway, occasion, "schedule", order, progress) => collected,
         // What it began the next one finishes.
         () = app.shutdown.cancelled() => return Ok(()),
     };
@@ -29,6 +32,7 @@ pub(super) async fn pass(upkeep: Arc<Upkeep>) -> Result<(), StoreError> {
         Ok(Some(report)) => info!(
             purged = report.purged_points,
             deleted_bytes = report.deleted_bytes,
+            compacted_bytes = report.compacted_bytes,
             waiting = report.waiting_backups,
             held = report.held_machines.len(),
             "garbage collection is done"

@@ -5,6 +5,7 @@ use arbitrary::{Result, Unstructured};
 use holdfast_vault_format::bytes::Writer;
 use holdfast_vault_format::container::{Kind, Sealer};
 use holdfast_vault_format::delta::{DeltaRoot, MetaPlace, PageRef, SegmentRef};
+use holdfast_vault_format::kept::{Blocks, Kept};
 use holdfast_vault_format::record::{Abort, Consistency, DeltaRef, Open, Point, PointDisk, PointRef};
 use holdfast_vault_format::segment::{CellBlocks, CellEntry, CellKind, CellRef, Directory, encode_table};
 use holdfast_vault_format::{BLOCK_SIZE, Codec, Extent, cell_hash, encode_cell};
@@ -280,6 +281,14 @@ impl Cells {
                 CellRef { machine: MACHINE, seq, number, generation, root, cell: u.int_in_range(0..=4)? };
             let place = edit(u, place.encode())?;
             self.push(CellKind::Known { disk }, plain.len(), hash, blocks, place);
+            return Ok(());
+        }
+        if u.ratio(1, 4)? {
+            let kept = Blocks(u.arbitrary::<u32>()? & Blocks::first(plain.len() / BLOCK_SIZE).0);
+            let plain_len = u32::try_from(plain.len()).unwrap_or(u32::MAX);
+            let (codec, left) = Kept::whole(&plain).encode(plain_len, kept, 1);
+            let left = edit(u, left)?;
+            self.push(CellKind::Kept { codec, kept }, plain.len(), hash, CellBlocks::default(), left);
             return Ok(());
         }
         self.push(CellKind::Data { disk, codec }, plain.len(), hash, blocks, data);

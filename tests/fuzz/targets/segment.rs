@@ -4,6 +4,7 @@
 use holdfast_fuzz as _;
 use holdfast_vault_format::BLOCK_SIZE;
 use holdfast_vault_format::container::HEADER_LEN;
+use holdfast_vault_format::kept::Blocks;
 use holdfast_vault_format::segment::{CellKind, Directory, MAX_ZERO_EXTENTS, decode_table, encode_table};
 use libfuzzer_sys::fuzz_target;
 
@@ -28,7 +29,11 @@ fuzz_target!(|data: &[u8]| {
         }
         let blocks: u64 = cell.extents.iter().map(|extent| extent.block_count).sum();
         match entry.kind {
-            CellKind::Meta => assert!(cell.extents.is_empty() && cell.hashes.is_empty()),
+            CellKind::Meta | CellKind::Gone => assert!(cell.extents.is_empty() && cell.hashes.is_empty()),
+            CellKind::Kept { kept, .. } => {
+                assert!(cell.extents.is_empty() && cell.hashes.is_empty());
+                assert!(Blocks::first(entry.plain_len as usize / BLOCK_SIZE).has_all(kept));
+            }
             CellKind::Zero { disk } => {
                 assert!((disk as usize) < decoded.disks.len() && cell.hashes.is_empty());
                 assert!((1..=MAX_ZERO_EXTENTS).contains(&cell.extents.len()));

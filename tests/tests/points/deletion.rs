@@ -200,10 +200,11 @@ fn a_policy_keeps_what_it_says() {
 #[test]
 fn a_collection_that_dies_is_finished_by_the_next() {
     let window = Duration::from_secs(1);
-    let mut rig = Rig::with_points(&[("window", "1s")], 5);
+    let mut rig = Rig::with_points(&[("window", "1s")], 6);
     let steps = [
         "gateway::collection_begun",
         "gateway::points_purged",
+        "gateway::garbage_compacted",
         "gateway::garbage_condemned",
         "gateway::garbage_swept",
     ];
@@ -216,7 +217,7 @@ fn a_collection_that_dies_is_finished_by_the_next() {
         rig.world.controller.wait_for_crash(failpoint, PATIENCE);
         rig.world.controller.start();
         assert_eq!(asked.join().unwrap().code, 1, "{failpoint}");
-        let kept: Vec<usize> = (index + 1..5).collect();
+        let kept: Vec<usize> = (index + 1..6).collect();
         let _ = rig.collect(&[]);
         assert_eq!(rig.listed(&["--deleted"]), rig.ids(&kept), "{failpoint}");
         rig.assert_restore(&kept);

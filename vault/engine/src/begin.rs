@@ -1,6 +1,6 @@
 //! Starting a backup: what it builds on is made safe before anything refers to it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -13,7 +13,7 @@ use holdfast_vault_format::record::{Consistency, Open};
 
 use crate::backup::{Backup, Opened};
 use crate::object::{self, Created};
-use crate::segment::SegmentId;
+use crate::segment::{AnyGeneration, SegmentId};
 use crate::standing::PointState;
 use crate::{Outcome, Point, Vault, VaultError, name};
 
@@ -204,7 +204,7 @@ impl Vault {
 
     /// Checks that every delta of a point reads and that every segment which they name exists.
     pub(crate) async fn check_structure(&self, point: &Point, depth: Depth) -> Result<(), VaultError> {
-        let mut present = self.segments_in(&format!("seg/{}", point.machine)).await?;
+        let mut present = self.segments_in(point.machine, None).await?;
         // Of lenders, the backups whose segments were listed.
         let mut listed = HashSet::new();
         for disk in &point.disks {
@@ -214,11 +214,12 @@ impl Vault {
                     if let Some(lender) = named.lender
                         && listed.insert((lender, named.seq))
                     {
-                        present.extend(self.segments_in(&format!("seg/{lender}/{:020}", named.seq)).await?);
+                        present.extend(self.segments_in(lender, Some(named.seq)).await?);
                     }
-                    let object = SegmentId::named(point.machine, named).name();
-                    if !present.contains(&object) {
-                        return Err(VaultError::Missing { object });
+                    let id = SegmentId::named(point.machine, named);
+                    // It may have been replaced by a later generation.
+                    if present.get(&id.any_generation()).is_none_or(|newest| *newest < id.generation) {
+                        return Err(VaultError::Missing { object: id.name() });
                     }
                 }
                 if depth == Depth::Pages {
@@ -231,11 +232,26 @@ impl Vault {
         Ok(())
     }
 
-    /// The names of the segments under a prefix.
-    async fn segments_in(&self, prefix: &str) -> Result<HashSet<String>, VaultError> {
-        let paths = object::list(self.store(), prefix).await?;
-        let segments = paths.iter().filter(|path| name::segment_of(path).is_some());
-        Ok(segments.map(ToString::to_string).collect())
+    /// The segments of a machine, or of one of its backups, with their newest generations.
+    async fn segments_in(
+        &self,
+        machine: Uuid,
+        seq: Option<u64>,
+    ) -> Result<HashMap<AnyGeneration, u32>, VaultError> {
+        let prefix = match seq {
+            None => format!("seg/{machine}"),
+            Some(seq) => format!("seg/{machine}/{seq:020}"),
+        };
+        let mut newest = HashMap::new();
+        for path in object::list(self.store(), &prefix).await? {
+            if let (Some(seq), Some((number, generation))) =
+                (name::seq_folder_of(&path), name::segment_of(&path))
+            {
+                let known = newest.entry((machine, seq, number)).or_insert(generation);
+                *known = generation.max(*known);
+            }
+        }
+        Ok(newest)
     }
 
     /// Answers the sequence number and the stored length of its `open` object; `None` if somebody else took the number.

@@ -6,8 +6,10 @@
 //! that was condemned can come to life again, so two collectors, or one that was asleep for a year, do no harm.
 
 mod clock;
+mod compact;
 mod epochs;
 mod mark;
+mod needed;
 mod sweep;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -20,6 +22,7 @@ use uuid::Uuid;
 use holdfast_vault_format::collection::{Collection, CondemnedSegment};
 use holdfast_vault_format::event::Action;
 
+use crate::segment::SegmentId;
 use crate::standing::{Deletion, PointState};
 use crate::{Vault, VaultError, name, object};
 
@@ -42,6 +45,17 @@ pub struct CollectOptions {
     pub clock: ClockTrust,
     /// What a backup without a point sent is kept for the next attempt for so long.
     pub keep_leftovers: Duration,
+    pub compaction: Compaction,
+    /// A segment is replaced only if it gains so many bytes: an object more is written for it.
+    pub least_gain: u64,
+}
+
+/// Whose segments are replaced where much of what they hold is dead: it takes reading where all blocks of all points are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compaction {
+    /// Of one machine in seven, another seventh each time.
+    Due,
+    All,
 }
 
 impl CollectOptions {
@@ -53,6 +67,8 @@ impl CollectOptions {
             catalogued: BTreeMap::new(),
             clock: ClockTrust::Checked,
             keep_leftovers: Duration::from_secs(7 * 24 * 3600),
+            compaction: Compaction::Due,
+            least_gain: 64 << 10,
         }
     }
 }
@@ -78,6 +94,9 @@ pub struct CollectionReport {
     /// Deleted, by this collection or left over by an earlier one.
     pub deleted_segments: u64,
     pub deleted_bytes: u64,
+    /// Segments that were replaced by what points need of them, and what that frees once they are deleted.
+    pub compacted_segments: u64,
+    pub compacted_bytes: u64,
     /// Backups that began before it and may use what was condemned: that is deleted by a later collection.
     pub waiting_for: Vec<(Uuid, u64)>,
     /// Machines with damage that hides what they need, and why. If there is one, nothing is condemned or deleted.
@@ -101,6 +120,7 @@ pub struct CollectionProgress {
     pub machines_done: usize,
     pub machines: usize,
     pub condemned_bytes: u64,
+    pub compacted_bytes: u64,
     pub read_bytes: u64,
 }
 
@@ -126,13 +146,14 @@ impl Vault {
     pub async fn plan_collection(
         &self,
         options: CollectOptions,
-        progress: impl FnMut(CollectionProgress) + Send,
+        mut progress: impl FnMut(CollectionProgress) + Send,
     ) -> Result<CollectionReport, VaultError> {
         self.check_present().await?;
         let (collection, leap) = self.next_collection(&options).await?;
         let mut run = CollectionRun::new(self.clone(), options, collection, leap);
         run.report.epoch = 0;
-        run.look_at_all(Purge::Assumed, progress).await?;
+        run.look_at_all(Purge::Assumed, &mut progress).await?;
+        run.compact_all(Purge::Assumed, &mut progress).await?;
         Ok(run.report)
     }
 
@@ -143,10 +164,11 @@ impl Vault {
     pub async fn collect(
         &self,
         options: CollectOptions,
-        progress: impl FnMut(CollectionProgress) + Send,
+        mut progress: impl FnMut(CollectionProgress) + Send,
     ) -> Result<CollectionReport, VaultError> {
         let mut run = self.begin_collection(options).await?;
-        run.look(progress).await?;
+        run.look(&mut progress).await?;
+        run.compact(&mut progress).await?;
         run.condemn().await?;
         run.look_again().await?;
         run.sweep().await
@@ -182,8 +204,11 @@ impl CollectionRun {
     }
 
     /// Purges the points whose window is over and looks for what nothing needs.
-    pub async fn look(&mut self, progress: impl FnMut(CollectionProgress) + Send) -> Result<(), VaultError> {
-        self.look_at_all(Purge::Decided, progress).await
+    pub async fn look(
+        &mut self,
+        mut progress: impl FnMut(CollectionProgress) + Send,
+    ) -> Result<(), VaultError> {
+        self.look_at_all(Purge::Decided, &mut progress).await
     }
 
     /// The points that [`Self::look`] purged. Nothing of theirs is gone before [`Self::sweep`].
@@ -192,10 +217,19 @@ impl CollectionRun {
         &self.report.purged
     }
 
+    /// Writes what points need of segments that are mostly dead to new ones, and condemns the old ones with the rest.
+    pub async fn compact(
+        &mut self,
+        mut progress: impl FnMut(CollectionProgress) + Send,
+    ) -> Result<(), VaultError> {
+        self.compact_all(Purge::Decided, &mut progress).await
+    }
+
     /// Condemns it.
     pub async fn condemn(&mut self) -> Result<(), VaultError> {
         let mut segments = std::mem::take(&mut self.dead);
         segments.sort_unstable();
+        segments.dedup();
         if segments.is_empty() {
             return Ok(());
         }
@@ -221,6 +255,7 @@ impl CollectionRun {
         info!(
             epoch = report.epoch,
             purged = report.purged.len(),
+            compacted_bytes = report.compacted_bytes,
             condemned_bytes = report.condemned_bytes,
             deleted_bytes = report.deleted_bytes,
             waiting = report.waiting_for.len(),
@@ -233,7 +268,7 @@ impl CollectionRun {
     async fn look_at_all(
         &mut self,
         purge: Purge,
-        mut progress: impl FnMut(CollectionProgress) + Send,
+        progress: &mut (impl FnMut(CollectionProgress) + Send),
     ) -> Result<(), VaultError> {
         let machines = self.vault.machines().await?;
         let known = self.vault.condemned_readably().await?;
@@ -244,13 +279,16 @@ impl CollectionRun {
                 machines_done: done,
                 machines: machines.len(),
                 condemned_bytes: dead_bytes,
+                compacted_bytes: 0,
                 read_bytes: self.lent.read_bytes,
             });
             match self.look_at(*machine, purge).await {
                 Ok(mark) => {
                     dead.extend(mark.dead.into_iter().filter(|(segment, _)| !known.contains(segment)));
                     if dead.len() > MAX_CONDEMNED {
-                        dead.retain(|(segment, _)| !self.lent.segments.contains(segment));
+                        dead.retain(|(segment, _)| {
+                            !self.lent.segments.contains(&SegmentId::from(*segment).any_generation())
+                        });
                         dead.truncate(MAX_CONDEMNED);
                     }
                     dead_bytes = dead.iter().map(|(_, bytes)| bytes).sum();
@@ -260,7 +298,7 @@ impl CollectionRun {
         }
         self.report.read_bytes = self.lent.read_bytes;
         // Others may need what their own machine does not.
-        dead.retain(|(segment, _)| !self.lent.segments.contains(segment));
+        dead.retain(|(segment, _)| !self.lent.segments.contains(&SegmentId::from(*segment).any_generation()));
         if self.held.is_empty() {
             self.report.condemned_segments = dead.len() as u64;
             self.report.condemned_bytes = dead.iter().map(|(_, bytes)| bytes).sum();

@@ -11,11 +11,11 @@ use uuid::Uuid;
 
 use holdfast_vault_format::block::blocks_of;
 use holdfast_vault_format::delta::{DeltaRoot, SegmentRef};
+use holdfast_vault_format::kept::Blocks;
 use holdfast_vault_format::segment::CellKind;
-use holdfast_vault_format::{BLOCK_SIZE, Codec, Extent};
+use holdfast_vault_format::{BLOCK_SIZE, Codec, Extent, cell_hash};
 
-use crate::object;
-use crate::segment::{Segment, SegmentId};
+use crate::segment::{SegmentId, StoredCells};
 use crate::{Point, Vault, VaultError};
 use plan::{Fetch, Plan};
 
@@ -117,16 +117,6 @@ impl DiskReader {
 }
 
 impl Inner {
-    /// Reads a segment's directory and checks that its cells are those that the delta was made of.
-    async fn segment(&self, reference: &SegmentRef) -> Result<Arc<Segment>, VaultError> {
-        let segment = self.vault.segment(SegmentId::named(self.machine, reference)).await?;
-        if segment.root == reference.root {
-            Ok(segment)
-        } else {
-            Err(VaultError::mismatch(&segment.name, "its cells are not those that the delta was made of"))
-        }
-    }
-
     fn fetch_all(
         self: Arc<Self>,
         plan: Plan,
@@ -144,19 +134,35 @@ impl Inner {
     }
 
     async fn fetch(&self, fetch: Fetch) -> Result<Window, VaultError> {
-        let segment = self.segment(&fetch.segment).await?;
-        let bytes = object::read_range(self.vault.store(), &segment.name, fetch.range.clone()).await?;
+        let Fetch { reference, segment, cells, .. } = fetch;
+        let (Some((first, _)), Some((last, _))) = (cells.first(), cells.last()) else {
+            return Ok(Window::default());
+        };
+        let stored = match StoredCells::read(&self.vault, segment, *first..=*last).await {
+            Ok(stored) => vec![stored; cells.len()],
+            // It was replaced since it was planned: what is left need not lie together any more.
+            Err(VaultError::Missing { .. }) => self.look_up(&reference, &cells).await?,
+            Err(error) => return Err(error),
+        };
         let open = move || {
-            let mut cells = Vec::with_capacity(fetch.cells.len());
-            for (cell, pieces) in fetch.cells {
-                let range = segment.range(cell)?;
-                let at = |offset: u64| usize::try_from(offset - fetch.range.start).unwrap_or(usize::MAX);
-                let stored = bytes.slice(at(range.start)..at(range.end));
-                cells.push(open_cell(&segment, cell, pieces, stored)?);
-            }
-            Ok(Window { zeros: Vec::new(), cells })
+            let open = |(stored, (cell, pieces))| open_cell(&stored, &reference, cell, pieces);
+            let cells = stored.into_iter().zip(cells).map(open);
+            Ok(Window { zeros: Vec::new(), cells: cells.collect::<Result<_, VaultError>>()? })
         };
         tokio::task::spawn_blocking(open).await.map_err(|source| VaultError::Worker { source })?
+    }
+
+    async fn look_up(
+        &self,
+        reference: &SegmentRef,
+        cells: &[(u32, Vec<Piece>)],
+    ) -> Result<Vec<StoredCells>, VaultError> {
+        let id = SegmentId::named(self.machine, reference);
+        let mut stored = Vec::with_capacity(cells.len());
+        for (cell, pieces) in cells {
+            stored.push(self.vault.read_cell(id, *cell, blocks_of_pieces(pieces)).await?);
+        }
+        Ok(stored)
     }
 
     fn damaged(&self, first: u64, end: u64, source: VaultError) -> VaultError {
@@ -174,23 +180,49 @@ impl Inner {
     }
 }
 
+/// The blocks of their cell that these are.
+fn blocks_of_pieces(pieces: &[Piece]) -> Blocks {
+    let blocks = pieces.iter().map(|piece| Blocks::run(piece.cell_block, piece.extent.block_count));
+    blocks.fold(Blocks::default(), Blocks::with)
+}
+
 fn open_cell(
-    segment: &Segment,
+    stored: &StoredCells,
+    reference: &SegmentRef,
     cell: u32,
     pieces: Vec<Piece>,
-    stored: Bytes,
 ) -> Result<StoredCell, VaultError> {
-    let entry = segment.entry(cell)?;
-    let CellKind::Data { codec, .. } = entry.kind else {
-        return Err(VaultError::mismatch(&segment.name, format!("cell {cell} holds no blocks")));
-    };
-    let blocks = u64::from(entry.plain_len) / BLOCK_SIZE as u64;
-    if pieces.iter().any(|piece| u64::from(piece.cell_block) + piece.extent.block_count > blocks) {
+    let segment = &stored.segment;
+    if segment.root != reference.root {
         return Err(VaultError::mismatch(
             &segment.name,
-            format!("cell {cell} is shorter than its delta says"),
+            "its cells are not those that the delta was made of",
         ));
     }
-    let data = segment.open_cell(cell, stored)?.into();
-    Ok(StoredCell { codec, plain_bytes: entry.plain_len, plain_hash: entry.hash, pieces, data })
+    let entry = segment.entry(cell)?;
+    match entry.kind {
+        CellKind::Kept { codec, kept: blocks } => {
+            let data = Bytes::from(stored.open(cell)?);
+            let kept = stored.kept(cell, codec, blocks, &data)?;
+            // A cell of its own: it was compared with the hash of the whole, which nobody can tell from what is left. All of a
+            // piece is kept, so it stays together.
+            let moved = pieces
+                .iter()
+                .map(|piece| Piece { cell_block: blocks.before(piece.cell_block), extent: piece.extent });
+            Ok(StoredCell {
+                codec,
+                plain_bytes: u32::try_from(kept.plain.len()).unwrap_or(u32::MAX),
+                plain_hash: cell_hash(&kept.plain),
+                pieces: moved.collect(),
+                data: data.slice_ref(kept.data),
+            })
+        }
+        CellKind::Data { codec, .. } => {
+            let data = stored.open(cell)?.into();
+            Ok(StoredCell { codec, plain_bytes: entry.plain_len, plain_hash: entry.hash, pieces, data })
+        }
+        CellKind::Zero { .. } | CellKind::Meta | CellKind::Known { .. } | CellKind::Gone => {
+            Err(VaultError::mismatch(&segment.name, format!("cell {cell} holds no blocks")))
+        }
+    }
 }

@@ -35,7 +35,7 @@ mod writer;
 pub use backup::{Backup, DiskBase, NewCell, Receipt};
 pub use begin::{BeginBackup, Begun, DiskSpec};
 pub use collect::{
-    ClockTrust, CollectOptions, CollectionProgress, CollectionReport, CollectionRun, PurgedPoint,
+    ClockTrust, CollectOptions, CollectionProgress, CollectionReport, CollectionRun, Compaction, PurgedPoint,
 };
 pub use commit::Prepared;
 pub use disk::{DiskReader, Piece, StoredCell, Window};

@@ -1,26 +1,28 @@
 //! Reading segments.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+mod cache;
+mod cells;
+
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use uuid::Uuid;
 
-use holdfast_vault_format::DecodeError;
 use holdfast_vault_format::collection::CondemnedSegment;
 use holdfast_vault_format::container::{FOOTER_LEN, HEADER_LEN, Kind, Opener};
 use holdfast_vault_format::delta::SegmentRef;
-use holdfast_vault_format::segment::{CellBlocks, CellEntry, CellKind, CellRef, Directory, decode_table};
-use holdfast_vault_format::{cell_hash, decode_cell};
+use holdfast_vault_format::kept::Blocks;
+use holdfast_vault_format::segment::{CellBlocks, CellEntry, CellKind, Directory, decode_table};
+use holdfast_vault_format::{BLOCK_SIZE, DecodeError};
 
-use crate::error::chain;
-use crate::object;
-use crate::{Vault, VaultError, name};
+use crate::{Vault, VaultError, name, object};
+
+pub(crate) use cache::{Cache, Replaced};
+pub(crate) use cells::StoredCells;
 
 /// Read with the footer in one request; most directories fit.
 const TAIL: u64 = 64 << 10;
-/// Memory that kept directories may take.
-const CACHE_BYTES: usize = 32 << 20;
 /// A directory beside its cells.
 const SEGMENT_OVERHEAD: usize = 2 << 10;
 
@@ -36,6 +38,9 @@ pub(crate) struct Segment {
     table_at: u64,
     table_len: u32,
 }
+
+/// A segment, whatever its generation: machine, backup, number.
+pub(crate) type AnyGeneration = (Uuid, u64, u32);
 
 /// Which segment: backup, number, generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -53,8 +58,18 @@ impl SegmentId {
         Self { machine: lender.unwrap_or(machine), seq, number, generation }
     }
 
+    pub(crate) fn any_generation(&self) -> AnyGeneration {
+        (self.machine, self.seq, self.number)
+    }
+
     pub(crate) fn name(&self) -> String {
         name::segment(self.machine, self.seq, self.number, self.generation)
+    }
+}
+
+impl From<CondemnedSegment> for SegmentId {
+    fn from(CondemnedSegment { machine, seq, number, generation }: CondemnedSegment) -> Self {
+        Self { machine, seq, number, generation }
     }
 }
 
@@ -64,62 +79,69 @@ impl From<SegmentId> for CondemnedSegment {
     }
 }
 
-/// The directories that were used last, as many as [`CACHE_BYTES`] hold.
-#[derive(Debug, Default)]
-pub(crate) struct Cache(Mutex<CacheState>);
-
-#[derive(Debug, Default)]
-struct CacheState {
-    clock: u64,
-    bytes: usize,
-    /// With the time of their last use.
-    segments: HashMap<SegmentId, (u64, Arc<Segment>)>,
-    /// By that time.
-    order: BTreeMap<u64, SegmentId>,
-}
-
-impl Cache {
-    fn get(&self, id: SegmentId) -> Option<Arc<Segment>> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let segment = state.remove(id)?;
-        state.insert(id, Arc::clone(&segment));
-        Some(segment)
-    }
-
-    fn put(&self, id: SegmentId, segment: Arc<Segment>) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.remove(id);
-        state.insert(id, segment);
-        while state.bytes > CACHE_BYTES
-            && let Some(oldest) = state.order.values().next().copied()
-        {
-            state.remove(oldest);
-        }
-    }
-}
-
-impl CacheState {
-    fn insert(&mut self, id: SegmentId, segment: Arc<Segment>) {
-        self.clock += 1;
-        self.bytes += segment.memory();
-        self.order.insert(self.clock, id);
-        self.segments.insert(id, (self.clock, segment));
-    }
-
-    fn remove(&mut self, id: SegmentId) -> Option<Arc<Segment>> {
-        let (used, segment) = self.segments.remove(&id)?;
-        self.order.remove(&used);
-        self.bytes -= segment.memory();
-        Some(segment)
-    }
-}
-
 impl Vault {
-    /// Reads a segment's directory, or answers it from the cache.
+    /// Reads a segment's directory, or answers it from the cache. If the segment was replaced, it is that of the lowest later
+    /// generation that is there.
     pub(crate) async fn segment(&self, id: SegmentId) -> Result<Arc<Segment>, VaultError> {
         if let Some(segment) = self.inner.segments.get(id) {
             return Ok(segment);
         }
+        let known = self.inner.replaced.generation(id).filter(|known| *known > id.generation);
+        let segment =
+            match self.read_segment(SegmentId { generation: known.unwrap_or(id.generation), ..id }).await {
+                Err(error @ VaultError::Missing { .. }) => match self.generations(id).await?.first() {
+                    Some(lowest) => self.read_segment(*lowest).await?,
+                    None => return Err(error),
+                },
+                read => read?,
+            };
+        let segment = Arc::new(segment);
+        self.inner.segments.put(id, Arc::clone(&segment));
+        Ok(segment)
+    }
+
+    /// A segment, or what replaced it, that holds these blocks of a cell. Mostly the lowest generation does: the next one is
+    /// made of it. But of two that several collectors made, it may be the other one.
+    pub(crate) async fn holder(
+        &self,
+        id: SegmentId,
+        cell: u32,
+        blocks: Blocks,
+    ) -> Result<Arc<Segment>, VaultError> {
+        let lowest = self.segment(id).await?;
+        if lowest.holds(cell, blocks)? {
+            return Ok(lowest);
+        }
+        for later in self.generations(id).await? {
+            match self.segment(later).await {
+                Ok(segment) if segment.holds(cell, blocks)? => return Ok(segment),
+                Ok(_) | Err(VaultError::Missing { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(VaultError::mismatch(&lowest.name, format!("cell {cell} does not hold what its delta says")))
+    }
+
+    /// The generations of a segment that are there, from this one on, ascending. Remembers what else of its backup was replaced.
+    pub(crate) async fn generations(&self, id: SegmentId) -> Result<Vec<SegmentId>, VaultError> {
+        let mut lowest: HashMap<u32, u32> = HashMap::new();
+        let mut found = Vec::new();
+        for path in object::list(self.store(), &format!("seg/{}/{:020}", id.machine, id.seq)).await? {
+            let Some((number, generation)) = name::segment_of(&path) else { continue };
+            let known = lowest.entry(number).or_insert(generation);
+            *known = generation.min(*known);
+            if number == id.number && generation >= id.generation {
+                found.push(SegmentId { generation, ..id });
+            }
+        }
+        lowest.retain(|_, generation| *generation > 0);
+        self.inner.replaced.put(id.machine, id.seq, lowest);
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    /// Reads the directory of exactly this segment.
+    pub(crate) async fn read_segment(&self, id: SegmentId) -> Result<Segment, VaultError> {
         let name = id.name();
         let damaged = |source| VaultError::damaged(&name, source);
         let (tail, size) = object::read_tail(self.store(), &name, TAIL).await?;
@@ -152,7 +174,7 @@ impl Vault {
         {
             return Err(damaged(DecodeError::OutOfRange { what: "the directory" }));
         }
-        let segment = Arc::new(Segment {
+        Ok(Segment {
             root: directory.root(),
             directory,
             size,
@@ -161,9 +183,7 @@ impl Vault {
             table_at: layout.table_at,
             table_len: layout.table_len,
             name,
-        });
-        self.inner.segments.put(id, Arc::clone(&segment));
-        Ok(segment)
+        })
     }
 
     /// Which blocks the cells of a segment hold.
@@ -174,29 +194,6 @@ impl Vault {
         let table = segment.opener.table(stored.to_vec()).map_err(damaged)?;
         decode_table(&table, &segment.directory).map_err(damaged)
     }
-
-    /// Reads one meta cell and checks it against `hash`, if what refers to it commits to it cell by cell.
-    pub(crate) async fn meta_cell(
-        &self,
-        id: SegmentId,
-        cell: u32,
-        hash: Option<[u8; 32]>,
-    ) -> Result<Vec<u8>, VaultError> {
-        let segment = self.segment(id).await?;
-        let entry = segment.entry(cell)?;
-        if entry.kind != CellKind::Meta || hash.is_some_and(|hash| hash != entry.hash) {
-            return Err(VaultError::mismatch(
-                &segment.name,
-                format!("cell {cell} is not the one referred to"),
-            ));
-        }
-        let stored = object::read_range(self.store(), &segment.name, segment.range(cell)?).await?;
-        let plain = segment.open_cell(cell, stored)?;
-        if *blake3::hash(&plain).as_bytes() != entry.hash {
-            return Err(VaultError::damaged(&segment.name, DecodeError::Hash { what: "a cell" }));
-        }
-        Ok(plain)
-    }
 }
 
 impl Segment {
@@ -205,11 +202,31 @@ impl Segment {
         self.directory.cells.len() * (size_of::<CellEntry>() + size_of::<u64>()) + SEGMENT_OVERHEAD
     }
 
+    pub(crate) fn last_cell(&self) -> Option<u32> {
+        u32::try_from(self.directory.cells.len()).unwrap_or(u32::MAX).checked_sub(1)
+    }
+
     pub(crate) fn entry(&self, cell: u32) -> Result<&CellEntry, VaultError> {
         self.directory
             .cells
             .get(cell as usize)
             .ok_or_else(|| VaultError::mismatch(&self.name, format!("it has no cell {cell}")))
+    }
+
+    /// Whether it is what a collection left of another one.
+    pub(crate) fn is_partial(&self) -> bool {
+        self.directory.cells.iter().any(|cell| matches!(cell.kind, CellKind::Kept { .. } | CellKind::Gone))
+    }
+
+    /// Whether a cell holds these of its blocks. A part of a delta is there or not.
+    pub(crate) fn holds(&self, cell: u32, blocks: Blocks) -> Result<bool, VaultError> {
+        let entry = self.entry(cell)?;
+        Ok(match entry.kind {
+            CellKind::Data { .. } => Blocks::first(entry.plain_len as usize / BLOCK_SIZE).has_all(blocks),
+            CellKind::Kept { kept, .. } => kept.has_all(blocks),
+            CellKind::Meta => true,
+            CellKind::Zero { .. } | CellKind::Known { .. } | CellKind::Gone => false,
+        })
     }
 
     /// Where a cell's stored bytes are.
@@ -227,75 +244,5 @@ impl Segment {
         self.opener
             .cell(cell, entry.codec_byte(), entry.plain_len, stored.to_vec())
             .map_err(|source| VaultError::damaged(&self.name, source))
-    }
-
-    /// Compares a cell with its hash. `stored`: bytes of the segment from `start` on, the cell's among them.
-    pub(crate) fn check_cell(&self, cell: u32, stored: &Bytes, start: u64) -> Result<(), VaultError> {
-        let range = self.range(cell)?;
-        let at = |offset: u64| usize::try_from(offset - start).unwrap_or(usize::MAX);
-        let data = self.open_cell(cell, stored.slice(at(range.start)..at(range.end)))?;
-        let entry = self.entry(cell)?;
-        let hash = match entry.kind {
-            CellKind::Data { codec, .. } => {
-                let plain = decode_cell(codec, entry.plain_len, &data).map_err(|source| {
-                    let detail = format!("cell {cell} does not decode: {}", chain(&source));
-                    VaultError::mismatch(&self.name, detail)
-                })?;
-                cell_hash(&plain)
-            }
-            CellKind::Zero { .. } | CellKind::Meta => cell_hash(&data),
-            // The bytes are those of another segment, which is looked at by itself.
-            CellKind::Known { .. } => {
-                let place = CellRef::decode(&data).map(drop);
-                return place.map_err(|source| VaultError::damaged(&self.name, source));
-            }
-        };
-        if hash == entry.hash {
-            Ok(())
-        } else {
-            Err(VaultError::damaged(&self.name, DecodeError::Hash { what: "a cell" }))
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use holdfast_vault_format::Extent;
-
-    use super::*;
-    use crate::writer::SegmentWriter;
-    use crate::{KeyFile, Storage};
-
-    /// Segments with the largest directories there are, the first of which is asked for again and again.
-    #[tokio::test]
-    async fn the_cache_is_bounded_by_bytes() {
-        let dir = tempfile::tempdir().unwrap();
-        let key = KeyFile::generate(&dir.path().join("key")).unwrap();
-        let path = dir.path().join("vault");
-        std::fs::create_dir(&path).unwrap();
-        let vault = Vault::create(Storage::directory(&path).unwrap(), &key).await.unwrap();
-        let cache = || vault.inner.segments.0.lock().unwrap();
-        let id = |number| SegmentId { machine: Uuid::nil(), seq: 1, number, generation: 0 };
-        let mut read = 0;
-        for number in 0..24 {
-            let mut writer =
-                SegmentWriter::new(&vault.inner, id(number), Uuid::nil(), vec!["sda".to_owned()]).unwrap();
-            while !writer.is_full() {
-                writer.zero(0, vec![Extent { first_block: 0, block_count: 1 }]).unwrap();
-            }
-            let sealed = writer.finish().unwrap();
-            object::create(vault.storage(), &id(number).name(), sealed.bytes.into()).await.unwrap();
-            read += vault.segment(id(number)).await.unwrap().memory();
-            vault.segment(id(0)).await.unwrap();
-            assert!(cache().bytes <= CACHE_BYTES);
-        }
-        assert!(read > CACHE_BYTES * 5 / 4, "too few segments to fill it");
-        let state = cache();
-        let memory: usize = state.segments.values().map(|(_, segment)| segment.memory()).sum();
-        assert_eq!(state.bytes, memory);
-        assert_eq!(state.order.len(), state.segments.len());
-        assert!(state.bytes > CACHE_BYTES * 3 / 4, "it keeps less than it may");
-        assert!(state.segments.contains_key(&id(0)) && state.segments.contains_key(&id(23)));
-        assert!(!state.segments.contains_key(&id(1)));
     }
 }

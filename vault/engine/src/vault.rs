@@ -70,6 +70,7 @@ pub(crate) struct Inner {
     pub(crate) ring: Keyring,
     pub(crate) signer: Arc<Signer>,
     pub(crate) segments: crate::segment::Cache,
+    pub(crate) replaced: crate::segment::Replaced,
     /// `None`: nothing is looked for.
     pub(crate) samples: Option<Arc<Samples>>,
     pub(crate) condemned: crate::collect::CondemnedCache,
@@ -158,6 +159,7 @@ impl Vault {
                 ring,
                 signer: Arc::new(signer),
                 segments: crate::segment::Cache::default(),
+                replaced: crate::segment::Replaced::default(),
                 samples: None,
                 condemned: crate::collect::CondemnedCache::default(),
             }),
@@ -179,6 +181,7 @@ impl Vault {
                 ring: inner.ring.clone(),
                 signer: inner.signer.clone(),
                 segments: crate::segment::Cache::default(),
+                replaced: crate::segment::Replaced::default(),
                 samples,
                 condemned: crate::collect::CondemnedCache::default(),
             }),

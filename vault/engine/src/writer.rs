@@ -114,6 +114,12 @@ impl SegmentWriter {
         Ok((cell, hash))
     }
 
+    /// Appends what is left of a cell of another generation.
+    pub(crate) fn left(&mut self, entry: CellEntry, data: &[u8]) -> Result<(), VaultError> {
+        self.table.push(CellBlocks::default());
+        self.append(entry, data).map(drop)
+    }
+
     fn append(&mut self, mut entry: CellEntry, data: &[u8]) -> Result<u32, VaultError> {
         let number = u32::try_from(self.directory.cells.len()).unwrap_or(u32::MAX);
         entry.stored_len =

@@ -9,6 +9,7 @@ pub mod collection;
 pub mod container;
 pub mod delta;
 pub mod event;
+pub mod kept;
 pub mod keys;
 pub mod recipient;
 pub mod record;

@@ -6,6 +6,7 @@ use crate::block::{BLOCK_SIZE, Extent};
 use crate::bytes::{DecodeError, Reader, Writer};
 use crate::cell::{Codec, MAX_CELL_BLOCKS, MAX_CELL_BYTES};
 use crate::container::{HEADER_LEN, TAG_LEN};
+use crate::kept::Blocks;
 
 /// Most plain bytes in a meta cell.
 pub const MAX_META_BYTES: usize = 1 << 20;
@@ -26,6 +27,10 @@ pub enum CellKind {
     /// Blocks of the disk with this index whose bytes were stored before: the cell's own bytes say where, as a [`CellRef`].
     /// Length and hash are those of the blocks.
     Known { disk: u32 },
+    /// What a collection left of a data cell: blocks that points need. Length and hash are those of the whole cell.
+    Kept { codec: Codec, kept: Blocks },
+    /// What a collection left of any other cell: nothing, but its number.
+    Gone,
 }
 
 /// A data cell of any segment in the vault.
@@ -92,6 +97,9 @@ impl CellEntry {
             CellKind::Zero { .. } => 3,
             CellKind::Meta => 4,
             CellKind::Known { .. } => 5,
+            CellKind::Kept { codec: Codec::Raw, .. } => 6,
+            CellKind::Kept { codec: Codec::Zstd, .. } => 7,
+            CellKind::Gone => 8,
         }
     }
 }
@@ -118,10 +126,12 @@ impl Directory {
         out.count(self.cells.len());
         for cell in &self.cells {
             out.u8(cell.codec_byte());
-            if let CellKind::Data { disk, .. } | CellKind::Zero { disk } | CellKind::Known { disk } =
-                cell.kind
-            {
-                out.varint(u64::from(disk));
+            match cell.kind {
+                CellKind::Data { disk, .. } | CellKind::Zero { disk } | CellKind::Known { disk } => {
+                    out.varint(u64::from(disk));
+                }
+                CellKind::Kept { kept, .. } => out.varint(u64::from(kept.0)),
+                CellKind::Meta | CellKind::Gone => {}
             }
             out.varint(u64::from(cell.plain_len));
             out.varint(u64::from(cell.stored_len));
@@ -162,14 +172,14 @@ impl Directory {
         offsets
     }
 
-    /// What a delta names a segment by: the data cells with their numbers, lengths and hashes. Meta cells are left out, since a
+    /// What a delta names a segment by: the data cells with their numbers, lengths and hashes, whatever is left of them. Meta cells are left out, since a
     /// delta may lie in the segment that it names; it is committed to by its own hash. Known cells are: a delta names the segment
     /// that has their bytes.
     #[must_use]
     pub fn root(&self) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new_derive_key("Holdfast vault v1 segment root");
         for (number, cell) in (0_u32..).zip(&self.cells) {
-            if let CellKind::Data { .. } = cell.kind {
+            if let CellKind::Data { .. } | CellKind::Kept { .. } = cell.kind {
                 hasher.update(&number.to_le_bytes());
                 hasher.update(&cell.plain_len.to_le_bytes());
                 hasher.update(&cell.hash);
@@ -182,11 +192,15 @@ impl Directory {
 fn decode_cell_entry(reader: &mut Reader<'_>, disks: usize) -> Result<CellEntry, DecodeError> {
     let bad = |what| Err(DecodeError::OutOfRange { what });
     let kind_byte = reader.u8("a cell's kind")?;
-    let mut disk = 0;
-    if kind_byte != 4 {
-        disk = small(reader, "a cell's disk")?;
-        if disk as usize >= disks {
-            return bad("a cell's disk");
+    let (mut disk, mut kept) = (0, Blocks::default());
+    match kind_byte {
+        4 | 8 => {}
+        6 | 7 => kept = Blocks(small(reader, "a cell's blocks")?),
+        _ => {
+            disk = small(reader, "a cell's disk")?;
+            if disk as usize >= disks {
+                return bad("a cell's disk");
+            }
         }
     }
     let kind = match kind_byte {
@@ -195,17 +209,20 @@ fn decode_cell_entry(reader: &mut Reader<'_>, disks: usize) -> Result<CellEntry,
         3 => CellKind::Zero { disk },
         4 => CellKind::Meta,
         5 => CellKind::Known { disk },
+        6 => CellKind::Kept { codec: Codec::Raw, kept },
+        7 => CellKind::Kept { codec: Codec::Zstd, kept },
+        8 => CellKind::Gone,
         _ => return bad("a cell's kind"),
     };
     let plain_len = small(reader, "a cell's length")?;
     let stored_len = small(reader, "a cell's stored length")?;
     let hash = reader.array("a cell's hash")?;
     let plain = plain_len as usize;
+    let is_blocks = plain > 0 && plain <= MAX_CELL_BYTES && plain.is_multiple_of(BLOCK_SIZE);
     let fits = match kind {
-        CellKind::Data { .. } | CellKind::Known { .. } => {
-            plain > 0 && plain <= MAX_CELL_BYTES && plain.is_multiple_of(BLOCK_SIZE)
-        }
-        CellKind::Zero { .. } => plain == 0,
+        CellKind::Data { .. } | CellKind::Known { .. } => is_blocks,
+        CellKind::Kept { kept, .. } => is_blocks && Blocks::first(plain / BLOCK_SIZE).has_all(kept),
+        CellKind::Zero { .. } | CellKind::Gone => plain == 0,
         CellKind::Meta => plain > 0 && plain <= MAX_META_BYTES,
     };
     let stored = stored_len as usize;
@@ -227,7 +244,15 @@ pub struct CellBlocks {
     pub hashes: Vec<u64>,
 }
 
-/// Encodes a table; one entry per cell of the directory, empty for meta cells.
+impl CellKind {
+    /// Whether the table says which blocks the cell holds.
+    #[must_use]
+    pub fn is_in_table(self) -> bool {
+        matches!(self, Self::Data { .. } | Self::Zero { .. } | Self::Known { .. })
+    }
+}
+
+/// Encodes a table; one entry per cell of the directory, empty for those that are not in it.
 #[must_use]
 pub fn encode_table(cells: &[CellBlocks]) -> Vec<u8> {
     let with_blocks = || cells.iter().filter(|cell| !cell.extents.is_empty());
@@ -242,18 +267,18 @@ pub fn encode_table(cells: &[CellBlocks]) -> Vec<u8> {
     out.into_bytes()
 }
 
-/// Decodes a table by the directory that it belongs to; one entry per cell, empty for meta cells.
+/// Decodes a table by the directory that it belongs to; one entry per cell, empty for those that are not in it.
 pub fn decode_table(bytes: &[u8], directory: &Directory) -> Result<Vec<CellBlocks>, DecodeError> {
     let mut reader = Reader::new(bytes);
     let count = reader.count(1, "the table")?;
-    let with_blocks = directory.cells.iter().filter(|cell| cell.kind != CellKind::Meta).count();
+    let with_blocks = directory.cells.iter().filter(|cell| cell.kind.is_in_table()).count();
     if count != with_blocks {
         return Err(DecodeError::OutOfRange { what: "the table" });
     }
     let mut cells = Vec::with_capacity(directory.cells.len());
     for cell in &directory.cells {
         cells.push(match cell.kind {
-            CellKind::Meta => CellBlocks::default(),
+            CellKind::Meta | CellKind::Kept { .. } | CellKind::Gone => CellBlocks::default(),
             CellKind::Zero { .. } => {
                 let extents = decode_extents(&mut reader, MAX_ZERO_EXTENTS)?;
                 CellBlocks { extents, hashes: Vec::new() }

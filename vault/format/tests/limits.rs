@@ -8,6 +8,7 @@ use holdfast_vault_format::delta::{
     DeltaRoot, HashRun, MetaPlace, PageRef, Place, Placed, SegmentRef, decode_extents, decode_hashes,
     encode_extents, encode_hashes,
 };
+use holdfast_vault_format::kept::Blocks;
 use holdfast_vault_format::record::{Abort, Open, Point, verify};
 use holdfast_vault_format::segment::{
     CellBlocks, CellEntry, CellKind, Directory, MAX_META_BYTES, MAX_ZERO_EXTENTS, decode_table, encode_table,
@@ -192,6 +193,7 @@ fn cells_of_a_segment() {
     let raw = |disk| CellKind::Data { disk, codec: Codec::Raw };
     let zstd = CellKind::Data { disk: 0, codec: Codec::Zstd };
     let zero = |disk| CellKind::Zero { disk };
+    let kept = |blocks| CellKind::Kept { codec: Codec::Zstd, kept: Blocks(blocks) };
     let length = Some("a cell's length");
     for (kind, plain_len, stored_len, bad) in [
         (raw(1), 4096, 4112, None),
@@ -211,6 +213,15 @@ fn cells_of_a_segment() {
         (CellKind::Known { disk: 2 }, 4096, 69, Some("a cell's disk")),
         (CellKind::Known { disk: 0 }, 0, 69, length),
         (CellKind::Known { disk: 0 }, most_data + 4096, 69, length),
+        (kept(1), 4096, 16, None),
+        (kept(2), 4096, 16, length),
+        (kept(0), 8192, 16, None),
+        (kept(u32::MAX), most_data, 16, None),
+        (kept(u32::MAX), most_data - 4096, 16, length),
+        (kept(0), 0, 16, length),
+        (kept(0), most_data + 4096, 16, length),
+        (CellKind::Gone, 0, 16, None),
+        (CellKind::Gone, 4096, 16, length),
         (CellKind::Meta, 1, 17, None),
         (CellKind::Meta, 0, 16, length),
         (CellKind::Meta, most_meta, most_meta + 16, None),
@@ -225,7 +236,7 @@ fn cells_of_a_segment() {
     let cell = CellEntry { kind: zero(0), plain_len: 0, stored_len: 16, hash: [2; 32] };
     let bytes = directory(vec!["a".to_owned()], vec![cell]).encode();
     assert_eq!(bytes[20], 3);
-    for (kind, what) in [(0, "a cell's kind"), (6, "a cell's kind")] {
+    for (kind, what) in [(0, "a cell's kind"), (9, "a cell's kind")] {
         let mut bytes = bytes.clone();
         bytes[20] = kind;
         assert_eq!(Directory::decode(&bytes), Err(OutOfRange { what }));

@@ -5,6 +5,7 @@ use holdfast_vault_format::container::{
     FOOTER_LEN, HEADER_LEN, Keyring, Kind, Opener, Sealer, open_record, seal_record,
 };
 use holdfast_vault_format::delta::{DeltaRoot, MetaPlace};
+use holdfast_vault_format::kept::Blocks;
 use holdfast_vault_format::keys::DataKey;
 use holdfast_vault_format::record::{
     Abort, Consistency, DeltaRef, Open, Point, PointDisk, PointRef, Signer, verify,
@@ -174,16 +175,16 @@ fn segment() -> impl Strategy<Value = (Directory, Vec<CellBlocks>)> {
                 0 => (CellKind::Data { disk: 0, codec: Codec::Raw }, count * 4096),
                 1 => (CellKind::Data { disk: 1, codec: Codec::Zstd }, count * 4096),
                 2 => (CellKind::Zero { disk: 1 }, 0),
-                _ => (CellKind::Meta, count),
+                3 => (CellKind::Meta, count),
+                4 => (CellKind::Kept { codec: Codec::Raw, kept: Blocks(count - 1) }, count * 4096),
+                5 => (CellKind::Kept { codec: Codec::Zstd, kept: Blocks(1) }, count * 4096),
+                _ => (CellKind::Gone, 0),
             };
             let hashes = match kind {
                 CellKind::Data { .. } => (0..u64::from(count)).collect(),
                 _ => Vec::new(),
             };
-            table.push(CellBlocks {
-                extents: if kind == CellKind::Meta { Vec::new() } else { extents },
-                hashes,
-            });
+            table.push(CellBlocks { extents: if kind.is_in_table() { extents } else { Vec::new() }, hashes });
             entries.push(CellEntry { kind, plain_len, stored_len: 16 + plain_len, hash });
         }
         let disks = vec!["a".to_owned(), "b".to_owned()];
@@ -199,7 +200,7 @@ proptest! {
             .cells
             .iter()
             .zip(&table)
-            .filter(|(cell, _)| cell.kind != CellKind::Meta)
+            .filter(|(cell, _)| cell.kind.is_in_table())
             .map(|(_, blocks)| blocks.clone())
             .collect();
         prop_assert_eq!(decode_table(&encode_table(&with_blocks), &directory).unwrap(), table);

@@ -9,16 +9,19 @@ use holdfast_vault_engine::{Action, ClockTrust, CollectOptions, Extent, Point};
 use crate::disk::{Content, Disk, bytes};
 
 const BLOCKS: u64 = 1 << 20;
-const DAYS: u64 = 240;
+const DAYS: u64 = 360;
 
 pub(crate) async fn run() {
-    println!("| day | points | segments' bytes | live blocks | held by dead blocks | share |");
-    println!("|---|---|---|---|---|---|");
+    println!(
+        "| day | points | segments' bytes | live blocks | held by dead blocks | share | segments compacted | freed so |"
+    );
+    println!("|---|---|---|---|---|---|---|---|");
     let mut disk = Disk::new(BLOCKS, Content::Noise).await;
     let start = Utc::now();
     // By day: its point, and of which day each block was then.
-    let mut kept: BTreeMap<u64, (Point, Vec<u8>)> = BTreeMap::new();
-    let mut written = vec![0_u8; usize::try_from(BLOCKS).unwrap()];
+    let mut kept: BTreeMap<u64, (Point, Vec<u16>)> = BTreeMap::new();
+    let mut compactions = Compactions::default();
+    let mut written = vec![0_u16; usize::try_from(BLOCKS).unwrap()];
     for day in 0..=DAYS {
         let changed = match day {
             0 => vec![Extent { first_block: 0, block_count: BLOCKS }],
@@ -26,7 +29,7 @@ pub(crate) async fn run() {
         };
         for extent in &changed {
             for block in extent.first_block..extent.first_block + extent.block_count {
-                written[usize::try_from(block).unwrap()] = u8::try_from(day).unwrap();
+                written[usize::try_from(block).unwrap()] = u16::try_from(day).unwrap();
             }
         }
         let point = disk.back_up(&changed).await;
@@ -39,9 +42,13 @@ pub(crate) async fn run() {
         }
         let now = start + TimeDelta::days(i64::try_from(day).unwrap());
         let options = CollectOptions { clock: ClockTrust::Trusted, ..CollectOptions::new(now) };
-        disk.vault.collect(options, |_| {}).await.unwrap();
+        let report = disk.vault.collect(options, |_| {}).await.unwrap();
+        if report.compacted_segments > 0 {
+            compactions.segments += report.compacted_segments;
+            compactions.bytes += report.compacted_bytes;
+        }
         if day % 30 == 0 {
-            tell(&disk, day, &kept);
+            tell(&disk, day, &kept, &compactions);
         }
     }
 }
@@ -53,7 +60,14 @@ fn is_kept(of: u64, today: u64) -> bool {
         || (of.is_multiple_of(30) && today - of < 180)
 }
 
-fn tell(disk: &Disk, day: u64, kept: &BTreeMap<u64, (Point, Vec<u8>)>) {
+/// So far.
+#[derive(Default)]
+struct Compactions {
+    segments: u64,
+    bytes: u64,
+}
+
+fn tell(disk: &Disk, day: u64, kept: &BTreeMap<u64, (Point, Vec<u16>)>, compactions: &Compactions) {
     let mut live = 0_u64;
     let mut days = vec![false; usize::try_from(DAYS).unwrap() + 1];
     for block in 0..usize::try_from(BLOCKS).unwrap() {
@@ -72,11 +86,13 @@ fn tell(disk: &Disk, day: u64, kept: &BTreeMap<u64, (Point, Vec<u8>)>) {
     // Noise: a live block takes its 4 KiB; the rest is dead blocks and less than 1 % of metadata.
     let dead = stored.saturating_sub(live * 4096);
     println!(
-        "| {day} | {} | {} | {live} | {} | {:.1} % |",
+        "| {day} | {} | {} | {live} | {} | {:.1} % | {} | {} |",
         kept.len(),
         bytes(stored),
         bytes(dead),
-        dead as f64 * 100.0 / stored as f64
+        dead as f64 * 100.0 / stored as f64,
+        compactions.segments,
+        bytes(compactions.bytes)
     );
 }
 

@@ -10,7 +10,7 @@ use holdfast_vault_format::container::TAG_LEN;
 use holdfast_vault_format::segment::{CellEntry, CellKind, CellRef};
 
 use crate::begin::BeginBackup;
-use crate::segment::{Segment, SegmentId};
+use crate::segment::{Segment, SegmentId, StoredCells};
 use crate::{Vault, VaultError, name, object};
 
 use super::known::{self, Known};
@@ -104,7 +104,7 @@ fn count(state: &mut State, disk: usize, sent: u32, stored: u32) {
 /// The known cells that a segment's own stand for, where they are still to be had; the others are sent again.
 async fn known_cells(
     vault: &Vault,
-    segment: &Segment,
+    segment: &Arc<Segment>,
     condemned: &HashSet<CondemnedSegment>,
 ) -> Result<HashMap<u32, Known>, VaultError> {
     let cells = &segment.directory.cells;
@@ -117,14 +117,10 @@ async fn known_cells(
         if !is_known(&run[0]) {
             continue;
         }
-        let (start, end) = (segment.range(first)?.start, segment.range(at - 1)?.end);
-        let bytes = object::read_range(vault.store(), &segment.name, start..end).await?;
+        let stored = StoredCells::read(vault, Arc::clone(segment), first..=at - 1).await?;
         for (cell, entry) in (first..at).zip(run) {
-            let range = segment.range(cell)?;
-            let within = |offset: u64| usize::try_from(offset - start).unwrap_or(usize::MAX);
-            let place = segment.open_cell(cell, bytes.slice(within(range.start)..within(range.end)))?;
-            let place =
-                CellRef::decode(&place).map_err(|source| VaultError::damaged(&segment.name, source))?;
+            let place = CellRef::decode(&stored.open(cell)?)
+                .map_err(|source| VaultError::damaged(&segment.name, source))?;
             let CellRef { machine, seq, number, generation, root, cell: of } = place;
             let id = SegmentId { machine, seq, number, generation };
             let lent = match lenders.entry(id) {

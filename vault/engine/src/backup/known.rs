@@ -13,7 +13,7 @@ use tracing::{debug, warn};
 use holdfast_vault_format::collection::CondemnedSegment;
 use holdfast_vault_format::segment::{CellKind, CellRef};
 
-use crate::segment::{Segment, SegmentId};
+use crate::segment::{Segment, SegmentId, StoredCells};
 use crate::{Vault, VaultError, object};
 
 use super::check::CheckedCell;
@@ -223,10 +223,9 @@ fn follows(before: Option<&Known>, next: Option<&Known>) -> bool {
 /// Reads so many cells and compares them with their hashes.
 async fn read(vault: &Vault, first: Known, count: usize) -> Result<(), VaultError> {
     let Known { segment, cell, .. } = first;
-    let last = cell + u32::try_from(count).unwrap_or(u32::MAX) - 1;
-    let (start, end) = (segment.range(cell)?.start, segment.range(last)?.end);
-    let bytes = object::read_range(vault.store(), &segment.name, start..end).await?;
-    let compare = move || (cell..=last).try_for_each(|cell| segment.check_cell(cell, &bytes, start));
+    let cells = cell..=cell + u32::try_from(count).unwrap_or(u32::MAX) - 1;
+    let stored = StoredCells::read(vault, segment, cells.clone()).await?;
+    let compare = move || cells.into_iter().try_for_each(|cell| stored.check(cell));
     tokio::task::spawn_blocking(compare).await.map_err(|source| VaultError::Worker { source })?
 }
 

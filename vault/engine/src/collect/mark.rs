@@ -8,19 +8,24 @@ use uuid::Uuid;
 use holdfast_vault_format::collection::CondemnedSegment;
 use holdfast_vault_format::record::DeltaRef;
 
-use crate::segment::SegmentId;
+use crate::segment::AnyGeneration;
 use crate::standing::PointState;
 use crate::{Outcome, Point, Vault, VaultError, name, object};
 
 use super::CollectOptions;
 
-/// What is there of a machine and what of it nothing needs.
+/// What is there of a machine and what of it nothing needs. Segments are with their sizes in bytes.
 #[derive(Debug, Default)]
 pub(super) struct Mark {
-    /// With their sizes in bytes.
     pub(super) dead: Vec<(CondemnedSegment, u64)>,
-    /// What is there and has to stay.
-    pub(super) needed: Vec<CondemnedSegment>,
+    /// What has to stay as it is: a backup may go on with it.
+    pub(super) whole: Vec<CondemnedSegment>,
+    /// What deltas name, in every generation that is there: of these, one that has the blocks that points need has to stay.
+    pub(super) named: Vec<(CondemnedSegment, u64)>,
+    /// The points that need it, also purged ones that a backup builds upon.
+    pub(super) points: Vec<Point>,
+    /// The newest point that is not purged, or 0.
+    pub(super) newest: u64,
     /// Backups without an outcome, with the largest number of what is condemned that they know; `None` if that cannot be told.
     pub(super) undecided: Vec<(u64, Option<u64>)>,
     /// Decided backups whose `open` object is of no more use.
@@ -38,7 +43,7 @@ pub(super) enum Look {
 /// What points need of other machines than their own, of all machines together.
 #[derive(Debug, Default)]
 pub(super) struct Lent {
-    pub(super) segments: HashSet<CondemnedSegment>,
+    pub(super) segments: HashSet<AnyGeneration>,
     /// Backups whose outcome was looked at, by machine.
     looked_at: HashMap<Uuid, HashSet<u64>>,
     pub(super) read_bytes: u64,
@@ -49,8 +54,8 @@ pub(super) struct Lent {
 struct Live {
     /// Backups all of whose segments stay.
     whole: HashSet<u64>,
-    /// Backup, number, generation.
-    segments: HashSet<(u64, u32, u32)>,
+    /// Backup and number.
+    segments: HashSet<(u64, u32)>,
     /// Deltas that were read, by backup and hash.
     deltas: HashSet<(u64, [u8; 32])>,
 }
@@ -126,11 +131,14 @@ impl Vault {
                 live.whole.extend(open.adopted);
             }
             if let Some(base) = open.base
-                && let Some(point) = gone.get(&base.seq)
+                && let Some(point) = gone.remove(&base.seq)
             {
-                self.mark_point(point, &mut live, lent).await?;
+                self.mark_point(&point, &mut live, lent).await?;
+                mark.points.push(point);
             }
         }
+        mark.newest = newest;
+        mark.points.extend(points.into_values());
         live.whole.extend(young_leftovers(&segments, &aborted, newest, options));
         for meta in segments {
             let (Some(seq), Some((number, generation))) =
@@ -138,13 +146,12 @@ impl Vault {
             else {
                 continue;
             };
-            let needed = live.whole.contains(&seq)
-                || live.segments.contains(&(seq, number, generation))
-                // Nobody decided about its backup: it is under way.
-                || !seen.contains(&seq);
             let segment = CondemnedSegment { machine, seq, number, generation };
-            if needed {
-                mark.needed.push(segment);
+            // If nobody decided about its backup, it is under way.
+            if live.whole.contains(&seq) || !seen.contains(&seq) {
+                mark.whole.push(segment);
+            } else if live.segments.contains(&(seq, number)) {
+                mark.named.push((segment, meta.size));
             } else {
                 mark.dead.push((segment, meta.size));
             }
@@ -235,11 +242,11 @@ impl Vault {
         lent.read_bytes += root.encode().len() as u64;
         let parts = delta.parts.iter().map(|part| part.segment);
         let pages = root.extent_pages.iter().chain(&root.hash_pages).map(|page| page.place.segment);
-        live.segments.extend(parts.chain(pages).map(|number| (delta.seq, number, 0)));
+        live.segments.extend(parts.chain(pages).map(|number| (delta.seq, number)));
         for named in &root.segments {
             match named.lender {
-                None => drop(live.segments.insert((named.seq, named.number, named.generation))),
-                Some(_) => drop(lent.segments.insert(SegmentId::named(machine, named).into())),
+                None => drop(live.segments.insert((named.seq, named.number))),
+                Some(lender) => drop(lent.segments.insert((lender, named.seq, named.number))),
             }
         }
         Ok(())

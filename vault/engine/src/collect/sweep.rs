@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use holdfast_vault_format::collection::{Condemned, CondemnedSegment};
 
+use crate::segment::SegmentId;
 use crate::{VaultError, name, object};
 
 use super::CollectionRun;
@@ -72,8 +73,16 @@ impl CollectionRun {
     ) -> Result<Vec<(u64, Option<u64>)>, VaultError> {
         let none = BTreeSet::new();
         let mark = self.vault.mark(machine, &none, Look::Again, &self.options, &mut self.lent).await?;
-        seen.dead.extend(mark.dead.into_iter().filter(|(segment, _)| condemned.contains(segment)));
-        seen.needed.extend(mark.needed.into_iter().filter(|segment| condemned.contains(segment)));
+        let replaced = self.vault.replaced(&mark, condemned).await?;
+        let (replaced, needed): (Vec<_>, Vec<_>) = mark
+            .named
+            .into_iter()
+            .filter(|(segment, _)| condemned.contains(segment))
+            .partition(|(segment, _)| replaced.contains(segment));
+        let dead = mark.dead.into_iter().filter(|(segment, _)| condemned.contains(segment));
+        seen.dead.extend(dead.chain(replaced));
+        let whole = mark.whole.into_iter().filter(|segment| condemned.contains(segment));
+        seen.needed.extend(whole.chain(needed.into_iter().map(|(segment, _)| segment)));
         Ok(mark.undecided)
     }
 
@@ -95,7 +104,8 @@ impl CollectionRun {
             return Verdict { number, dead: Vec::new(), is_all: false };
         }
         let is_needed = |segment: &CondemnedSegment| {
-            seen.needed.contains(segment) || self.lent.segments.contains(segment)
+            seen.needed.contains(segment)
+                || self.lent.segments.contains(&SegmentId::from(*segment).any_generation())
         };
         let is_all = !condemned.segments.iter().any(is_needed);
         let dead = condemned

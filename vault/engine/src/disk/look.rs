@@ -2,14 +2,27 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
+
+use futures::{Stream, StreamExt as _};
 
 use holdfast_vault_format::block::blocks_of;
 use holdfast_vault_format::delta::Place;
+use holdfast_vault_format::kept::Blocks;
 
 use crate::VaultError;
 use crate::segment::SegmentId;
 
-use super::{DiskReader, WINDOW};
+use super::{DiskReader, Inner, WINDOW};
+
+/// Consecutive blocks of a disk and the cell that holds them, in any order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub(crate) segment: SegmentId,
+    pub(crate) cell: u32,
+    pub(crate) blocks: Blocks,
+    pub(crate) disk_blocks: Range<u64>,
+}
 
 impl DiskReader {
     /// Checks that the deltas speak of every block from `first` on.
@@ -51,6 +64,17 @@ impl DiskReader {
         Ok(found)
     }
 
+    /// Which blocks of which cells hold the disk, a window at a time, in its order: a cell comes as often as the disk comes
+    /// back to it.
+    pub(crate) fn parts(self) -> impl Stream<Item = Result<Vec<Part>, VaultError>> + Send + 'static {
+        let blocks = blocks_of(self.inner.size_bytes);
+        let starts = (0..blocks).step_by(usize::try_from(WINDOW).unwrap_or(usize::MAX));
+        futures::stream::iter(starts).then(move |first| {
+            let inner = Arc::clone(&self.inner);
+            async move { inner.parts(first, (first + WINDOW).min(blocks)).await }
+        })
+    }
+
     /// Whether any delta names one of these segments.
     pub(crate) fn names(&self, wanted: impl Fn(SegmentId) -> bool) -> bool {
         let machine = self.inner.machine;
@@ -59,5 +83,31 @@ impl DiskReader {
             .iter()
             .flat_map(|(_, root)| &root.segments)
             .any(|named| wanted(SegmentId::named(machine, named)))
+    }
+}
+
+impl Inner {
+    async fn parts(&self, first: u64, end: u64) -> Result<Vec<Part>, VaultError> {
+        let mut parts: Vec<Part> = Vec::new();
+        let mut last = None;
+        for (at, (delta, place)) in (first..).zip(self.places(first, end).await?) {
+            let Place::Cell { segment, cell, cell_block } = place else {
+                last = None;
+                continue;
+            };
+            let block = Blocks::run(cell_block, 1);
+            match parts.last_mut() {
+                Some(part) if last == Some((delta, segment, cell)) => {
+                    part.blocks = part.blocks.with(block);
+                    part.disk_blocks.end = at + 1;
+                }
+                _ => {
+                    let segment = SegmentId::named(self.machine, self.named(delta, segment)?);
+                    parts.push(Part { segment, cell, blocks: block, disk_blocks: at..at + 1 });
+                }
+            }
+            last = Some((delta, segment, cell));
+        }
+        Ok(parts)
     }
 }

@@ -1,12 +1,13 @@
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use holdfast_vault_format::Extent;
 use holdfast_vault_format::delta::{Place, Placed, SegmentRef, decode_extents};
 
 use crate::VaultError;
-use crate::segment::SegmentId;
+use crate::segment::{Segment, SegmentId};
 
-use super::{Inner, Piece};
+use super::{Inner, Piece, blocks_of_pieces};
 
 /// Stored bytes that are fetched by one request, and so the size of one window.
 const FETCH: u64 = 4 << 20;
@@ -21,8 +22,10 @@ pub(super) struct Plan {
 
 /// Cells of one segment that are fetched by one request.
 pub(super) struct Fetch {
-    pub(super) segment: SegmentRef,
-    pub(super) range: std::ops::Range<u64>,
+    pub(super) reference: SegmentRef,
+    /// That, or what replaced it.
+    pub(super) segment: Arc<Segment>,
+    range: std::ops::Range<u64>,
     pub(super) cells: Vec<(u32, Vec<Piece>)>,
 }
 
@@ -88,18 +91,20 @@ impl Inner {
     async fn group(&self, cells: Cells) -> Result<Vec<Fetch>, VaultError> {
         let mut fetches: Vec<Fetch> = Vec::new();
         for ((_, cell), (reference, pieces)) in cells {
-            let segment = self.segment(&reference).await?;
+            let id = SegmentId::named(self.machine, &reference);
+            let segment = self.vault.holder(id, cell, blocks_of_pieces(&pieces)).await?;
             let range = segment.range(cell)?;
             match fetches.last_mut() {
                 Some(last)
-                    if last.segment == reference
+                    if last.reference == reference
+                        && last.segment.name == segment.name
                         && range.start <= last.range.end + GAP
                         && range.end - last.range.start <= FETCH =>
                 {
                     last.range.end = range.end;
                     last.cells.push((cell, pieces));
                 }
-                _ => fetches.push(Fetch { segment: reference, range, cells: vec![(cell, pieces)] }),
+                _ => fetches.push(Fetch { reference, segment, range, cells: vec![(cell, pieces)] }),
             }
         }
         Ok(fetches)

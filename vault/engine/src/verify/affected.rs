@@ -5,7 +5,6 @@ use std::ops::Range;
 
 use holdfast_vault_format::BLOCK_SIZE;
 
-use crate::object;
 use crate::segment::SegmentId;
 use crate::{Point, Vault, VaultError};
 
@@ -58,7 +57,7 @@ impl Vault {
         }
         for id in unneeded {
             // One that is gone was collected with the points that needed it.
-            if !object::exists(self.store(), &id.name()).await.is_ok_and(|there| !there) {
+            if !self.generations(id).await.is_ok_and(|there| there.is_empty()) {
                 found.push((None, damaged[&id].reason.clone()));
             }
         }
@@ -76,7 +75,7 @@ impl DamagedCells {
 }
 
 /// Joins blocks to ranges of bytes.
-fn bytes(mut blocks: Vec<Range<u64>>, size_bytes: u64) -> Vec<Range<u64>> {
+pub(super) fn bytes(mut blocks: Vec<Range<u64>>, size_bytes: u64) -> Vec<Range<u64>> {
     blocks.sort_unstable_by_key(|range| range.start);
     let mut joined: Vec<Range<u64>> = Vec::new();
     for range in blocks {

@@ -8,7 +8,6 @@ use futures::StreamExt as _;
 use tokio::time::Instant;
 
 use crate::error::chain;
-use crate::object;
 use crate::segment::{Segment, SegmentId};
 use crate::{Vault, VaultError};
 
@@ -81,7 +80,7 @@ impl Vault {
             .map(|(id, chunk)| async move {
                 let start = Instant::now();
                 let outcome = match chunk {
-                    Ok(chunk) => (id, chunk.is_last, self.read_chunk(chunk).await),
+                    Ok(chunk) => (id, chunk.is_last, self.read_chunk(id, chunk).await),
                     Err(error) => (id, true, Err(error)),
                 };
                 if pace == VerifyPace::Gentle {
@@ -127,9 +126,8 @@ impl Vault {
         Ok(chunks)
     }
 
-    async fn read_chunk(&self, chunk: Chunk) -> Result<ChunkRead, VaultError> {
+    async fn read_chunk(&self, id: SegmentId, chunk: Chunk) -> Result<ChunkRead, VaultError> {
         let Chunk { segment, cells, is_last } = chunk;
-        let range = segment.range(cells.start)?.start..segment.range(cells.end - 1)?.end;
         let mut damaged = Vec::new();
         if is_last && let Err(error) = self.segment_table(&segment).await {
             // Which blocks the cells hold: only a backup that goes on after a crash reads it.
@@ -138,14 +136,14 @@ impl Vault {
             }
             damaged.push((Cells::Some(Vec::new()), chain(&error)));
         }
-        let stored = object::read_range(self.store(), &segment.name, range.clone()).await?;
+        let stored = self.read_cells(id, cells.start..=cells.end - 1).await?;
         let check = move || {
             for cell in cells {
-                if let Err(error) = segment.check_cell(cell, &stored, range.start) {
+                if let Err(error) = stored.check(cell) {
                     damaged.push((Cells::Some(vec![cell]), chain(&error)));
                 }
             }
-            ChunkRead { bytes: range.end - range.start, damaged }
+            ChunkRead { bytes: stored.len(), damaged }
         };
         tokio::task::spawn_blocking(check).await.map_err(|source| VaultError::Worker { source })
     }

@@ -1,7 +1,11 @@
 //! How points hang together: deltas, their pages, the directories of the segments that they name.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::pin::pin;
 use std::sync::Arc;
+
+use futures::TryStreamExt as _;
 
 use uuid::Uuid;
 
@@ -16,6 +20,7 @@ use crate::segment::{Segment, SegmentId};
 use crate::{Point, PointDisk, Vault, VaultError};
 
 use super::DamagedPoint;
+use super::affected::bytes;
 use super::data::DamagedCells;
 
 /// What points need, and what is wrong with it.
@@ -25,6 +30,8 @@ pub(super) struct Structure {
     pub(super) damaged: BTreeMap<SegmentId, DamagedCells>,
     /// Without a point: what no restore needs.
     pub(super) findings: Vec<(Option<DamagedPoint>, String)>,
+    /// Segments of which a collection left a part.
+    partial: BTreeSet<SegmentId>,
 }
 
 /// A delta that was looked at; many points share it.
@@ -41,8 +48,12 @@ impl Structure {
     /// Reads each delta of these points once. All are of one machine.
     pub(super) async fn read(vault: &Vault, points: &[Point]) -> Result<Self, VaultError> {
         let mut deltas: BTreeMap<(u64, [u8; 32]), Looked> = BTreeMap::new();
-        let mut structure =
-            Self { segments: BTreeSet::new(), damaged: BTreeMap::new(), findings: Vec::new() };
+        let mut structure = Self {
+            segments: BTreeSet::new(),
+            damaged: BTreeMap::new(),
+            findings: Vec::new(),
+            partial: BTreeSet::new(),
+        };
         for point in points {
             for disk in &point.disks {
                 for delta in &disk.stack {
@@ -51,15 +62,21 @@ impl Structure {
                         entry.insert(structure.look(vault, point.machine, delta).await?);
                     }
                 }
-                let found = structure.disk(vault, point, disk, &deltas).await?;
-                if let Some(reason) = found {
-                    let point = DamagedPoint {
-                        seq: point.seq,
-                        id: Some(point.id),
-                        disk: Some(disk.name.clone()),
-                        ranges: std::iter::once(0..disk.size_bytes).collect(),
-                    };
-                    structure.findings.push((Some(point), reason));
+                let damaged = |ranges| DamagedPoint {
+                    seq: point.seq,
+                    id: Some(point.id),
+                    disk: Some(disk.name.clone()),
+                    ranges,
+                };
+                if let Some(reason) = structure.disk(vault, point, disk, &deltas).await? {
+                    let all = std::iter::once(0..disk.size_bytes).collect();
+                    structure.findings.push((Some(damaged(all)), reason));
+                    continue;
+                }
+                for (id, ranges) in structure.lacking(vault, point, disk, &deltas).await? {
+                    let reason = format!("{} lacks blocks that the point needs", id.name());
+                    let ranges = bytes(ranges, disk.size_bytes);
+                    structure.findings.push((Some(damaged(ranges)), reason));
                 }
             }
         }
@@ -102,6 +119,35 @@ impl Structure {
 }
 
 impl Structure {
+    /// The blocks of a disk that are not among what a collection left of their cells.
+    async fn lacking(
+        &self,
+        vault: &Vault,
+        point: &Point,
+        disk: &PointDisk,
+        deltas: &BTreeMap<(u64, [u8; 32]), Looked>,
+    ) -> Result<BTreeMap<SegmentId, Vec<Range<u64>>>, VaultError> {
+        let mut lacking: BTreeMap<SegmentId, Vec<Range<u64>>> = BTreeMap::new();
+        let named = disk.stack.iter().filter_map(|delta| deltas.get(&(delta.seq, delta.hash)));
+        let is_partial = |looked: &Looked| matches!(looked, Looked::Sound { segments, .. } if !self.partial.is_disjoint(segments));
+        if !named.into_iter().any(is_partial) {
+            return Ok(lacking);
+        }
+        let mut parts = pin!(vault.open_disk(point, &disk.name).await?.parts());
+        while let Some(window) = parts.try_next().await? {
+            for part in window.into_iter().filter(|part| self.partial.contains(&part.segment)) {
+                match vault.holder(part.segment, part.cell, part.blocks).await {
+                    Ok(_) => {}
+                    Err(error) if error.is_damage() => {
+                        lacking.entry(part.segment).or_default().push(part.disk_blocks);
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(lacking)
+    }
+
     async fn look(&mut self, vault: &Vault, machine: Uuid, delta: &DeltaRef) -> Result<Looked, VaultError> {
         match self.sound(vault, machine, delta).await {
             Ok(sound) => Ok(sound),
@@ -124,7 +170,11 @@ impl Structure {
             let id = SegmentId::named(machine, named);
             segments.insert(id);
             match vault.segment(id).await {
-                Ok(segment) if segment.root == named.root => {}
+                Ok(segment) if segment.root == named.root => {
+                    if segment.is_partial() {
+                        self.partial.insert(id);
+                    }
+                }
                 Ok(segment) => {
                     let reason = format!("{} is not the one that the delta was made of", segment.name);
                     self.damaged.insert(id, DamagedCells::all(reason));
@@ -190,7 +240,7 @@ impl Cells<'_> {
         let entry = segment.entry(cell)?;
         let blocks = u64::from(entry.plain_len) / BLOCK_SIZE as u64;
         let fits = u64::from(cell_block) + placed.extent.block_count <= blocks;
-        if matches!(entry.kind, CellKind::Data { .. }) && fits {
+        if matches!(entry.kind, CellKind::Data { .. } | CellKind::Kept { .. }) && fits {
             return Ok(());
         }
         Err(VaultError::mismatch(&segment.name, format!("cell {cell} does not hold what its delta says")))

@@ -1,14 +1,14 @@
 //! Backups, deletions and collections, interleaved step by step in random order: every point that is listed, or can be
-//! undeleted, restores after each step. The machines are clones at times, and lend each other what they stored. In memory:
-//! there is no disk in what is proved here.
+//! undeleted, restores after each step. The machines are clones at times, and in every other schedule they lend each other what they
+//! stored; whatever is lent is not compacted. In memory: there is no disk in what is proved here.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use holdfast_vault_engine::{
-    Action, Backup, BeginBackup, Begun, ClockTrust, CollectOptions, CollectionRun, KeyFile, Outcome, Point,
-    PointStatus, Prepared, Samples, Storage, Vault, VaultError,
+    Action, Backup, BeginBackup, Begun, ClockTrust, CollectOptions, CollectionRun, Compaction, KeyFile,
+    Outcome, Point, PointStatus, Prepared, Samples, Storage, Vault, VaultError,
 };
 use object_store::memory::InMemory;
 use uuid::Uuid;
@@ -31,10 +31,13 @@ enum Gateway {
 
 struct World {
     vault: Vault,
+    is_lending: bool,
     machines: [Uuid; 2],
     disks: [Image; 2],
     /// Points that need segments of the other machine.
     borrowed: usize,
+    /// Segments that were replaced.
+    compacted: u64,
     gateways: [Gateway; ACTORS],
     collectors: [Option<(CollectionRun, u8)>; ACTORS],
     /// What must restore, and what it must be.
@@ -46,12 +49,18 @@ struct World {
 impl World {
     async fn new(key: &KeyFile, seed: u64) -> Self {
         let vault = Vault::create(Storage::over(Arc::new(InMemory::new())), key).await.unwrap();
-        let vault = vault.deduplicating(Arc::new(Samples::within(0)));
+        let is_lending = (seed / 1000).is_multiple_of(2);
+        let vault = match is_lending {
+            true => vault.deduplicating(Arc::new(Samples::within(0))),
+            false => vault,
+        };
         Self {
             vault,
+            is_lending,
             machines: [Uuid::from_u128(1), Uuid::from_u128(2)],
             disks: [Image::noise(seed, 24 * BLOCK), Image::noise(seed + 1, 24 * BLOCK)],
             borrowed: 0,
+            compacted: 0,
             gateways: std::array::from_fn(|_| Gateway::Idle),
             collectors: std::array::from_fn(|_| None),
             truth: BTreeMap::new(),
@@ -64,6 +73,8 @@ impl World {
         CollectOptions {
             clock: ClockTrust::Trusted,
             keep_leftovers: std::time::Duration::from_secs(self.disks[0].0[0].into()),
+            compaction: Compaction::All,
+            least_gain: 1,
             ..CollectOptions::new(self.now)
         }
     }
@@ -71,11 +82,11 @@ impl World {
     async fn step(&mut self) {
         self.now += TimeDelta::minutes(1);
         let actor = self.random.below(ACTORS);
-        match self.random.below(16) {
-            0..=4 => self.back_up(actor).await,
-            5 => self.reap().await,
-            6 | 7 => self.decide(AT_ONCE).await,
-            8 => self.decide(Action::Undelete).await,
+        match self.random.below(20) {
+            0..=7 => self.back_up(actor).await,
+            8 => self.reap().await,
+            9 | 10 => self.decide(AT_ONCE).await,
+            11 => self.decide(Action::Undelete).await,
             _ => self.collect(actor).await,
         }
     }
@@ -86,15 +97,21 @@ impl World {
         let gateway = std::mem::replace(&mut self.gateways[actor], Gateway::Idle);
         self.gateways[actor] = match gateway {
             Gateway::Idle => {
-                if changed.is_multiple_of(3) {
-                    self.disks[which] = self.disks[1 - which].clone();
-                } else {
-                    self.disks[which].change(changed, 1 + usize::try_from(changed % 9).unwrap());
+                match changed % 6 {
+                    0 | 1 if self.is_lending => self.disks[which] = self.disks[1 - which].clone(),
+                    // As after a restore.
+                    2 if !self.truth.is_empty() => {
+                        let old = self.random.below(self.truth.len());
+                        self.disks[which] = self.truth.values().nth(old).unwrap().1.clone();
+                    }
+                    _ => self.disks[which].change(changed, 1 + usize::try_from(changed % 19).unwrap()),
                 }
                 let image = self.disks[which].clone();
                 let machine = self.machines[which];
-                // Many are full backups, as after damage: what they send is likely to be known.
-                let damaged = if self.random.below(2) == 0 {
+                // Where machines lend, many are full backups, as after damage: what they send is likely to be known. Elsewhere what is
+                // old wears off.
+                let full = if self.is_lending { 2 } else { 8 };
+                let damaged = if self.random.below(full) == 0 {
                     self.vault.point_seqs(machine).await.unwrap()
                 } else {
                     Vec::new()
@@ -175,18 +192,23 @@ impl World {
                 Some((run, 2))
             }
             Some((mut run, 2)) => {
-                run.condemn().await.unwrap();
+                run.compact(|_| {}).await.unwrap();
                 Some((run, 3))
             }
             Some((mut run, 3)) => {
-                run.look_again().await.unwrap();
+                run.condemn().await.unwrap();
                 Some((run, 4))
+            }
+            Some((mut run, 4)) => {
+                run.look_again().await.unwrap();
+                Some((run, 5))
             }
             // Some are killed here.
             Some((run, _)) => {
                 if self.random.below(4) > 0 {
                     let report = run.sweep().await.unwrap();
                     assert!(report.held.is_empty(), "{report:?}");
+                    self.compacted += report.compacted_segments;
                 }
                 None
             }
@@ -223,18 +245,18 @@ impl World {
     }
 }
 
-/// `HOLDFAST_RACES` schedules of 60 steps each (100).
+/// `HOLDFAST_RACES` schedules of 80 steps each (100).
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_happens_in_whatever_order_what_is_listed_restores() {
     let schedules: u64 = std::env::var("HOLDFAST_RACES").map_or(100, |count| count.parse().unwrap());
     let first: u64 = std::env::var("HOLDFAST_RACES_SEED").map_or(1, |seed| seed.parse().unwrap());
     let dir = tempfile::tempdir().unwrap();
     let key = KeyFile::generate(&dir.path().join("key")).unwrap();
-    let (mut purged, mut left, mut borrowed) = (0, 0, 0);
+    let (mut purged, mut left, mut borrowed, mut compacted) = (0, 0, 0, 0);
     for seed in first..first + schedules {
         println!("seed {seed}");
         let mut world = World::new(&key, seed * 1000).await;
-        for _ in 0..60 {
+        for _ in 0..80 {
             world.step().await;
         }
         world.check().await;
@@ -251,21 +273,25 @@ async fn whatever_happens_in_whatever_order_what_is_listed_restores() {
         world.now += TimeDelta::days(30);
         for _ in 0..2 {
             let options = world.options();
-            world.vault.collect(options, |_| {}).await.unwrap();
+            world.compacted += world.vault.collect(options, |_| {}).await.unwrap().compacted_segments;
         }
         world.check().await;
         let options = world.options();
         let plan = world.vault.plan_collection(options, |_| {}).await.unwrap();
         assert_eq!(plan.condemned_segments, 0, "something is never collected");
+        assert_eq!(plan.compacted_segments, 0, "something is compacted without end");
         let mut there = 0;
         for machine in world.machines {
             there += world.vault.points(machine).await.unwrap().len();
         }
         left += there;
         borrowed += world.borrowed;
+        compacted += world.compacted;
         purged += world.truth.len() - there;
     }
-    let proved = format!("{purged} points purged, {left} left, {borrowed} made of what was stored before");
-    assert!(purged > 0 && left > 0 && borrowed > 0, "nothing was proved: {proved}");
+    let proved = format!(
+        "{purged} points purged, {left} left, {borrowed} made of what was stored before, {compacted} segments compacted"
+    );
+    assert!(purged > 0 && left > 0 && borrowed > 0 && compacted > 0, "nothing was proved: {proved}");
     println!("{proved}");
 }

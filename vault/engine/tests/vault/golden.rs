@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use chrono::{TimeDelta, Utc};
 use holdfast_vault_engine::{
-    Action, CollectOptions, KeyFile, Keys, LockMode, Passphrase, PointStatus, Samples, Storage, Unlock,
-    Vault, VerifyDepth, VerifyPace, VerifyScope,
+    Action, CollectOptions, Compaction, KeyFile, Keys, LockMode, Passphrase, PointStatus, Samples, Storage,
+    Unlock, Vault, VerifyDepth, VerifyPace, VerifyScope,
 };
 use tempfile::TempDir;
 use uuid::Uuid;
 
+use super::collect::AT_ONCE;
 use super::support::{Image, TestVault, back_up, begin, request, restore, restore_disk, send_changes};
 
 const PASSPHRASE: &str = "a passphrase of a golden vault";
@@ -136,7 +137,17 @@ async fn make_a_golden_vault() {
         .decide_point(one, last.seq, Action::Lock { mode: LockMode::Governance, until }, "golden")
         .await
         .unwrap();
-    vault.collect(CollectOptions::new(Utc::now()), |_| {}).await.unwrap();
+    // Of a third machine's first backup, a part is needed.
+    let three = Uuid::from_u128(3);
+    let mut worn = Image::noise(3, 90_000);
+    let first = back_up(&vault, three, &[("sda", &worn)]).await.unwrap();
+    worn.0[20_000..70_000].fill(9);
+    back_up(&vault, three, &[("sda", &worn)]).await.unwrap();
+    vault.decide_point(three, first.seq, AT_ONCE, "golden").await.unwrap();
+    let all =
+        CollectOptions { compaction: Compaction::All, least_gain: 1, ..CollectOptions::new(Utc::now()) };
+    let report = vault.collect(all, |_| {}).await.unwrap();
+    assert_eq!(report.compacted_segments, 1, "{report:?}");
     let keys = Keys::unlock(Storage::directory(&test.path).unwrap(), Unlock::Key(&test.key)).await.unwrap();
     let second = KeyFile::generate(&into.join("second.key")).unwrap();
     keys.add_identity("second", &second.public()).await.unwrap();

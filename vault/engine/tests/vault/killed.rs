@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use chrono::Utc;
 use holdfast_vault_engine::{
-    Action, BeginBackup, BlockHasher, ClockTrust, CollectOptions, KeyFile, LockMode, MapLayer, Outcome,
-    Point, PointStatus, Samples, Storage, Vault, VaultError,
+    Action, BeginBackup, BlockHasher, ClockTrust, CollectOptions, Compaction, KeyFile, LockMode, MapLayer,
+    Outcome, Point, PointStatus, Samples, Storage, Vault, VaultError,
 };
 use uuid::Uuid;
 
@@ -51,6 +51,21 @@ impl Place {
     /// Images are numbered, and a point's step is the number of its image: so a point that nobody told of is known too.
     fn image(&self, number: u128) -> Image {
         Image(std::fs::read(self.dir.join(format!("image-{number}"))).unwrap())
+    }
+
+    /// Segments that are what a collection left of others.
+    fn later_generations(&self) -> usize {
+        let mut folders = vec![self.dir.join("vault/seg")];
+        let mut count = 0;
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+                match entry.file_type().unwrap().is_dir() {
+                    true => folders.push(entry.path()),
+                    false => count += usize::from(entry.path().extension().is_some_and(|name| name == "1")),
+                }
+            }
+        }
+        count
     }
 
     /// Numbers of the images that were made later.
@@ -194,7 +209,12 @@ impl Child {
 }
 
 fn options() -> CollectOptions {
-    CollectOptions { clock: ClockTrust::Trusted, ..CollectOptions::new(Utc::now()) }
+    CollectOptions {
+        clock: ClockTrust::Trusted,
+        compaction: Compaction::All,
+        least_gain: 1,
+        ..CollectOptions::new(Utc::now())
+    }
 }
 
 /// What is there, and whether it is soft-deleted.
@@ -304,7 +324,7 @@ async fn whatever_is_killed_what_was_said_stays_true() {
     Vault::create(Storage::directory(&dir.path().join("vault")).unwrap(), &key).await.unwrap();
     let place = Place::open(dir.path());
     let mut random = Random(first);
-    let (mut listed, mut taken_over) = (0, 0);
+    let (mut listed, mut taken_over, mut replaced) = (0, 0, 0);
     for seed in first..first + kills {
         println!("seed {seed}");
         let said = place.said().len();
@@ -326,6 +346,7 @@ async fn whatever_is_killed_what_was_said_stays_true() {
         assert!(ended.is_none(), "the child failed: {}", String::from_utf8_lossy(&output.stderr));
         listed = check(&place).await;
         taken_over += check_acknowledged(&place).await;
+        replaced += place.later_generations();
     }
     let vault = place.vault().await;
     for machine in machines() {
@@ -343,8 +364,11 @@ async fn whatever_is_killed_what_was_said_stays_true() {
         "a collection does not finish what it began"
     );
     assert_eq!(check(&place).await, points_left(&vault).await);
-    println!("{listed} points at the end, {taken_over} acknowledged blocks taken over");
-    assert!(listed > 0 && (kills < 100 || taken_over > 0), "nothing was proved");
+    println!(
+        "{listed} points at the end, {taken_over} acknowledged blocks taken over, {replaced} times a segment of a later \
+         generation was there"
+    );
+    assert!(listed > 0 && (kills < 100 || taken_over > 0 && replaced > 0), "nothing was proved");
 }
 
 /// Waits until the child has begun to work, however slow the machine is, or has failed to.

@@ -6,6 +6,7 @@ mod collect;
 mod collect_crash;
 mod collect_races;
 mod commit;
+mod compact;
 mod corruption;
 mod deduplication;
 mod disk_full;

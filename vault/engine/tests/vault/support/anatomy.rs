@@ -20,6 +20,9 @@ pub(crate) enum Region {
     ZeroCell,
     /// Stands for one that is stored elsewhere.
     KnownCell,
+    /// What a collection left of a data cell; `GoneCell`: nothing.
+    KeptCell,
+    GoneCell,
     MetaCell,
     Table,
     Body,
@@ -94,6 +97,9 @@ impl Anatomist {
                     CellKind::Zero { .. } => Region::ZeroCell,
                     CellKind::Meta => Region::MetaCell,
                     CellKind::Known { .. } => Region::KnownCell,
+                    CellKind::Kept { kept, .. } if kept.is_empty() => Region::GoneCell,
+                    CellKind::Kept { .. } => Region::KeptCell,
+                    CellKind::Gone => Region::GoneCell,
                 };
                 let at = |offset: u64| usize::try_from(offset).unwrap();
                 regions.push((region, at(range[0])..at(range[1])));

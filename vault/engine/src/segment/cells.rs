@@ -1,0 +1,162 @@
+//! Reading cells.
+
+use std::borrow::Cow;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use holdfast_vault_format::kept::{Blocks, Kept};
+use holdfast_vault_format::segment::{CellKind, CellRef};
+use holdfast_vault_format::{Codec, DecodeError, cell_hash, decode_cell};
+
+use crate::error::chain;
+use crate::{Vault, VaultError, object};
+
+use super::{Segment, SegmentId};
+
+/// Cells that lie together, as they are stored.
+#[derive(Clone, Debug)]
+pub(crate) struct StoredCells {
+    pub(crate) segment: Arc<Segment>,
+    start: u64,
+    bytes: Bytes,
+}
+
+impl Vault {
+    /// Reads cells of a segment, or of what replaced it. Of those, all need not be there: [`Vault::read_cell`] looks for one.
+    pub(crate) async fn read_cells(
+        &self,
+        id: SegmentId,
+        cells: RangeInclusive<u32>,
+    ) -> Result<StoredCells, VaultError> {
+        match StoredCells::read(self, self.segment(id).await?, cells.clone()).await {
+            // It may have been replaced since its directory was read.
+            Err(VaultError::Missing { .. }) => {
+                self.inner.segments.forget(id);
+                StoredCells::read(self, self.segment(id).await?, cells).await
+            }
+            read => read,
+        }
+    }
+
+    /// Reads a cell that holds these blocks.
+    pub(crate) async fn read_cell(
+        &self,
+        id: SegmentId,
+        cell: u32,
+        blocks: Blocks,
+    ) -> Result<StoredCells, VaultError> {
+        match StoredCells::read(self, self.holder(id, cell, blocks).await?, cell..=cell).await {
+            Err(VaultError::Missing { .. }) => {
+                self.inner.segments.forget(id);
+                StoredCells::read(self, self.holder(id, cell, blocks).await?, cell..=cell).await
+            }
+            read => read,
+        }
+    }
+
+    /// Reads one meta cell and checks it against `hash`, if what refers to it commits to it cell by cell.
+    pub(crate) async fn meta_cell(
+        &self,
+        id: SegmentId,
+        cell: u32,
+        hash: Option<[u8; 32]>,
+    ) -> Result<Vec<u8>, VaultError> {
+        let stored = self.read_cell(id, cell, Blocks(1)).await?;
+        let segment = &stored.segment;
+        let entry = segment.entry(cell)?;
+        if entry.kind != CellKind::Meta || hash.is_some_and(|hash| hash != entry.hash) {
+            return Err(VaultError::mismatch(
+                &segment.name,
+                format!("cell {cell} is not the one referred to"),
+            ));
+        }
+        let plain = stored.open(cell)?;
+        if cell_hash(&plain) != entry.hash {
+            return Err(VaultError::damaged(&segment.name, DecodeError::Hash { what: "a cell" }));
+        }
+        Ok(plain)
+    }
+}
+
+impl StoredCells {
+    /// Reads cells of exactly this segment.
+    pub(crate) async fn read(
+        vault: &Vault,
+        segment: Arc<Segment>,
+        cells: RangeInclusive<u32>,
+    ) -> Result<Self, VaultError> {
+        let (start, end) = (segment.range(*cells.start())?.start, segment.range(*cells.end())?.end);
+        let bytes = object::read_range(vault.store(), &segment.name, start..end).await?;
+        Ok(Self { segment, start, bytes })
+    }
+
+    /// Stored bytes.
+    pub(crate) fn len(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    /// Authenticates a cell, which is among them; it is still encoded.
+    pub(crate) fn open(&self, cell: u32) -> Result<Vec<u8>, VaultError> {
+        let range = self.segment.range(cell)?;
+        let at = |offset: u64| usize::try_from(offset.saturating_sub(self.start)).unwrap_or(usize::MAX);
+        let (start, end) = (at(range.start), at(range.end));
+        if end > self.bytes.len() {
+            return Err(VaultError::mismatch(&self.segment.name, format!("cell {cell} was not read")));
+        }
+        self.segment.open_cell(cell, self.bytes.slice(start..end))
+    }
+
+    /// Decodes the bytes of a data cell and compares them with its hash.
+    pub(crate) fn plain<'a>(
+        &self,
+        cell: u32,
+        codec: Codec,
+        data: &'a [u8],
+    ) -> Result<Cow<'a, [u8]>, VaultError> {
+        let plain_len = self.segment.entry(cell)?.plain_len;
+        let plain = decode_cell(codec, plain_len, data).map_err(|source| self.undecodable(cell, &source))?;
+        self.compare(cell, &plain)?;
+        Ok(plain)
+    }
+
+    /// Decodes what is left of a data cell and compares it with the cell's hash.
+    pub(crate) fn kept<'a>(
+        &self,
+        cell: u32,
+        codec: Codec,
+        blocks: Blocks,
+        data: &'a [u8],
+    ) -> Result<Kept<'a>, VaultError> {
+        let entry = self.segment.entry(cell)?;
+        Kept::decode(codec, entry.plain_len, blocks, &entry.hash, data)
+            .map_err(|source| self.undecodable(cell, &source))
+    }
+
+    /// Compares a cell with its hash.
+    pub(crate) fn check(&self, cell: u32) -> Result<(), VaultError> {
+        match self.segment.entry(cell)?.kind {
+            CellKind::Data { codec, .. } => self.plain(cell, codec, &self.open(cell)?).map(drop),
+            CellKind::Kept { codec, kept } => self.kept(cell, codec, kept, &self.open(cell)?).map(drop),
+            CellKind::Zero { .. } | CellKind::Meta => self.compare(cell, &self.open(cell)?),
+            // The bytes are those of another segment, which is looked at by itself.
+            CellKind::Known { .. } => CellRef::decode(&self.open(cell)?)
+                .map(drop)
+                .map_err(|source| VaultError::damaged(&self.segment.name, source)),
+            CellKind::Gone => self.open(cell).map(drop),
+        }
+    }
+
+    fn compare(&self, cell: u32, plain: &[u8]) -> Result<(), VaultError> {
+        if cell_hash(plain) == self.segment.entry(cell)?.hash {
+            Ok(())
+        } else {
+            Err(VaultError::damaged(&self.segment.name, DecodeError::Hash { what: "a cell" }))
+        }
+    }
+
+    fn undecodable(&self, cell: u32, source: &dyn std::error::Error) -> VaultError {
+        VaultError::mismatch(&self.segment.name, format!("cell {cell} does not decode: {}", chain(source)))
+    }
+}

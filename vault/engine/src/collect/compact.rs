@@ -144,11 +144,12 @@ impl CollectionRun {
             .collect();
         let mark = self.vault.mark(machine, &purged, Look::First, &self.options, &mut self.lent).await?;
         let known = self.vault.condemned_readably().await?;
+        let least_gain = self.options.least_gain;
         let segments: Vec<(AnyGeneration, Generations)> = generations(&mark)
             .into_iter()
             .filter(|(segment, _)| segment.1 <= mark.newest && !self.lent.segments.contains(segment))
+            .filter(|(_, generations)| may_gain(generations, least_gain))
             .collect();
-        let least_gain = self.options.least_gain;
         let mut plan = Plan::default();
         for part in segments.chunks(TOGETHER) {
             let wanted = part.iter().map(|((_, seq, number), _)| (*seq, *number)).collect();
@@ -195,8 +196,7 @@ impl Vault {
             let lower =
                 generations.range(..generation).filter_map(|(generation, _)| not_condemned(generation));
             let gain = size.saturating_sub(needed.bytes_of(&segment));
-            // If it is condemned, something has to take its place.
-            if condemned.contains(&from.into()) || (gain >= least_gain && gain * 100 >= size * DEAD_PERCENT) {
+            if gain >= least_gain && gain * 100 >= size * DEAD_PERCENT {
                 let Some(generation) = highest.checked_add(1) else { return Ok(()) };
                 let replaces = generations.keys().filter_map(not_condemned).collect();
                 plan.rewrites.push(Rewrite { from, generation, replaces, needed, gain });
@@ -330,6 +330,11 @@ impl Vault {
         }
         Ok(None)
     }
+}
+
+/// Whether it is worth a look: many are smaller than what has to be gained.
+fn may_gain(generations: &Generations, least: u64) -> bool {
+    generations.len() > 1 || generations.values().any(|size| *size >= least)
 }
 
 /// What deltas name, by segment; generations ascend.

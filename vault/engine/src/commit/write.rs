@@ -70,7 +70,7 @@ async fn write_delta(shared: &Arc<Shared>, index: usize) -> Result<DiskStack, Va
     let changed_blocks: u64 = layer.iter().map(|placed| placed.extent.block_count).sum();
     let cut =
         (base_blocks > blocks).then(|| Extent { first_block: blocks, block_count: base_blocks - blocks });
-    let merged = crowded(shared, encoded_len(&layer), &deltas).await?;
+    let merged = crowded(shared, encoded_len(&layer, cut), &deltas).await?;
     deltas.drain(..merged.len());
     let bottom = deltas.is_empty().then_some(blocks);
     let sources = Sources { shared: Arc::clone(shared), layer, cut, merged, bottom };
@@ -93,7 +93,7 @@ async fn write_delta(shared: &Arc<Shared>, index: usize) -> Result<DiskStack, Va
 }
 
 /// Bytes that the pages of what was received will take, about.
-fn encoded_len(layer: &Layer) -> u64 {
+fn encoded_len(layer: &Layer, cut: Option<Extent>) -> u64 {
     /// Gap, count and place; the run of its hashes.
     const EXTENT: u64 = 12;
     const HASH: u64 = 8;
@@ -101,7 +101,7 @@ fn encoded_len(layer: &Layer) -> u64 {
         Place::Zero => EXTENT,
         Place::Cell { .. } => EXTENT + placed.extent.block_count * HASH,
     };
-    layer.iter().map(len).sum()
+    layer.iter().map(len).sum::<u64>() + cut.map_or(0, |_| EXTENT)
 }
 
 /// The newest deltas of a stack that are merged with a new one of so many bytes: while what lies over a delta is larger than

@@ -115,6 +115,21 @@ async fn two_hundred(seed: u64) {
     assert!(stacks.written <= 2 * sent as u64 * levels, "{} of {sent}", stacks.written);
 }
 
+/// What is cut off a disk is all that such a backup speaks of.
+#[tokio::test]
+async fn backups_of_a_disk_that_only_shrinks_are_merged() {
+    let test = TestVault::new().await;
+    let mut stacks = Stacks::new(&test);
+    let mut model = Model((0..600).map(|block| block % 5).collect());
+    for _ in 0..9 {
+        let point = back_up(&test.vault, MACHINE, &[("sda", &model.image())]).await.unwrap();
+        stacks.see(&point);
+        restore_disk(&test.vault, &point, "sda", &model.image()).await;
+        model.0.truncate(model.0.len() - 7);
+    }
+    assert!(stacks.deepest <= 3, "{}", stacks.deepest);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 3, max_shrink_iters: 0, ..ProptestConfig::default() })]
 

@@ -176,7 +176,7 @@ impl Report {
         text += &format!("; read {}", size(self.read_bytes));
         if self.compacted_segments > 0 {
             text += &format!(
-                "\n{} {} segments without their dead blocks, which frees {}",
+                "\n{} {} segments anew without their dead blocks, {} smaller",
                 if self.dry_run { "would write" } else { "wrote" },
                 self.compacted_segments,
                 size(self.compacted_bytes)

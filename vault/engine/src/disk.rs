@@ -3,6 +3,7 @@
 mod look;
 mod plan;
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -138,7 +139,7 @@ impl Inner {
         let (Some((first, _)), Some((last, _))) = (cells.first(), cells.last()) else {
             return Ok(Window::default());
         };
-        let stored = match StoredCells::read(&self.vault, segment, *first..=*last).await {
+        let stored = match self.read_planned(segment, *first..=*last).await {
             Ok(stored) => vec![stored; cells.len()],
             // It was replaced since it was planned: what is left need not lie together any more.
             Err(VaultError::Missing { .. }) => self.look_up(&reference, &cells).await?,
@@ -150,6 +151,18 @@ impl Inner {
             Ok(Window { zeros: Vec::new(), cells: cells.collect::<Result<_, VaultError>>()? })
         };
         tokio::task::spawn_blocking(open).await.map_err(|source| VaultError::Worker { source })?
+    }
+
+    async fn read_planned(
+        &self,
+        id: SegmentId,
+        cells: RangeInclusive<u32>,
+    ) -> Result<StoredCells, VaultError> {
+        let segment = self.vault.segment(id).await?;
+        if segment.id != id {
+            return Err(VaultError::Missing { object: id.name() });
+        }
+        StoredCells::read(&self.vault, segment, cells).await
     }
 
     async fn look_up(

@@ -4,6 +4,7 @@ mod cache;
 mod cells;
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -23,12 +24,15 @@ pub(crate) use cells::StoredCells;
 
 /// Read with the footer in one request; most directories fit.
 const TAIL: u64 = 64 << 10;
+/// Stored bytes that are read by one request where all are.
+const CHUNK: u64 = 4 << 20;
 /// A directory beside its cells.
 const SEGMENT_OVERHEAD: usize = 2 << 10;
 
 /// A segment whose directory was read and authenticated.
 #[derive(Debug)]
 pub(crate) struct Segment {
+    pub(crate) id: SegmentId,
     pub(crate) name: String,
     pub(crate) directory: Directory,
     pub(crate) root: [u8; 32],
@@ -175,6 +179,7 @@ impl Vault {
             return Err(damaged(DecodeError::OutOfRange { what: "the directory" }));
         }
         Ok(Segment {
+            id,
             root: directory.root(),
             directory,
             size,
@@ -202,8 +207,21 @@ impl Segment {
         self.directory.cells.len() * (size_of::<CellEntry>() + size_of::<u64>()) + SEGMENT_OVERHEAD
     }
 
-    pub(crate) fn last_cell(&self) -> Option<u32> {
-        u32::try_from(self.directory.cells.len()).unwrap_or(u32::MAX).checked_sub(1)
+    /// Its cells in parts that can be read by one request each.
+    pub(crate) fn chunks(&self) -> Result<Vec<Range<u32>>, VaultError> {
+        let count = u32::try_from(self.directory.cells.len()).unwrap_or(u32::MAX);
+        let mut chunks = Vec::new();
+        let mut first = 0;
+        while first < count {
+            let start = self.range(first)?.start;
+            let mut end = first + 1;
+            while end < count && self.range(end)?.end - start <= CHUNK {
+                end += 1;
+            }
+            chunks.push(first..end);
+            first = end;
+        }
+        Ok(chunks)
     }
 
     pub(crate) fn entry(&self, cell: u32) -> Result<&CellEntry, VaultError> {
@@ -230,7 +248,7 @@ impl Segment {
     }
 
     /// Where a cell's stored bytes are.
-    pub(crate) fn range(&self, cell: u32) -> Result<std::ops::Range<u64>, VaultError> {
+    pub(crate) fn range(&self, cell: u32) -> Result<Range<u64>, VaultError> {
         let at = cell as usize;
         match (self.offsets.get(at), self.offsets.get(at + 1)) {
             (Some(start), Some(end)) => Ok(*start..*end),

@@ -20,7 +20,7 @@ use holdfast_vault_format::segment::CellKind;
 use crate::object::{self, Created};
 use crate::segment::{AnyGeneration, Segment, SegmentId, StoredCells};
 use crate::writer::SegmentWriter;
-use crate::{Vault, VaultError, crash_point};
+use crate::{Vault, VaultError, VerifyPace, crash_point};
 
 use super::mark::{Look, Mark};
 use super::needed::{Needed, NeededSegments};
@@ -47,7 +47,7 @@ struct Rewrite {
     generation: u32,
     /// All generations that are there and not condemned.
     replaces: Vec<CondemnedSegment>,
-    needed: Needed,
+    needed: Arc<Needed>,
     /// Bytes, about.
     gain: u64,
 }
@@ -193,14 +193,18 @@ impl Vault {
                 let segment = CondemnedSegment { machine, seq, number, generation: *generation };
                 (!condemned.contains(&segment)).then_some(segment)
             };
-            let lower =
-                generations.range(..generation).filter_map(|(generation, _)| not_condemned(generation));
             let gain = size.saturating_sub(needed.bytes_of(&segment));
             if gain >= least_gain && gain * 100 >= size * DEAD_PERCENT {
                 let Some(generation) = highest.checked_add(1) else { return Ok(()) };
                 let replaces = generations.keys().filter_map(not_condemned).collect();
-                plan.rewrites.push(Rewrite { from, generation, replaces, needed, gain });
-            } else {
+                plan.rewrites.push(Rewrite { from, generation, replaces, needed: Arc::new(needed), gain });
+                return Ok(());
+            }
+            let lower = generations.range(..generation).map(|(generation, _)| generation);
+            let lower: Vec<_> = lower.filter_map(not_condemned).collect();
+            if !lower.is_empty() {
+                // Its collector may have been killed before it did so.
+                self.read_back(from).await?;
                 plan.replaced.extend(lower);
             }
             return Ok(());
@@ -212,54 +216,55 @@ impl Vault {
     /// meanwhile.
     async fn rewrite(&self, rewrite: Rewrite) -> Result<Option<u64>, VaultError> {
         let Rewrite { from, generation, needed, .. } = rewrite;
-        let segment = match self.read_segment(from).await {
-            Ok(segment) => Arc::new(segment),
-            Err(VaultError::Missing { .. }) => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let Some(last) = segment.last_cell() else { return Ok(None) };
-        let stored = match StoredCells::read(self, Arc::clone(&segment), 0..=last).await {
-            Ok(stored) => stored,
-            Err(VaultError::Missing { .. }) => return Ok(None),
-            Err(error) => return Err(error),
-        };
         let id = SegmentId { generation, ..from };
-        let writer = SegmentWriter::new(&self.inner, id, segment.directory.snapshot, Vec::new())?;
-        let write = move || {
-            let bytes = left_of(&stored, &needed, writer)?;
-            Ok::<_, VaultError>((bytes, needed))
+        let (segment, bytes) = match self.left_of(from, id, &needed).await {
+            Ok(left) => left,
+            Err(VaultError::Missing { .. }) => return Ok(None),
+            Err(error) => return Err(error),
         };
-        let (bytes, needed) =
-            tokio::task::spawn_blocking(write).await.map_err(|source| VaultError::Worker { source })??;
-        let name = id.name();
         // Another collector may have been faster: what it wrote counts if it has what is needed.
-        if object::create(self.storage(), &name, bytes.into()).await? == Created::Now {
+        if object::create(self.storage(), &id.name(), bytes.into()).await? == Created::Now {
             self.check_mounted().await?;
         }
         crash_point("engine::segment_replaced");
-        let replacement = Arc::new(self.read_segment(id).await?);
-        self.check_replacement(&segment, Arc::clone(&replacement), &needed).await?;
+        let replacement = self.read_segment(id).await?;
+        if replacement.root != segment.root || !needed.is_in(&replacement) {
+            let detail = "it does not have what is needed of the one that it replaces";
+            return Err(VaultError::mismatch(&replacement.name, detail));
+        }
+        self.read_back(id).await?;
         Ok(Some(segment.size.saturating_sub(replacement.size)))
     }
 
-    /// Reads a replacement as it is stored.
-    async fn check_replacement(
+    /// A segment, and what is needed of it as one of that id.
+    async fn left_of(
         &self,
-        segment: &Segment,
-        replacement: Arc<Segment>,
-        needed: &Needed,
-    ) -> Result<(), VaultError> {
-        let name = replacement.name.clone();
-        if replacement.root != segment.root || !needed.is_in(&replacement) {
-            return Err(VaultError::mismatch(
-                &name,
-                "it does not have what is needed of the one that it replaces",
-            ));
+        from: SegmentId,
+        id: SegmentId,
+        needed: &Arc<Needed>,
+    ) -> Result<(Arc<Segment>, Vec<u8>), VaultError> {
+        let segment = Arc::new(self.read_segment(from).await?);
+        let mut writer = SegmentWriter::new(&self.inner, id, segment.directory.snapshot, Vec::new())?;
+        for cells in segment.chunks()? {
+            let stored = StoredCells::read(self, Arc::clone(&segment), cells.start..=cells.end - 1).await?;
+            let needed = Arc::clone(needed);
+            let write = move || {
+                for cell in cells {
+                    leave(&stored, cell, &needed, &mut writer)?;
+                }
+                Ok::<_, VaultError>(writer)
+            };
+            writer = tokio::task::spawn_blocking(write)
+                .await
+                .map_err(|source| VaultError::Worker { source })??;
         }
-        let Some(last) = replacement.last_cell() else { return Ok(()) };
-        let stored = StoredCells::read(self, replacement, 0..=last).await?;
-        let check = move || (0..=last).try_for_each(|cell| stored.check(cell));
-        tokio::task::spawn_blocking(check).await.map_err(|source| VaultError::Worker { source })?
+        Ok((segment, writer.finish()?.bytes))
+    }
+
+    /// Reads all of a segment as it is stored.
+    async fn read_back(&self, id: SegmentId) -> Result<(), VaultError> {
+        let read = self.read_segments(&[id], VerifyPace::Full, &mut |_, _, _| {}).await?;
+        read.reason().map_or(Ok(()), |reason| Err(VaultError::mismatch(&id.name(), reason)))
     }
 
     /// Of what is condemned, the segments that a higher generation makes superfluous: one that nobody condemned and that has all that
@@ -349,33 +354,35 @@ fn generations(mark: &Mark) -> BTreeMap<AnyGeneration, Generations> {
     segments
 }
 
-/// What is needed of a segment, whose cells these are, as a segment.
-fn left_of(stored: &StoredCells, needed: &Needed, mut writer: SegmentWriter) -> Result<Vec<u8>, VaultError> {
-    for (number, entry) in (0_u32..).zip(&stored.segment.directory.cells) {
-        let blocks = needed.of(number as usize);
-        let mut entry = *entry;
-        let data = match entry.kind {
-            CellKind::Data { codec, .. } => {
-                let data = stored.open(number)?;
-                let plain = stored.plain(number, codec, &data)?;
-                let (codec, data) = Kept::whole(&plain).encode(entry.plain_len, blocks, LEVEL);
-                entry.kind = CellKind::Kept { codec, kept: blocks };
-                data
-            }
-            CellKind::Kept { codec, kept } => {
-                let data = stored.open(number)?;
-                let left = stored.kept(number, codec, kept, &data)?;
-                let (codec, data) = left.encode(entry.plain_len, blocks, LEVEL);
-                entry.kind = CellKind::Kept { codec, kept: blocks };
-                data
-            }
-            CellKind::Meta if !blocks.is_empty() => stored.open(number)?,
-            CellKind::Meta | CellKind::Zero { .. } | CellKind::Known { .. } | CellKind::Gone => {
-                (entry.kind, entry.plain_len, entry.hash) = (CellKind::Gone, 0, [0; 32]);
-                Vec::new()
-            }
-        };
-        writer.left(entry, &data)?;
-    }
-    Ok(writer.finish()?.bytes)
+/// Writes what is needed of a cell, which is among these.
+fn leave(
+    stored: &StoredCells,
+    number: u32,
+    needed: &Needed,
+    writer: &mut SegmentWriter,
+) -> Result<(), VaultError> {
+    let blocks = needed.of(number as usize);
+    let mut entry = *stored.segment.entry(number)?;
+    let data = match entry.kind {
+        CellKind::Data { codec, .. } => {
+            let data = stored.open(number)?;
+            let plain = stored.plain(number, codec, &data)?;
+            let (codec, data) = Kept::whole(&plain).encode(entry.plain_len, blocks, LEVEL);
+            entry.kind = CellKind::Kept { codec, kept: blocks };
+            data
+        }
+        CellKind::Kept { codec, kept } => {
+            let data = stored.open(number)?;
+            let left = stored.kept(number, codec, kept, &data)?;
+            let (codec, data) = left.encode(entry.plain_len, blocks, LEVEL);
+            entry.kind = CellKind::Kept { codec, kept: blocks };
+            data
+        }
+        CellKind::Meta if !blocks.is_empty() => stored.open(number)?,
+        CellKind::Meta | CellKind::Zero { .. } | CellKind::Known { .. } | CellKind::Gone => {
+            (entry.kind, entry.plain_len, entry.hash) = (CellKind::Gone, 0, [0; 32]);
+            Vec::new()
+        }
+    };
+    writer.left(entry, &data)
 }

@@ -1,11 +1,10 @@
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use holdfast_vault_format::Extent;
 use holdfast_vault_format::delta::{Place, Placed, SegmentRef, decode_extents};
 
 use crate::VaultError;
-use crate::segment::{Segment, SegmentId};
+use crate::segment::SegmentId;
 
 use super::{Inner, Piece, blocks_of_pieces};
 
@@ -23,8 +22,8 @@ pub(super) struct Plan {
 /// Cells of one segment that are fetched by one request.
 pub(super) struct Fetch {
     pub(super) reference: SegmentRef,
-    /// That, or what replaced it.
-    pub(super) segment: Arc<Segment>,
+    /// That, or what replaced it and holds all that is wanted.
+    pub(super) segment: SegmentId,
     range: std::ops::Range<u64>,
     pub(super) cells: Vec<(u32, Vec<Piece>)>,
 }
@@ -97,14 +96,16 @@ impl Inner {
             match fetches.last_mut() {
                 Some(last)
                     if last.reference == reference
-                        && last.segment.name == segment.name
+                        && last.segment == segment.id
                         && range.start <= last.range.end + GAP
                         && range.end - last.range.start <= FETCH =>
                 {
                     last.range.end = range.end;
                     last.cells.push((cell, pieces));
                 }
-                _ => fetches.push(Fetch { reference, segment, range, cells: vec![(cell, pieces)] }),
+                _ => {
+                    fetches.push(Fetch { reference, segment: segment.id, range, cells: vec![(cell, pieces)] })
+                }
             }
         }
         Ok(fetches)

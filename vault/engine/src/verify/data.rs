@@ -13,13 +13,11 @@ use crate::{Vault, VaultError};
 
 use super::VerifyPace;
 
-/// Stored bytes that are read by one request.
-const CHUNK: u64 = 4 << 20;
 /// Requests under way, each with its bytes once as stored and a cell of them decoded: some 40 MiB.
 const IN_FLIGHT: usize = 6;
 
 /// What came of reading segments.
-pub(super) struct Read {
+pub(crate) struct Read {
     pub(super) bytes: u64,
     pub(super) damaged: BTreeMap<SegmentId, DamagedCells>,
 }
@@ -54,9 +52,16 @@ struct Chunk {
     is_last: bool,
 }
 
+impl Read {
+    /// What is damaged, if anything is.
+    pub(crate) fn reason(self) -> Option<String> {
+        self.damaged.into_values().next().map(|damaged| damaged.reason)
+    }
+}
+
 impl Vault {
     /// Reads segments and compares every cell with its hash.
-    pub(super) async fn read_segments(
+    pub(crate) async fn read_segments(
         &self,
         ids: &[SegmentId],
         pace: VerifyPace,
@@ -111,17 +116,13 @@ impl Vault {
 
     async fn chunks(&self, id: SegmentId) -> Result<Vec<Chunk>, VaultError> {
         let segment = self.segment(id).await?;
-        let count = u32::try_from(segment.directory.cells.len()).unwrap_or(u32::MAX);
-        let mut chunks = Vec::new();
-        let mut first = 0;
-        while first < count {
-            let start = segment.range(first)?.start;
-            let mut end = first + 1;
-            while end < count && segment.range(end)?.end - start <= CHUNK {
-                end += 1;
-            }
-            chunks.push(Chunk { segment: Arc::clone(&segment), cells: first..end, is_last: end == count });
-            first = end;
+        let mut chunks: Vec<Chunk> = segment
+            .chunks()?
+            .into_iter()
+            .map(|cells| Chunk { segment: Arc::clone(&segment), cells, is_last: false })
+            .collect();
+        if let Some(last) = chunks.last_mut() {
+            last.is_last = true;
         }
         Ok(chunks)
     }

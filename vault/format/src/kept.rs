@@ -263,6 +263,7 @@ mod tests {
         assert_eq!(Blocks::run(4, 2), Blocks(0b11_0000));
         assert_eq!(Blocks::run(31, 1), Blocks(1 << 31));
         assert!(Blocks::run(32, 1).is_empty() && Blocks::run(0, 0).is_empty());
+        assert_eq!(Blocks(0b110).with(Blocks(0b011)), Blocks(0b111));
         assert_eq!([0, 2, 3, 40].map(|block| Blocks(0b1110).before(block)), [0, 1, 2, 3]);
         assert!(Blocks(0b110).has_all(Blocks(0b10)) && !Blocks(0b110).has_all(Blocks(0b11)));
     }

@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 
 use holdfast_vault_engine::{
-    Action, CollectOptions, DamagedPoint, Point, Vault, VerifyDepth, VerifyPace, VerifyReport, VerifyScope,
+    Action, CollectOptions, Compaction, DamagedPoint, Point, Vault, VerifyDepth, VerifyPace, VerifyReport,
+    VerifyScope,
 };
 use uuid::Uuid;
 
+use super::collect::AT_ONCE;
 use super::support::anatomy::{Anatomist, Region};
 use super::support::image::Random;
 use super::support::{Image, TestVault, back_up, begin, good_points, request, restore, send_changes};
@@ -34,6 +36,25 @@ impl Subject {
         }
         let anatomist = Anatomist::new(&test.path, &test.key_path);
         Self { test, machine, points, anatomist }
+    }
+
+    /// The same without its first points, and compacted.
+    async fn worn() -> Self {
+        let mut subject = Self::new().await;
+        let vault = &subject.test.vault;
+        let mut last = restore(vault, &subject.points[3], "one").await.unwrap();
+        last.change(20, 150);
+        let two = restore(vault, &subject.points[3], "two").await.unwrap();
+        let newest = back_up(vault, subject.machine, &[("one", &last), ("two", &two)]).await.unwrap();
+        for point in std::mem::replace(&mut subject.points, vec![newest]) {
+            vault.decide_point(subject.machine, point.seq, AT_ONCE, "eva").await.unwrap();
+        }
+        let now = chrono::Utc::now();
+        let options =
+            CollectOptions { compaction: Compaction::All, least_gain: 1, ..CollectOptions::new(now) };
+        let report = vault.collect(options, |_| {}).await.unwrap();
+        assert!(report.compacted_segments > 0 && report.deleted_segments > 0, "{report:?}");
+        subject
     }
 
     async fn verify(&self, depth: VerifyDepth) -> VerifyReport {
@@ -86,7 +107,12 @@ impl Subject {
 
     fn objects(&self) -> Vec<String> {
         let all = self.test.objects().into_iter();
-        all.filter(|name| name.starts_with("seg/") || name.starts_with("points/")).collect()
+        // Those of points that are no more matter to nobody.
+        let seq = |name: &str| name.rsplit('/').next().and_then(|file| file.get(..20)?.parse().ok());
+        let is_point = |name: &str| {
+            name.starts_with("points/") && self.points.iter().any(|point| Some(point.seq) == seq(name))
+        };
+        all.filter(|name| name.starts_with("seg/") || is_point(name)).collect()
     }
 }
 
@@ -142,10 +168,12 @@ async fn what_is_whole_is_called_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_does_not_restore_is_told_and_nothing_else() {
     let harms: usize = std::env::var("HOLDFAST_HARMS").map_or(200, |count| count.parse().unwrap());
-    let subject = Subject::new().await;
     let mut random = Random(7);
     let (mut cases, mut data_only) = (0, 0);
+    let mut reached = BTreeSet::new();
+    let (whole, worn) = (Subject::new().await, Subject::worn().await);
     while cases < harms {
+        let subject = if random.below(2) == 0 { &whole } else { &worn };
         for name in subject.objects() {
             let path = subject.test.path.join(&name);
             let whole = std::fs::read(&path).unwrap();
@@ -157,9 +185,22 @@ async fn what_does_not_restore_is_told_and_nothing_else() {
                     let what = format!("{harm} at {at} ({region:?}) of {name}");
                     // A cut takes the directory away, whatever else it takes.
                     let is_data = name.starts_with("seg/")
-                        && matches!(region, Region::DataCell | Region::ZeroCell | Region::Table)
+                        && matches!(
+                            region,
+                            Region::DataCell
+                                | Region::KeptCell
+                                | Region::GoneCell
+                                | Region::ZeroCell
+                                | Region::Table
+                        )
                         && harm != "cut";
-                    data_only += usize::from(subject.check(&what, is_data).await);
+                    reached.insert(region);
+                    if region == Region::MetaCell && harm != "cut" && subject.broken().await.is_empty() {
+                        // Of a delta that is no more, or a page of hashes: only one of them is looked at without the data.
+                        assert!(!subject.verify(VerifyDepth::ReadData).await.findings.is_empty(), "{what}");
+                    } else {
+                        data_only += usize::from(subject.check(&what, is_data).await);
+                    }
                     cases += 1;
                 }
             }
@@ -167,6 +208,7 @@ async fn what_does_not_restore_is_told_and_nothing_else() {
         }
     }
     assert!(data_only > harms / 10, "{cases} cases, {data_only} of data");
+    assert!(harms < 1000 || reached.contains(&Region::KeptCell), "{reached:?}");
     println!("{cases} cases, {data_only} of data");
 }
 

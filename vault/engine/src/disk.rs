@@ -215,6 +215,10 @@ fn open_cell(
     let entry = segment.entry(cell)?;
     match entry.kind {
         CellKind::Kept { codec, kept: blocks } => {
+            if !blocks.has_all(blocks_of_pieces(&pieces)) {
+                let detail = format!("cell {cell} does not hold what its delta says");
+                return Err(VaultError::mismatch(&segment.name, detail));
+            }
             let data = Bytes::from(stored.open(cell)?);
             let kept = stored.kept(cell, codec, blocks, &data)?;
             // A cell of its own: it was compared with the hash of the whole, which nobody can tell from what is left. All of a

@@ -386,3 +386,6 @@ fn leave(
     };
     writer.left(entry, &data)
 }
+
+#[cfg(test)]
+mod tests;

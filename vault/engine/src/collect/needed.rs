@@ -73,6 +73,14 @@ impl Needed {
         self.0.get(cell).copied().unwrap_or_default()
     }
 
+    /// The same without these blocks of a cell.
+    #[cfg(test)]
+    pub(super) fn without(&self, cell: usize, blocks: Blocks) -> Self {
+        let mut needed = self.0.clone();
+        needed[cell] = Blocks(needed[cell].0 & !blocks.0);
+        Self(needed)
+    }
+
     /// Whether a segment has all of it.
     pub(super) fn is_in(&self, segment: &Segment) -> bool {
         let mut cells = (0_u32..).zip(&self.0).filter(|(_, blocks)| !blocks.is_empty());

@@ -206,6 +206,25 @@ async fn what_is_lent_stays_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_lent_is_not_compacted() {
+    let mut worn = Worn::new().await;
+    let vault = worn.test.vault.deduplicating(Arc::new(Samples::within(1 << 20)));
+    vault.learn_samples(|_| {}).await.unwrap();
+    let (lent, image) = worn.points[0].clone();
+    let borrowed = back_up(&vault, Uuid::new_v4(), &[("sda", &image)]).await.unwrap();
+    assert!(borrowed.disks[0].stored_bytes < MIB as u64, "{borrowed:?}");
+    for _ in 0..3 {
+        worn.delete(0).await;
+    }
+    collect(&vault).await;
+    let of_lent = format!("seg/{}/{:020}/", worn.machine, lent.seq);
+    let objects = worn.test.objects();
+    let segments: Vec<_> = objects.iter().filter(|name| name.starts_with(&of_lent)).collect();
+    assert!(!segments.is_empty() && segments.iter().all(|name| name.ends_with(".0")), "{segments:?}");
+    restore_disk(&worn.test.reopen().await.unwrap(), &borrowed, "sda", &image).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_that_is_killed_anywhere_is_finished() {
     let mut changes = 0;
     loop {

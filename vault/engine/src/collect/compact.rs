@@ -152,6 +152,10 @@ impl CollectionRun {
             .collect();
         let mut plan = Plan::default();
         for part in segments.chunks(TOGETHER) {
+            // More is not done now, so more is not remembered.
+            if plan.rewrites.iter().map(|rewrite| rewrite.gain).sum::<u64>() >= MAX_FREED {
+                break;
+            }
             let wanted = part.iter().map(|((_, seq, number), _)| (*seq, *number)).collect();
             let mut needed = self.vault.blocks_needed(&mark.points, &wanted).await?;
             for (segment, generations) in part {

@@ -73,7 +73,17 @@ impl Structure {
                     structure.findings.push((Some(damaged(all)), reason));
                     continue;
                 }
-                for (id, ranges) in structure.lacking(vault, point, disk, &deltas).await? {
+                let lacking = match structure.lacking(vault, point, disk, &deltas).await {
+                    Ok(lacking) => lacking,
+                    // It may have been purged since: whoever tells of it looks.
+                    Err(error) if error.is_damage() => {
+                        let all = std::iter::once(0..disk.size_bytes).collect();
+                        structure.findings.push((Some(damaged(all)), chain(&error)));
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                };
+                for (id, ranges) in lacking {
                     let reason = format!("{} lacks blocks that the point needs", id.name());
                     let ranges = bytes(ranges, disk.size_bytes);
                     structure.findings.push((Some(damaged(ranges)), reason));

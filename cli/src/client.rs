@@ -69,7 +69,9 @@ impl Client {
             .http2_keep_alive_interval(Duration::from_secs(20))
             .keep_alive_timeout(Duration::from_secs(20))
             .initial_stream_window_size(8 << 20)
-            .initial_connection_window_size(16 << 20);
+            .initial_connection_window_size(16 << 20)
+            // Restored data comes in fewer pieces than by HTTP/2's own limit of 16 KiB.
+            .max_frame_size(256 << 10);
         let channel =
             endpoint.connect().await.map_err(|error| unreachable(&settings.address, &chain(&error)))?;
         Ok(Self { channel, key: ApiKey(key) })

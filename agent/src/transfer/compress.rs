@@ -1,7 +1,8 @@
 //! Turns a batch of plain cells into a frame for the wire.
 
+use bytes::Bytes;
 use holdfast_proto::v1;
-use holdfast_vault_format::{Codec, Extent, encode_cell};
+use holdfast_vault_format::{Codec, Extent, encode_cell_into};
 
 use super::gather::{Batch, PlainCell};
 
@@ -24,27 +25,36 @@ impl EncodedFrame {
 }
 
 /// Compresses every cell of a batch. Takes milliseconds of processor time.
-pub(super) fn encode(batch: Batch, disk_name: &str, level: i32) -> EncodedFrame {
-    let cells: Vec<v1::Cell> = batch.cells.into_iter().map(|cell| encode_one(cell, level)).collect();
-    let payload_bytes = cells.iter().map(|cell| cell.data.len() as u64).sum();
+pub(super) fn encode(batch: &Batch, disk_name: &str, level: i32) -> EncodedFrame {
+    let mut packed = Vec::with_capacity(batch.cells().map(|(_, plain)| plain.len()).sum());
+    let mut ends = Vec::with_capacity(batch.cells.len());
+    for (_, plain) in batch.cells() {
+        let codec = encode_cell_into(plain, level, &mut packed);
+        ends.push((codec, packed.len()));
+    }
+    let payload_bytes = packed.len() as u64;
+    let (mut packed, mut at) = (Bytes::from(packed), 0);
+    let cells = batch.cells.iter().zip(ends).map(|(cell, (codec, end))| {
+        let data = packed.split_to(end - std::mem::replace(&mut at, end));
+        wire_cell(cell, codec, data)
+    });
     let frame = v1::CellFrame {
         transfer_id: String::new(),
         frame: 0,
         disk_name: disk_name.to_owned(),
-        cells,
+        cells: cells.collect(),
         zero_extents: wire_extents(&batch.zeros),
     };
     EncodedFrame { frame, changed_bytes: batch.changed_bytes, payload_bytes }
 }
 
-fn encode_one(cell: PlainCell, level: i32) -> v1::Cell {
-    let plain_bytes = u32::try_from(cell.data.len()).unwrap_or(u32::MAX);
-    let (codec, data) = encode_cell(cell.data, level);
+fn wire_cell(cell: &PlainCell, codec: Codec, data: Bytes) -> v1::Cell {
     let codec = match codec {
         Codec::Raw => v1::Codec::Raw,
         Codec::Zstd => v1::Codec::Zstd,
     };
-    v1::Cell { codec: codec.into(), plain_bytes, extents: wire_extents(&cell.extents), data: data.into() }
+    let plain_bytes = u32::try_from(cell.plain_bytes).unwrap_or(u32::MAX);
+    v1::Cell { codec: codec.into(), plain_bytes, extents: wire_extents(&cell.extents), data }
 }
 
 fn wire_extents(extents: &[Extent]) -> Vec<v1::Extent> {

@@ -1,6 +1,6 @@
 //! Gathers changed blocks into cells, and cells into batches that make one frame each.
 
-use holdfast_vault_format::{BLOCK_SIZE, Extent};
+use holdfast_vault_format::{BLOCK_SIZE, Extent, MAX_CELL_BYTES};
 
 /// Most extents of one cell.
 pub(super) const MAX_CELL_EXTENTS: usize = 32;
@@ -18,11 +18,12 @@ pub(super) enum Layout {
     Gathered,
 }
 
-/// Changed blocks that are compressed together.
+/// Where changed blocks belong that are compressed together.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct PlainCell {
     pub(super) extents: Vec<Extent>,
-    pub(super) data: Vec<u8>,
+    /// Of its blocks, in bytes.
+    pub(super) plain_bytes: usize,
 }
 
 /// Cells and zero extents of one disk for one frame.
@@ -32,7 +33,19 @@ pub(super) struct Batch {
     pub(super) zeros: Vec<Extent>,
     /// All changed blocks in it, in bytes.
     pub(super) changed_bytes: u64,
-    plain_bytes: usize,
+    /// The blocks of all cells, one after the other: one piece of memory instead of many costs the kernel less.
+    plain: Vec<u8>,
+}
+
+impl Batch {
+    /// Each cell with its blocks.
+    pub(super) fn cells(&self) -> impl Iterator<Item = (&PlainCell, &[u8])> {
+        self.cells.iter().scan(self.plain.as_slice(), |rest, cell| {
+            let (plain, next) = rest.split_at_checked(cell.plain_bytes)?;
+            *rest = next;
+            Some((cell, plain))
+        })
+    }
 }
 
 /// Takes changed blocks in ascending order and hands on batches.
@@ -40,6 +53,7 @@ pub(super) struct Batch {
 pub(super) struct Gatherer<S> {
     layout: Layout,
     cell_blocks: u64,
+    /// Its blocks are the last ones of the batch.
     cell: PlainCell,
     batch: Batch,
     sink: S,
@@ -62,13 +76,17 @@ impl<E, S: FnMut(Batch) -> Result<(), E>> Gatherer<S> {
             }
             let room = match self.layout {
                 Layout::Aligned => self.cell_blocks - first % self.cell_blocks,
-                Layout::Gathered => self.cell_blocks - (self.cell.data.len() / BLOCK_SIZE) as u64,
+                Layout::Gathered => self.cell_blocks - (self.cell.plain_bytes / BLOCK_SIZE) as u64,
             };
             let room = usize::try_from(room).unwrap_or(usize::MAX).saturating_mul(BLOCK_SIZE);
             let (taken, rest) = data.split_at(room.min(data.len()));
             let block_count = (taken.len() / BLOCK_SIZE) as u64;
             push_extent(&mut self.cell.extents, first, block_count);
-            self.cell.data.extend_from_slice(taken);
+            self.cell.plain_bytes += taken.len();
+            if self.batch.plain.is_empty() {
+                self.batch.plain.reserve(BATCH_BYTES + MAX_CELL_BYTES);
+            }
+            self.batch.plain.extend_from_slice(taken);
             self.batch.changed_bytes += taken.len() as u64;
             first += block_count;
             data = rest;
@@ -102,7 +120,7 @@ impl<E, S: FnMut(Batch) -> Result<(), E>> Gatherer<S> {
         match self.layout {
             Layout::Aligned => last.first_block / self.cell_blocks == block / self.cell_blocks,
             Layout::Gathered => {
-                ((self.cell.data.len() / BLOCK_SIZE) as u64) < self.cell_blocks
+                ((self.cell.plain_bytes / BLOCK_SIZE) as u64) < self.cell_blocks
                     && (adjacent || self.cell.extents.len() < MAX_CELL_EXTENTS)
             }
         }
@@ -112,19 +130,21 @@ impl<E, S: FnMut(Batch) -> Result<(), E>> Gatherer<S> {
         if self.cell.extents.is_empty() {
             return Ok(());
         }
-        let cell = std::mem::take(&mut self.cell);
-        self.batch.plain_bytes += cell.data.len();
-        self.batch.cells.push(cell);
-        if self.batch.plain_bytes >= BATCH_BYTES { self.end_batch() } else { Ok(()) }
+        self.batch.cells.push(std::mem::take(&mut self.cell));
+        if self.batch.plain.len() >= BATCH_BYTES { self.end_batch() } else { Ok(()) }
     }
 
     fn end_batch(&mut self) -> Result<(), E> {
-        let batch = std::mem::take(&mut self.batch);
-        if batch.cells.is_empty() && batch.zeros.is_empty() {
-            // Blocks of the open cell are counted with the batch that they leave in.
-            self.batch.changed_bytes = batch.changed_bytes;
+        if self.batch.cells.is_empty() && self.batch.zeros.is_empty() {
             return Ok(());
         }
+        let mut batch = std::mem::take(&mut self.batch);
+        // The open cell leaves with the next batch.
+        let ended = batch.plain.len() - self.cell.plain_bytes;
+        self.batch.plain.extend_from_slice(&batch.plain[ended..]);
+        self.batch.changed_bytes = self.cell.plain_bytes as u64;
+        batch.plain.truncate(ended);
+        batch.changed_bytes -= self.batch.changed_bytes;
         (self.sink)(batch)
     }
 }
@@ -143,11 +163,11 @@ mod tests {
     fn gather(layout: Layout, cell_blocks: u64, blocks: &[(u64, u64)]) -> Vec<Vec<(u64, u64)>> {
         let mut cells = Vec::new();
         let mut gatherer = Gatherer::new(layout, cell_blocks, |batch: Batch| {
-            for cell in batch.cells {
+            for (cell, plain) in batch.cells() {
                 let extents: Vec<(u64, u64)> =
                     cell.extents.iter().map(|extent| (extent.first_block, extent.block_count)).collect();
                 let blocks: u64 = extents.iter().map(|(_, count)| count).sum();
-                assert_eq!(cell.data.len() as u64, blocks * BLOCK_SIZE as u64);
+                assert_eq!(plain.len() as u64, blocks * BLOCK_SIZE as u64);
                 cells.push(extents);
             }
             Ok::<(), ()>(())
@@ -178,7 +198,7 @@ mod tests {
     fn batches_are_bounded_by_bytes_and_by_zero_extents() {
         let mut batches = Vec::new();
         let mut gatherer = Gatherer::new(Layout::Gathered, 32, |batch: Batch| {
-            batches.push((batch.plain_bytes, batch.zeros.len(), batch.changed_bytes));
+            batches.push((batch.plain.len(), batch.zeros.len(), batch.changed_bytes));
             Ok::<(), ()>(())
         });
         gatherer.data(0, &vec![1; 5 << 20]).unwrap();

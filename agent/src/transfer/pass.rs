@@ -223,7 +223,7 @@ impl Transfer {
             let Some((disk, batch)) = next else { return Ok(Part::Other) };
             let (snapshot, level) = (Arc::clone(&self.snapshot), self.config.compression_level);
             let encoded = tokio::task::spawn_blocking(move || {
-                compress::encode(batch, &snapshot.disks[disk].name, level)
+                compress::encode(&batch, &snapshot.disks[disk].name, level)
             });
             frames.send(joined(encoded.await)?).await.map_err(|_| TransferError::Stopped)?;
         }

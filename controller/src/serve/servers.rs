@@ -55,6 +55,8 @@ const STREAMS_PER_CONNECTION: u32 = 128;
 /// What a transfer may have on its way; smaller windows would make a long line idle.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// Pieces in which a transfer comes; HTTP/2's own limit of 16 KiB costs each of them a look at many.
+const FRAME_BYTES: u32 = 256 << 10;
 
 const OPERATORS: &str = "operators";
 const AGENTS: &str = "agents";
@@ -153,6 +155,7 @@ pub(super) fn agents(
     let router = server()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES)
         .layer(CountRequests::new(AGENTS, &[FILE_DESCRIPTOR_SET]))
         .layer(GateLayer::new(AgentGate(app.store.clone())))
         .add_service(agents.max_decoding_message_size(MAX_MESSAGE_BYTES))

@@ -54,7 +54,7 @@ fn reseal(name: &str, bytes: &[u8], salt: [u8; 32], previous: &mut Option<PointR
         return seal_record(&ring(), kind, name, salt, &body).expect("it can be sealed");
     }
     let parts = Parts::open(name, bytes).expect("it opens");
-    let mut sealer = Sealer::new(&ring(), Kind::Segment, name, salt, 0).expect("it can be sealed");
+    let mut sealer = Sealer::new(&ring(), Kind::Segment, name, salt, Vec::new()).expect("it can be sealed");
     for (entry, cell) in parts.directory.cells.iter().zip(&parts.cells) {
         sealer.cell(entry.codec_byte(), entry.plain_len, cell).expect("it can be sealed");
     }

@@ -17,11 +17,12 @@ use holdfast_vault_format::{BlockHasher, Extent};
 use uuid::Uuid;
 
 use crate::begin::BeginBackup;
+use crate::buffer::Buffers;
 use crate::layer::Layer;
 use crate::map::{MapLayer, MapReader, MapRun};
 use crate::segment::SegmentId;
 use crate::writer::{DataCell, SegmentWriter};
-use crate::{Point, Vault, VaultError};
+use crate::{Point, Vault, VaultError, blocking};
 
 mod adopt;
 mod check;
@@ -31,7 +32,7 @@ mod upload;
 pub use check::NewCell;
 pub use upload::Receipt;
 
-use check::{CheckedCell, check_cell, check_extents};
+use check::{CheckedCell, check_cells, check_extents};
 use known::{Finder, Known};
 use upload::{UPLOADS, Upload, upload, wait};
 
@@ -52,6 +53,7 @@ pub(crate) struct Shared {
     finder: Finder,
     state: Mutex<State>,
     uploads: Arc<Semaphore>,
+    buffers: Arc<Buffers>,
 }
 
 /// What a backup began with.
@@ -153,6 +155,7 @@ impl Backup {
             finder: Finder::new(condemned),
             state: Mutex::new(state),
             uploads: Arc::new(Semaphore::new(UPLOADS)),
+            buffers: Arc::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -211,10 +214,7 @@ impl Backup {
         }
         self.shared.room().await?;
         let shared = Arc::clone(&self.shared);
-        let check = move || {
-            cells.into_iter().map(|cell| check_cell(&shared.hasher, cell)).collect::<Result<Vec<_>, _>>()
-        };
-        let checked = blocking(check).await?;
+        let checked = blocking(move || check_cells(&shared.hasher, cells)).await?;
         let known = self.shared.finder.find(&self.shared.vault, &checked).await;
         let shared = Arc::clone(&self.shared);
         blocking(move || shared.append(index, checked, known, &zeros)).await
@@ -380,7 +380,8 @@ impl Shared {
                 generation: 0,
             };
             let disks = self.request.disks.iter().map(|disk| disk.name.clone()).collect();
-            let writer = SegmentWriter::new(&self.vault.inner, id, self.request.snapshot_id, disks)?;
+            let writer =
+                SegmentWriter::new(&self.vault.inner, id, self.request.snapshot_id, disks, &self.buffers)?;
             state.next_number += 1;
             let slot = state.slot(id, None, 0);
             let (done, _) = watch::channel(Upload::Pending);
@@ -409,12 +410,6 @@ impl Shared {
         tokio::spawn(upload(self.vault.clone(), sealed, open.done, Arc::clone(&self.uploads)));
         Ok(())
     }
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, VaultError> + Send + 'static,
-) -> Result<T, VaultError> {
-    tokio::task::spawn_blocking(work).await.map_err(|source| VaultError::Worker { source })?
 }
 
 /// Lays the blocks of a cell over a disk's layer.

@@ -17,7 +17,7 @@ use holdfast_vault_format::segment::CellKind;
 use holdfast_vault_format::{BLOCK_SIZE, Codec, Extent, cell_hash};
 
 use crate::segment::{SegmentId, StoredCells};
-use crate::{Point, Vault, VaultError};
+use crate::{Point, Vault, VaultError, blocking};
 use plan::{Fetch, Plan};
 
 /// Blocks that are planned at once: 256 MiB of disk.
@@ -139,18 +139,40 @@ impl Inner {
         let (Some((first, _)), Some((last, _))) = (cells.first(), cells.last()) else {
             return Ok(Window::default());
         };
-        let stored = match self.read_planned(segment, *first..=*last).await {
-            Ok(stored) => vec![stored; cells.len()],
+        let mut stored = match self.read_planned(segment, *first..=*last).await {
+            Ok(stored) => stored,
             // It was replaced since it was planned: what is left need not lie together any more.
-            Err(VaultError::Missing { .. }) => self.look_up(&reference, &cells).await?,
+            Err(VaultError::Missing { .. }) => return self.fetch_each(reference, cells).await,
             Err(error) => return Err(error),
         };
-        let open = move || {
-            let open = |(stored, (cell, pieces))| open_cell(&stored, &reference, cell, pieces);
-            let cells = stored.into_iter().zip(cells).map(open);
-            Ok(Window { zeros: Vec::new(), cells: cells.collect::<Result<_, VaultError>>()? })
-        };
-        tokio::task::spawn_blocking(open).await.map_err(|source| VaultError::Worker { source })?
+        blocking(move || {
+            let numbers: Vec<u32> = cells.iter().map(|(cell, _)| *cell).collect();
+            let opened = stored.open_in_place(&numbers)?;
+            let open = |(data, (cell, pieces))| open_cell(&stored, &reference, cell, pieces, data);
+            window(opened.into_iter().zip(cells).map(open))
+        })
+        .await
+    }
+
+    /// The same cell by cell, each wherever its blocks are now.
+    async fn fetch_each(
+        &self,
+        reference: SegmentRef,
+        cells: Vec<(u32, Vec<Piece>)>,
+    ) -> Result<Window, VaultError> {
+        let id = SegmentId::named(self.machine, &reference);
+        let mut stored = Vec::with_capacity(cells.len());
+        for (cell, pieces) in &cells {
+            stored.push(self.vault.read_cell(id, *cell, blocks_of_pieces(pieces)).await?);
+        }
+        blocking(move || {
+            let open = |(stored, (cell, pieces)): (StoredCells, _)| {
+                let data = stored.open(cell)?.into();
+                open_cell(&stored, &reference, cell, pieces, data)
+            };
+            window(stored.into_iter().zip(cells).map(open))
+        })
+        .await
     }
 
     async fn read_planned(
@@ -163,19 +185,6 @@ impl Inner {
             return Err(VaultError::Missing { object: id.name() });
         }
         StoredCells::read(&self.vault, segment, cells).await
-    }
-
-    async fn look_up(
-        &self,
-        reference: &SegmentRef,
-        cells: &[(u32, Vec<Piece>)],
-    ) -> Result<Vec<StoredCells>, VaultError> {
-        let id = SegmentId::named(self.machine, reference);
-        let mut stored = Vec::with_capacity(cells.len());
-        for (cell, pieces) in cells {
-            stored.push(self.vault.read_cell(id, *cell, blocks_of_pieces(pieces)).await?);
-        }
-        Ok(stored)
     }
 
     fn damaged(&self, first: u64, end: u64, source: VaultError) -> VaultError {
@@ -193,6 +202,10 @@ impl Inner {
     }
 }
 
+fn window(cells: impl Iterator<Item = Result<StoredCell, VaultError>>) -> Result<Window, VaultError> {
+    Ok(Window { zeros: Vec::new(), cells: cells.collect::<Result<_, _>>()? })
+}
+
 /// The blocks of their cell that these are.
 fn blocks_of_pieces(pieces: &[Piece]) -> Blocks {
     let blocks = pieces.iter().map(|piece| Blocks::run(piece.cell_block, piece.extent.block_count));
@@ -204,6 +217,7 @@ fn open_cell(
     reference: &SegmentRef,
     cell: u32,
     pieces: Vec<Piece>,
+    data: Bytes,
 ) -> Result<StoredCell, VaultError> {
     let segment = &stored.segment;
     if segment.root != reference.root {
@@ -219,7 +233,6 @@ fn open_cell(
                 let detail = format!("cell {cell} does not hold what its delta says");
                 return Err(VaultError::mismatch(&segment.name, detail));
             }
-            let data = Bytes::from(stored.open(cell)?);
             let kept = stored.kept(cell, codec, blocks, &data)?;
             // A cell of its own: it was compared with the hash of the whole, which nobody can tell from what is left. All of a
             // piece is kept, so it stays together.
@@ -235,7 +248,6 @@ fn open_cell(
             })
         }
         CellKind::Data { codec, .. } => {
-            let data = stored.open(cell)?.into();
             Ok(StoredCell { codec, plain_bytes: entry.plain_len, plain_hash: entry.hash, pieces, data })
         }
         CellKind::Zero { .. } | CellKind::Meta | CellKind::Known { .. } | CellKind::Gone => {

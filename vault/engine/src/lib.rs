@@ -6,6 +6,7 @@
 mod abort;
 mod backup;
 mod begin;
+mod buffer;
 mod collect;
 mod commit;
 mod delta;
@@ -59,4 +60,11 @@ pub use verify::{DamagedPoint, Finding, VerifyDepth, VerifyPace, VerifyProgress,
 pub(crate) fn crash_point(name: &'static str) {
     fail::fail_point!(name, |_| std::process::abort());
     let _ = name;
+}
+
+/// Does what would keep the runtime's threads from other work.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, VaultError> + Send + 'static,
+) -> Result<T, VaultError> {
+    tokio::task::spawn_blocking(work).await.map_err(|source| VaultError::Worker { source })?
 }

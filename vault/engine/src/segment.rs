@@ -7,7 +7,6 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use uuid::Uuid;
 
 use holdfast_vault_format::collection::CondemnedSegment;
@@ -256,11 +255,11 @@ impl Segment {
         }
     }
 
-    /// Authenticates a cell's stored bytes; they are still encoded.
-    pub(crate) fn open_cell(&self, cell: u32, stored: Bytes) -> Result<Vec<u8>, VaultError> {
+    /// Authenticates a cell's stored bytes where they are, and answers how many there are then; they are still encoded.
+    pub(crate) fn open_cell(&self, cell: u32, stored: &mut [u8]) -> Result<usize, VaultError> {
         let entry = self.entry(cell)?;
         self.opener
-            .cell(cell, entry.codec_byte(), entry.plain_len, stored.to_vec())
+            .cell_in_place(cell, entry.codec_byte(), entry.plain_len, stored)
             .map_err(|source| VaultError::damaged(&self.name, source))
     }
 }

@@ -1,5 +1,6 @@
 //! Where a vault's objects are kept, and when their names are durable.
 
+mod direct;
 mod problem;
 mod s3;
 
@@ -11,6 +12,7 @@ use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 
 use crate::VaultError;
+use direct::DirectWrites;
 
 pub use problem::Problem;
 pub use s3::{S3, S3Addressing, S3Credentials, S3Limits, S3Location, S3Transport};
@@ -38,7 +40,8 @@ impl Storage {
         let root = path.canonicalize().map_err(failed)?;
         let store = LocalFileSystem::new_with_prefix(&root)
             .map_err(|source| failed(std::io::Error::other(source)))?;
-        Ok(Self { objects: Arc::new(store.with_fsync(true)), root: Some(root), patience: PATIENCE })
+        let objects = Arc::new(DirectWrites(store.with_fsync(true)));
+        Ok(Self { objects, root: Some(root), patience: PATIENCE })
     }
 
     /// Any store in which a name is durable as soon as it can be seen.

@@ -1,5 +1,8 @@
 //! Filling segments.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
 use uuid::Uuid;
 
 use holdfast_vault_format::container::{Kind, Sealer};
@@ -7,6 +10,7 @@ use holdfast_vault_format::segment::{CellBlocks, CellEntry, CellKind, Directory,
 use holdfast_vault_format::{Codec, Extent, cell_hash};
 
 use crate::VaultError;
+use crate::buffer::Buffers;
 use crate::segment::SegmentId;
 use crate::vault::Inner;
 
@@ -23,6 +27,9 @@ const ENTRY_BYTES: usize = 44;
 pub(crate) struct SegmentWriter {
     pub(crate) id: SegmentId,
     sealer: Sealer,
+    buffers: Arc<Buffers>,
+    /// Where the segment begins in its buffer.
+    start: usize,
     directory: Directory,
     /// One entry per cell, empty for meta cells.
     table: Vec<CellBlocks>,
@@ -33,7 +40,7 @@ pub(crate) struct SegmentWriter {
 /// A segment that is ready to be stored.
 pub(crate) struct SealedSegment {
     pub(crate) id: SegmentId,
-    pub(crate) bytes: Vec<u8>,
+    pub(crate) bytes: Bytes,
     pub(crate) root: [u8; 32],
     /// Of its data cells.
     pub(crate) hashes: Vec<[u8; 32]>,
@@ -45,11 +52,15 @@ impl SegmentWriter {
         id: SegmentId,
         snapshot: Uuid,
         disks: Vec<String>,
+        buffers: &Arc<Buffers>,
     ) -> Result<Self, VaultError> {
-        let sealer = Sealer::new(&vault.ring, Kind::Segment, &id.name(), rand::random(), SEGMENT_BYTES / 8)
+        let buffer = buffers.take(SEGMENT_BYTES + 2 * METADATA_BYTES);
+        let start = buffer.len();
+        let sealer = Sealer::new(&vault.ring, Kind::Segment, &id.name(), rand::random(), buffer)
             .map_err(VaultError::Seal)?;
         let directory = Directory { snapshot, disks, cells: Vec::new() };
-        Ok(Self { id, sealer, directory, table: Vec::new(), metadata_len: 0 })
+        let buffers = Arc::clone(buffers);
+        Ok(Self { id, sealer, buffers, start, directory, table: Vec::new(), metadata_len: 0 })
     }
 
     /// What deltas will name the segment by, if no more data comes.
@@ -130,10 +141,11 @@ impl SegmentWriter {
     }
 
     pub(crate) fn finish(self) -> Result<SealedSegment, VaultError> {
-        let bytes = self
+        let buffer = self
             .sealer
             .finish(&encode_table(&self.table), &self.directory.encode())
             .map_err(VaultError::Seal)?;
+        let bytes = self.buffers.lend(buffer, self.start);
         let root = self.directory.root();
         Ok(SealedSegment { id: self.id, bytes, root, hashes: data_hashes(&self.directory).collect() })
     }

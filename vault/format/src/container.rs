@@ -120,18 +120,13 @@ impl Sealing {
         part: u64,
         codec: u8,
         plain_len: u32,
-        stored: &mut Vec<u8>,
+        stored: &mut [u8],
         what: &'static str,
-    ) -> Result<(), DecodeError> {
+    ) -> Result<usize, DecodeError> {
         let stored_len = u32::try_from(stored.len()).map_err(|_| DecodeError::OutOfRange { what })?;
         let aad = self.aad(part, codec, plain_len, stored_len);
-        let plain = self
-            .key
-            .open_in_place(Self::nonce(part), aad, stored)
-            .map_err(|_| DecodeError::Sealed { what })?
-            .len();
-        stored.truncate(plain);
-        Ok(())
+        let opened = self.key.open_in_place(Self::nonce(part), aad, stored);
+        opened.map(|plain| plain.len()).map_err(|_| DecodeError::Sealed { what })
     }
 }
 
@@ -144,6 +139,8 @@ pub struct SealError;
 pub struct Sealer {
     sealing: Sealing,
     out: Vec<u8>,
+    /// Where the object begins in `out`.
+    start: usize,
     cells: u32,
 }
 
@@ -151,20 +148,21 @@ impl std::fmt::Debug for Sealer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Sealer")
             .field("cells", &self.cells)
-            .field("len", &self.out.len())
+            .field("len", &self.stored_len())
             .finish_non_exhaustive()
     }
 }
 
 impl Sealer {
-    /// Starts an object under a fresh salt, which must come from the system's random source.
+    /// Starts an object at the end of `out`, under a fresh salt, which must come from the system's random source.
     pub fn new(
         ring: &Keyring,
         kind: Kind,
         name: &str,
         salt: [u8; 32],
-        capacity: usize,
+        mut out: Vec<u8>,
     ) -> Result<Self, SealError> {
+        let start = out.len();
         let commitment = ring.key.object_key(ring.vault, kind as u8, &salt).commitment;
         let mut header = [0; HEADER_LEN];
         header[..8].copy_from_slice(MAGIC);
@@ -175,9 +173,8 @@ impl Sealer {
         header[48..80].copy_from_slice(&salt);
         header[80..112].copy_from_slice(&commitment);
         let (sealing, _) = Sealing::new(ring, &header, kind, &salt, name).ok_or(SealError)?;
-        let mut out = Vec::with_capacity(capacity + HEADER_LEN);
         out.extend_from_slice(&header);
-        Ok(Self { sealing, out, cells: 0 })
+        Ok(Self { sealing, out, start, cells: 0 })
     }
 
     /// Appends a cell and answers its sealed length.
@@ -187,19 +184,19 @@ impl Sealer {
         Ok(stored)
     }
 
-    /// Bytes so far.
+    /// Bytes of the object so far.
     #[must_use]
     pub fn stored_len(&self) -> usize {
-        self.out.len()
+        self.out.len() - self.start
     }
 
-    /// Ends the object and answers its bytes.
+    /// Ends the object and answers what it was appended to.
     pub fn finish(mut self, table: &[u8], body: &[u8]) -> Result<Vec<u8>, SealError> {
         let len = |bytes: &[u8]| u32::try_from(bytes.len()).map_err(|_| SealError);
         let mut footer = Writer::new();
-        footer.u64(self.out.len() as u64);
+        footer.u64(self.stored_len() as u64);
         footer.u32(self.sealing.seal(&mut self.out, TABLE, 0, len(table)?, table)?);
-        footer.u64(self.out.len() as u64);
+        footer.u64(self.stored_len() as u64);
         footer.u32(self.sealing.seal(&mut self.out, BODY, 0, len(body)?, body)?);
         footer.u32(self.cells);
         let footer = footer.into_bytes();
@@ -258,7 +255,8 @@ impl Opener {
     /// Opens the last [`FOOTER_LEN`] bytes of an object of `object_len` bytes.
     pub fn footer(&self, tail: &[u8], object_len: u64) -> Result<Layout, DecodeError> {
         let mut tail = tail.to_vec();
-        self.sealing.open(FOOTER, 0, plain_len(&tail, "the footer")?, &mut tail, "the footer")?;
+        let len = self.sealing.open(FOOTER, 0, plain_len(&tail, "the footer")?, &mut tail, "the footer")?;
+        tail.truncate(len);
         let mut reader = Reader::new(&tail);
         let layout = Layout {
             table_at: reader.u64("the footer")?,
@@ -277,14 +275,16 @@ impl Opener {
     /// Opens the table's stored bytes.
     pub fn table(&self, mut stored: Vec<u8>) -> Result<Vec<u8>, DecodeError> {
         let plain = plain_len(&stored, "the table")?;
-        self.sealing.open(TABLE, 0, plain, &mut stored, "the table")?;
+        let len = self.sealing.open(TABLE, 0, plain, &mut stored, "the table")?;
+        stored.truncate(len);
         Ok(stored)
     }
 
     /// Opens the body's stored bytes.
     pub fn body(&self, mut stored: Vec<u8>) -> Result<Vec<u8>, DecodeError> {
         let plain = plain_len(&stored, "the body")?;
-        self.sealing.open(BODY, 0, plain, &mut stored, "the body")?;
+        let len = self.sealing.open(BODY, 0, plain, &mut stored, "the body")?;
+        stored.truncate(len);
         Ok(stored)
     }
 
@@ -296,8 +296,20 @@ impl Opener {
         plain_len: u32,
         mut stored: Vec<u8>,
     ) -> Result<Vec<u8>, DecodeError> {
-        self.sealing.open(u64::from(number), codec, plain_len, &mut stored, "a cell")?;
+        let len = self.cell_in_place(number, codec, plain_len, &mut stored)?;
+        stored.truncate(len);
         Ok(stored)
+    }
+
+    /// The same where the bytes are. Answers how many of them there are then; an error leaves them useless.
+    pub fn cell_in_place(
+        &self,
+        number: u32,
+        codec: u8,
+        plain_len: u32,
+        stored: &mut [u8],
+    ) -> Result<usize, DecodeError> {
+        self.sealing.open(u64::from(number), codec, plain_len, stored, "a cell")
     }
 }
 
@@ -317,7 +329,7 @@ pub fn seal_record(
     salt: [u8; 32],
     body: &[u8],
 ) -> Result<Vec<u8>, SealError> {
-    Sealer::new(ring, kind, name, salt, body.len() + 256)?.finish(&[], body)
+    Sealer::new(ring, kind, name, salt, Vec::with_capacity(HEADER_LEN + body.len() + 256))?.finish(&[], body)
 }
 
 /// Opens a whole object that is nothing but a body; answers what it is and the body.

@@ -9,7 +9,7 @@ use blake3::hazmat::{ChainingValue, HasherExt as _, Mode, merge_subtrees_non_roo
 
 use crate::block::BLOCK_SIZE;
 use crate::bytes::DecodeError;
-use crate::cell::{CellError, Codec, MAX_CELL_BLOCKS, cell_hash, decode_cell, encode_cell};
+use crate::cell::{CellError, Codec, MAX_CELL_BLOCKS, cell_hash, decode_cell, encode_cell_into};
 
 /// Bytes of a node of the tree.
 const NODE: usize = 32;
@@ -124,9 +124,7 @@ impl<'a> Kept<'a> {
         }
         let (mut out, mut left) = (Vec::new(), Vec::with_capacity(kept.count() * BLOCK_SIZE));
         self.tree().narrow(Part::whole(plain_len as usize / BLOCK_SIZE), kept, &mut out, &mut left);
-        let (codec, data) = encode_cell(left, level);
-        out.extend_from_slice(&data);
-        (codec, out)
+        (encode_cell_into(&left, level, &mut out), out)
     }
 
     fn tree(&self) -> Tree<'_> {

@@ -17,4 +17,7 @@ pub mod segment;
 
 pub use block::{BLOCK_SIZE, BlockHasher, Extent, MAX_DISK_BYTES, is_zero};
 pub use bytes::DecodeError;
-pub use cell::{CellError, Codec, MAX_CELL_BLOCKS, MAX_CELL_BYTES, cell_hash, decode_cell, encode_cell};
+pub use cell::{
+    CellError, Codec, MAX_CELL_BLOCKS, MAX_CELL_BYTES, cell_hash, decode_cell, decode_cell_in, encode_cell,
+    encode_cell_into,
+};

@@ -94,7 +94,7 @@ fn a_sealed_object() {
     let body_len = by_hand.plain(BODY, b"the body");
     by_hand.footer((table_at, table_len), (body_at, body_len), 2);
 
-    let mut sealer = Sealer::new(&ring(), Kind::Segment, NAME, SALT, 0).unwrap();
+    let mut sealer = Sealer::new(&ring(), Kind::Segment, NAME, SALT, Vec::new()).unwrap();
     assert_eq!(sealer.stored_len(), 112);
     assert_eq!(sealer.cell(1, 4096, &[7; 4096]).unwrap(), 4112);
     assert_eq!(sealer.cell(4, 9, b"meta data").unwrap(), 25);
@@ -199,7 +199,7 @@ fn parts_shorter_than_a_tag() {
 fn secrets_are_not_printed() {
     let key = format!("{:?}", ring());
     assert!(key.contains("DataKey") && key.contains(&KEY_ID.to_string()), "{key}");
-    let sealer = Sealer::new(&ring(), Kind::Open, NAME, SALT, 0).unwrap();
+    let sealer = Sealer::new(&ring(), Kind::Open, NAME, SALT, Vec::new()).unwrap();
     let sealer_text = format!("{sealer:?}");
     assert!(sealer_text.contains("Sealer") && sealer_text.contains("len: 112"), "{sealer_text}");
     let bytes = sealer.finish(b"", b"").unwrap();

@@ -121,17 +121,17 @@ fn scan(path: &Path, base: Base, layout: Layout, map: Option<PendingMap>) -> Res
     let meter = Meter::new(disk.size_bytes);
     let mut sent = BTreeMap::new();
     let sink = |batch: Batch| {
-        for cell in batch.cells {
+        for (cell, plain) in batch.cells() {
             assert!(cell.extents.len() <= MAX_CELL_EXTENTS);
-            assert!(cell.data.len() as u64 <= CELL_BLOCKS * BLOCK_SIZE as u64);
+            assert!(plain.len() as u64 <= CELL_BLOCKS * BLOCK_SIZE as u64);
             assert!(cell.extents.is_sorted_by(|a, b| a.first_block + a.block_count < b.first_block));
             let numbers: Vec<u64> =
                 cell.extents.iter().flat_map(|e| e.first_block..e.first_block + e.block_count).collect();
             if layout == Layout::Aligned {
                 assert_eq!(numbers[0] / CELL_BLOCKS, numbers[numbers.len() - 1] / CELL_BLOCKS);
             }
-            assert_eq!(numbers.len() * BLOCK_SIZE, cell.data.len());
-            for (number, block) in numbers.into_iter().zip(cell.data.chunks_exact(BLOCK_SIZE)) {
+            assert_eq!(numbers.len() * BLOCK_SIZE, plain.len());
+            for (number, block) in numbers.into_iter().zip(plain.chunks_exact(BLOCK_SIZE)) {
                 assert!(block.iter().any(|byte| *byte != 0), "zeros were sent as data");
                 assert!(sent.insert(number, block.to_vec()).is_none(), "block {number} was sent twice");
             }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use holdfast_vault_format::{
-    BLOCK_SIZE, BlockHasher, Codec, Extent, MAX_CELL_BLOCKS, cell_hash, decode_cell,
+    BLOCK_SIZE, BlockHasher, Codec, Extent, MAX_CELL_BLOCKS, cell_hash, decode_cell_in,
 };
 
 use crate::VaultError;
@@ -37,7 +37,16 @@ pub(super) fn check_extents(extents: &[Extent], blocks: u64) -> Result<(), Vault
     Ok(())
 }
 
-pub(super) fn check_cell(hasher: &BlockHasher, cell: NewCell) -> Result<CheckedCell, VaultError> {
+/// Decodes and hashes cells, one after the other in the same memory.
+///
+/// # Errors
+/// If one of them is not what it is said to be.
+pub(super) fn check_cells(hasher: &BlockHasher, cells: Vec<NewCell>) -> Result<Vec<CheckedCell>, VaultError> {
+    let mut memory = Vec::new();
+    cells.into_iter().map(|cell| check_cell(hasher, cell, &mut memory)).collect()
+}
+
+fn check_cell(hasher: &BlockHasher, cell: NewCell, memory: &mut Vec<u8>) -> Result<CheckedCell, VaultError> {
     let blocks: u64 = cell.extents.iter().map(|extent| extent.block_count).sum();
     if cell.extents.len() > MAX_CELL_BLOCKS
         || blocks.checked_mul(BLOCK_SIZE as u64) != Some(u64::from(cell.plain_bytes))
@@ -46,8 +55,8 @@ pub(super) fn check_cell(hasher: &BlockHasher, cell: NewCell) -> Result<CheckedC
             detail: "a cell's extents do not add up to its length".to_owned(),
         });
     }
-    let plain = decode_cell(cell.codec, cell.plain_bytes, &cell.data)
+    let plain = decode_cell_in(cell.codec, cell.plain_bytes, &cell.data, memory)
         .map_err(|source| VaultError::BadCell { source })?;
     let hashes = plain.chunks_exact(BLOCK_SIZE).map(|block| hasher.hash(block)).collect();
-    Ok(CheckedCell { hash: cell_hash(&plain), hashes, cell })
+    Ok(CheckedCell { hash: cell_hash(plain), hashes, cell })
 }

@@ -82,7 +82,7 @@ pub(super) async fn upload(
     // Without a place the sender goes, which is a failure to all who wait.
     let Ok(_place) = places.acquire_owned().await else { return };
     let SegmentId { machine, seq, number, .. } = segment.id;
-    let stored = store_segment(&vault, &object, segment.bytes.into());
+    let stored = store_segment(&vault, &object, segment.bytes);
     let outcome = match tokio::time::timeout(WRITE_TIMEOUT, stored).await {
         Ok(Ok(())) => {
             if let Some(samples) = &vault.inner.samples {

@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tracing::{debug, warn};
 use uuid::Uuid;
 
@@ -227,7 +228,7 @@ impl Vault {
             Err(error) => return Err(error),
         };
         // Another collector may have been faster: what it wrote counts if it has what is needed.
-        if object::create(self.storage(), &id.name(), bytes.into()).await? == Created::Now {
+        if object::create(self.storage(), &id.name(), bytes).await? == Created::Now {
             self.check_mounted().await?;
         }
         crash_point("engine::segment_replaced");
@@ -246,9 +247,10 @@ impl Vault {
         from: SegmentId,
         id: SegmentId,
         needed: &Arc<Needed>,
-    ) -> Result<(Arc<Segment>, Vec<u8>), VaultError> {
+    ) -> Result<(Arc<Segment>, Bytes), VaultError> {
         let segment = Arc::new(self.read_segment(from).await?);
-        let mut writer = SegmentWriter::new(&self.inner, id, segment.directory.snapshot, Vec::new())?;
+        let mut writer =
+            SegmentWriter::new(&self.inner, id, segment.directory.snapshot, Vec::new(), &Arc::default())?;
         for cells in segment.chunks()? {
             let stored = StoredCells::read(self, Arc::clone(&segment), cells.start..=cells.end - 1).await?;
             let needed = Arc::clone(needed);

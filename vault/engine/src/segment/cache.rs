@@ -112,15 +112,16 @@ mod tests {
         let vault = Vault::create(Storage::directory(&path).unwrap(), &key).await.unwrap();
         let cache = || vault.inner.segments.0.lock().unwrap();
         let id = |number| SegmentId { machine: Uuid::nil(), seq: 1, number, generation: 0 };
-        let mut read = 0;
+        let (mut read, buffers) = (0, Arc::default());
         for number in 0..24 {
             let mut writer =
-                SegmentWriter::new(&vault.inner, id(number), Uuid::nil(), vec!["sda".to_owned()]).unwrap();
+                SegmentWriter::new(&vault.inner, id(number), Uuid::nil(), vec!["sda".to_owned()], &buffers)
+                    .unwrap();
             while !writer.is_full() {
                 writer.zero(0, vec![Extent { first_block: 0, block_count: 1 }]).unwrap();
             }
             let sealed = writer.finish().unwrap();
-            object::create(vault.storage(), &id(number).name(), sealed.bytes.into()).await.unwrap();
+            object::create(vault.storage(), &id(number).name(), sealed.bytes).await.unwrap();
             read += vault.segment(id(number)).await.unwrap().memory();
             vault.segment(id(0)).await.unwrap();
             assert!(cache().bytes <= CACHE_BYTES);

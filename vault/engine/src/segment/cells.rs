@@ -1,10 +1,10 @@
 //! Reading cells.
 
 use std::borrow::Cow;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use holdfast_vault_format::kept::{Blocks, Kept};
 use holdfast_vault_format::segment::{CellKind, CellRef};
@@ -99,13 +99,40 @@ impl StoredCells {
 
     /// Authenticates a cell, which is among them; it is still encoded.
     pub(crate) fn open(&self, cell: u32) -> Result<Vec<u8>, VaultError> {
-        let range = self.segment.range(cell)?;
-        let at = |offset: u64| usize::try_from(offset.saturating_sub(self.start)).unwrap_or(usize::MAX);
-        let (start, end) = (at(range.start), at(range.end));
-        if end > self.bytes.len() {
-            return Err(VaultError::mismatch(&self.segment.name, format!("cell {cell} was not read")));
+        let mut stored = self.bytes[self.place(cell)?].to_vec();
+        let len = self.segment.open_cell(cell, &mut stored)?;
+        stored.truncate(len);
+        Ok(stored)
+    }
+
+    /// Authenticates these of the cells, in ascending order, where they are in memory. None is left to be opened again.
+    pub(crate) fn open_in_place(&mut self, cells: &[u32]) -> Result<Vec<Bytes>, VaultError> {
+        let places: Vec<Range<usize>> =
+            cells.iter().map(|cell| self.place(*cell)).collect::<Result<_, VaultError>>()?;
+        let mut stored = std::mem::take(&mut self.bytes).try_into_mut().unwrap_or_else(|shared| {
+            // Somebody else reads them too.
+            BytesMut::from(&shared[..])
+        });
+        let mut opened = Vec::with_capacity(cells.len());
+        let mut at = 0;
+        for (cell, Range { start, end }) in cells.iter().zip(places) {
+            let mut bytes = stored.split_to(end.saturating_sub(at)).split_off(start.saturating_sub(at));
+            at = end;
+            let len = self.segment.open_cell(*cell, &mut bytes)?;
+            bytes.truncate(len);
+            opened.push(bytes.freeze());
         }
-        self.segment.open_cell(cell, self.bytes.slice(start..end))
+        Ok(opened)
+    }
+
+    /// Where a cell lies in what was read.
+    fn place(&self, cell: u32) -> Result<Range<usize>, VaultError> {
+        let range = self.segment.range(cell)?;
+        let at = |offset: u64| usize::try_from(offset.checked_sub(self.start)?).ok();
+        let place = at(range.start).zip(at(range.end)).map(|(start, end)| start..end);
+        place
+            .filter(|place| place.end <= self.bytes.len())
+            .ok_or_else(|| VaultError::mismatch(&self.segment.name, format!("cell {cell} was not read")))
     }
 
     /// Decodes the bytes of a data cell and compares them with its hash.

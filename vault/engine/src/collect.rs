@@ -20,10 +20,9 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use holdfast_vault_format::collection::{Collection, CondemnedSegment};
-use holdfast_vault_format::event::Action;
 
 use crate::segment::SegmentId;
-use crate::standing::{Deletion, PointState};
+use crate::standing::{Deletion, PointState, Standing};
 use crate::{Vault, VaultError, name, object};
 
 pub(crate) use clock::MAX_STEP;
@@ -69,6 +68,16 @@ impl CollectOptions {
             keep_leftovers: Duration::from_secs(7 * 24 * 3600),
             compaction: Compaction::Due,
             least_gain: 64 << 10,
+        }
+    }
+
+    /// # Errors
+    /// [`VaultError::Missing`] if the catalogue has a point of the machine that is not among these, which ascend.
+    fn check_catalogued(&self, machine: Uuid, seqs: &[u64]) -> Result<(), VaultError> {
+        let mut catalogued = self.catalogued.get(&machine).into_iter().flatten();
+        match catalogued.find(|seq| seqs.binary_search(seq).is_err()) {
+            Some(lost) => Err(VaultError::Missing { object: name::point(machine, *lost) }),
+            None => Ok(()),
         }
     }
 }
@@ -270,7 +279,7 @@ impl CollectionRun {
         purge: Purge,
         progress: &mut (impl FnMut(CollectionProgress) + Send),
     ) -> Result<(), VaultError> {
-        let machines = self.vault.machines().await?;
+        let machines = self.machines().await?;
         let known = self.vault.condemned_readably().await?;
         let mut dead: Vec<(CondemnedSegment, u64)> = Vec::new();
         let mut dead_bytes = 0;
@@ -307,15 +316,23 @@ impl CollectionRun {
         Ok(())
     }
 
+    /// Machines that the storage shows or the catalogue has: one that is wholly lost may need anything of any other.
+    async fn machines(&self) -> Result<BTreeSet<Uuid>, VaultError> {
+        let mut machines = BTreeSet::from_iter(self.vault.machines().await?);
+        machines.extend(self.options.catalogued.keys());
+        Ok(machines)
+    }
+
     async fn look_at(&mut self, machine: Uuid, purge: Purge) -> Result<Mark, VaultError> {
-        let over = self.windows_over(machine).await?;
-        for seq in &over {
-            if purge == Purge::Decided {
-                self.vault.decide_point(machine, *seq, Action::Purge, "garbage collection").await?;
+        let mut purged = BTreeSet::new();
+        for (seq, standing) in self.windows_over(machine).await? {
+            if purge == Purge::Decided && !self.vault.purge_point(machine, seq, &standing).await? {
+                continue;
             }
-            self.report.purged.push(PurgedPoint { machine, seq: *seq });
+            purged.insert(seq);
+            self.report.purged.push(PurgedPoint { machine, seq });
         }
-        let mark = self.vault.mark(machine, &over, Look::First, &self.options, &mut self.lent).await?;
+        let mark = self.vault.mark(machine, &purged, Look::First, &self.options, &mut self.lent).await?;
         if purge == Purge::Decided {
             for seq in &mark.settled {
                 object::delete(self.vault.store(), &name::open(machine, *seq)).await?;
@@ -324,9 +341,9 @@ impl CollectionRun {
         Ok(mark)
     }
 
-    /// Points whose window the vault's time has left behind.
-    async fn windows_over(&self, machine: Uuid) -> Result<BTreeSet<u64>, VaultError> {
-        let mut over = BTreeSet::new();
+    /// Points whose window the vault's time has left behind, and where they stand.
+    async fn windows_over(&self, machine: Uuid) -> Result<BTreeMap<u64, Standing>, VaultError> {
+        let mut over = BTreeMap::new();
         if self.report.clock_leap.is_some() {
             return Ok(over);
         }
@@ -337,23 +354,20 @@ impl CollectionRun {
                 && standing.lock.is_none_or(|lock| lock.until <= self.vault_time())
                 && self.is_over(deletion).await?
             {
-                over.insert(*seq);
+                over.insert(*seq, standing);
             }
         }
         Ok(over)
     }
 
-    /// A window begins when the first collection after the deletion sees it: no clock but the vault's counts.
+    /// A window begins when the first collection after the deletion sees it: no clock but the vault's ends it. If the vault's time
+    /// stood still then, it begins when the point was deleted: what an operator's word makes up for was before.
     async fn is_over(&self, deletion: &Deletion) -> Result<bool, VaultError> {
-        let first = deletion.epoch + 1;
-        if first > self.collection.epoch {
+        if deletion.epoch >= self.collection.epoch {
             return Ok(false);
         }
-        let begin = if first == self.collection.epoch {
-            self.collection.vault_time
-        } else {
-            self.vault.read_collection(first).await?.vault_time
-        };
+        let seen = self.vault.first_time(deletion.epoch + 1..self.collection.epoch).await?;
+        let begin = seen.unwrap_or(self.collection.vault_time).max(deletion.at.timestamp_micros());
         let passed = self.collection.vault_time.saturating_sub(begin);
         Ok(u128::try_from(passed).is_ok_and(|passed| passed >= deletion.window.as_micros()))
     }

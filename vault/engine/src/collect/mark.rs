@@ -79,11 +79,7 @@ impl Vault {
         // An empty folder where the vault was mounted would look like a vault in which nothing is needed.
         self.check_present().await?;
         let seen: HashSet<u64> = names.seqs.iter().copied().collect();
-        for seq in options.catalogued.get(&machine).into_iter().flatten() {
-            if !seen.contains(seq) {
-                return Err(VaultError::Missing { object: name::point(machine, *seq) });
-            }
-        }
+        options.check_catalogued(machine, &names.seqs)?;
         let mut points = BTreeMap::new();
         let mut gone = HashMap::new();
         let mut aborted = BTreeSet::new();
@@ -163,10 +159,12 @@ impl Vault {
     pub(super) async fn mark_lent(
         &self,
         machine: Uuid,
+        options: &CollectOptions,
         lent: &mut Lent,
     ) -> Result<Vec<(u64, Option<u64>)>, VaultError> {
         let opens = self.open_seqs(machine).await?;
         let names = self.point_names(machine).await?;
+        options.check_catalogued(machine, &names.seqs)?;
         self.settle_decisions(machine, &names.seqs).await?;
         let mut live = Live::default();
         for seq in &names.seqs {

@@ -42,14 +42,14 @@ impl CollectionRun {
         let all: HashSet<CondemnedSegment> =
             condemned.iter().flat_map(|set| set.segments.iter().copied()).collect();
         let owners: BTreeSet<Uuid> = all.iter().map(|segment| segment.machine).collect();
-        let mut machines: BTreeSet<Uuid> = self.vault.machines().await?.into_iter().collect();
+        let mut machines = self.machines().await?;
         machines.extend(&owners);
         let mut seen = Seen::default();
         for machine in machines {
             let looked = if owners.contains(&machine) {
                 self.look_at_owner(machine, &all, &mut seen).await
             } else {
-                self.vault.mark_lent(machine, &mut self.lent).await
+                self.vault.mark_lent(machine, &self.options, &mut self.lent).await
             };
             match looked {
                 Ok(undecided) => {

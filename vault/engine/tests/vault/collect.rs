@@ -10,6 +10,7 @@ use holdfast_vault_engine::{
 use uuid::Uuid;
 
 use super::support::agent::read_map;
+use super::support::faulty::{Fault, Faulty};
 use super::support::{
     Image, TestVault, back_up, begin, finish, good_points, request, restore_disk, send_changes,
 };
@@ -143,6 +144,61 @@ async fn a_clock_that_leaps_ends_no_window() {
     restore_disk(&test.vault, &point, "sda", &image).await;
     let trusted = CollectOptions { clock: ClockTrust::Trusted, ..CollectOptions::new(ahead) };
     assert_eq!(test.vault.collect(trusted, |_| {}).await.unwrap().purged.len(), 1);
+}
+
+/// Deleted while the vault's time stood still: what an operator's word makes up for does not count.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_window_does_not_begin_before_the_deletion() {
+    let test = TestVault::new().await;
+    let machine = Uuid::new_v4();
+    let image = Image::mixed(27, MIB);
+    let point = back_up(&test.vault, machine, &[("sda", &image)]).await.unwrap();
+    let (now, day) = (Utc::now(), TimeDelta::days(1));
+    collect_at(&test.vault, now - day * 60).await;
+    test.vault
+        .decide_point(machine, point.seq, Action::Delete { window_seconds: 14 * 86_400 }, "eva")
+        .await
+        .unwrap();
+    assert!(collect_at(&test.vault, now).await.clock_leap.is_some());
+    let trusted = CollectOptions { clock: ClockTrust::Trusted, ..CollectOptions::new(now) };
+    assert_eq!(test.vault.collect(trusted, |_| {}).await.unwrap().purged, []);
+    for days in 1..14 {
+        assert_eq!(collect_at(&test.vault, now + day * days).await.purged, [], "after {days} days");
+    }
+    restore_disk(&test.vault, &point, "sda", &image).await;
+    assert_eq!(collect_at(&test.vault, now + day * 15).await.purged.len(), 1);
+}
+
+/// Somebody wants it back, or deletes it once more, while a collection is about to purge it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_decided_before_a_purge_counts() {
+    for is_deleted_again in [false, true] {
+        let test = TestVault::new().await;
+        let machine = Uuid::new_v4();
+        let images = [Image::noise(28, MIB), Image::noise(29, MIB)];
+        let mut points = Vec::new();
+        for image in &images {
+            points.push(back_up(&test.vault, machine, &[("sda", image)]).await.unwrap());
+        }
+        test.vault.decide_point(machine, points[0].seq, AT_ONCE, "eva").await.unwrap();
+        let slow = Faulty::new(&test.path, Fault::Slow(Duration::from_secs(2)), "points/", 0, 1);
+        let vault = test.open_through(slow.clone()).await;
+        let collection =
+            tokio::spawn(async move { vault.collect(CollectOptions::new(Utc::now()), |_| {}).await });
+        slow.struck().await;
+        let decide = |action| test.vault.decide_point(machine, points[0].seq, action, "eva");
+        decide(Action::Undelete).await.unwrap();
+        if is_deleted_again {
+            decide(Action::Delete { window_seconds: 14 * 86_400 }).await.unwrap();
+        }
+        let report = collection.await.unwrap().unwrap();
+        assert_eq!((report.purged.len(), report.condemned_segments), (0, 0), "{report:?}");
+        let standing = test.vault.standing(machine, points[0].seq).await.unwrap();
+        assert_eq!(standing.state == PointState::Listed, !is_deleted_again, "{standing:?}");
+        for (point, image) in points.iter().zip(&images) {
+            restore_disk(&test.reopen().await.unwrap(), point, "sda", image).await;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -289,6 +345,33 @@ async fn a_point_that_the_storage_does_not_show_holds_its_machine() {
     let report = vault.collect(options(), |_| {}).await.unwrap();
     assert_eq!((report.held.len(), report.deleted_segments), (1, 0));
     assert!(test.objects().iter().any(|name| name.contains(&format!("{:020}/00000000.0", seqs[2]))));
+}
+
+/// What tells when a window began does not read: it counts from the next collection that does, and nobody else waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_collection_only_delays() {
+    let test = TestVault::new().await;
+    let machine = Uuid::new_v4();
+    let point = back_up(&test.vault, machine, &[("sda", &Image::noise(30, MIB))]).await.unwrap();
+    let (start, hour) = (Utc::now(), TimeDelta::hours(1));
+    collect_at(&test.vault, start).await;
+    let delete = Action::Delete { window_seconds: 24 * 3600 };
+    test.vault.decide_point(machine, point.seq, delete, "eva").await.unwrap();
+    collect_at(&test.vault, start + hour).await;
+    collect_at(&test.vault, start + hour * 10).await;
+    let path = test.path.join(format!("gc/{:020}", 2));
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[150] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+
+    let other = Uuid::new_v4();
+    let gone = back_up(&test.vault, other, &[("sda", &Image::noise(31, MIB))]).await.unwrap();
+    test.vault.decide_point(other, gone.seq, AT_ONCE, "eva").await.unwrap();
+    let report = collect_at(&test.vault, start + hour * 33).await;
+    assert!(report.held.is_empty() && report.deleted_segments > 0, "{report:?}");
+    assert_eq!(report.purged, [PurgedPoint { machine: other, seq: gone.seq }]);
+    let report = collect_at(&test.vault, start + hour * 35).await;
+    assert_eq!(report.purged, [PurgedPoint { machine, seq: point.seq }]);
 }
 
 /// Events decide one after the other, whoever asks.

@@ -168,6 +168,57 @@ async fn what_is_borrowed_by_a_backup_under_way_stays() {
     restore_disk(&test.reopen().await.unwrap(), &third, "sda", &image).await;
 }
 
+/// Nothing of a machine is there any more, and comes back: only the catalogue tells that it needs what it borrowed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_borrower_that_is_wholly_lost_holds_the_collection() {
+    let image = Image::noise(11, 4 * MIB);
+    let (test, vault, [lender, borrower]) = lent(&image).await;
+    let third = Uuid::new_v4();
+    let garbage = back_up(&vault, third, &[("sda", &Image::noise(12, MIB))]).await.unwrap();
+    for gone in [&lender, &garbage] {
+        vault.decide_point(gone.machine, gone.seq, AT_ONCE, "eva").await.unwrap();
+    }
+    let away = test.path.parent().unwrap().join("away");
+    std::fs::create_dir(&away).unwrap();
+    let folders = ["points", "open"];
+    let move_away = || {
+        for folder in folders {
+            let from = test.path.join(format!("{folder}/{}", borrower.machine));
+            std::fs::rename(from, away.join(folder)).unwrap();
+        }
+    };
+    let put_back = || {
+        for folder in folders {
+            let to = test.path.join(format!("{folder}/{}", borrower.machine));
+            std::fs::rename(away.join(folder), to).unwrap();
+        }
+    };
+    let catalogued = [&lender, &borrower, &garbage].map(|point| (point.machine, vec![point.seq]));
+    let options =
+        || CollectOptions { catalogued: catalogued.clone().into(), ..CollectOptions::new(Utc::now()) };
+    let is_held = |report: &CollectionReport| {
+        let held: Vec<_> = report.held.iter().map(|(machine, _)| *machine).collect();
+        held == [borrower.machine] && report.deleted_segments == 0
+    };
+    move_away();
+    let report = vault.collect(options(), |_| {}).await.unwrap();
+    assert!(is_held(&report) && report.condemned_segments == 0, "{report:?}");
+    put_back();
+    restore_disk(&test.reopen().await.unwrap(), &borrower, "vda", &image).await;
+    // Lost while a collection is under way.
+    let mut run = vault.begin_collection(options()).await.unwrap();
+    run.look(|_| {}).await.unwrap();
+    run.condemn().await.unwrap();
+    move_away();
+    run.look_again().await.unwrap();
+    let report = run.sweep().await.unwrap();
+    assert!(is_held(&report) && report.condemned_segments > 0, "{report:?}");
+    put_back();
+    let report = vault.collect(options(), |_| {}).await.unwrap();
+    assert!(report.held.is_empty() && report.deleted_segments > 0, "{report:?}");
+    restore_disk(&test.reopen().await.unwrap(), &borrower, "vda", &image).await;
+}
+
 /// What was acknowledged and is lent is not sent again by the next attempt, unless the lender's was collected in between.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_later_attempt_takes_over_what_was_borrowed() {

@@ -6,6 +6,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
@@ -26,9 +27,9 @@ pub(crate) enum Fault {
     /// It is written, but the answer is lost.
     AnswerLost,
     /// It is written after this long.
-    Slow(std::time::Duration),
+    Slow(Duration),
     /// It is written at once, and answered after this long.
-    Late(std::time::Duration),
+    Late(Duration),
     /// It is written, the answer is lost, and a second try finds that the name is taken.
     Repeated,
     /// Reads fail instead of writes, and not for want of the object.
@@ -80,6 +81,16 @@ impl Faulty {
     /// From now on everything succeeds.
     pub(crate) fn heal(&self) {
         self.bad.store(0, Ordering::SeqCst);
+    }
+
+    /// Returns when the last request that is to fail has come.
+    pub(crate) async fn struck(&self) {
+        let wait = async {
+            while self.bad.load(Ordering::SeqCst) > 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), wait).await.expect("nothing came that could fail");
     }
 
     /// Requests since the last time, whatever became of them.

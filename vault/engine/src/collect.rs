@@ -10,6 +10,7 @@ mod compact;
 mod epochs;
 mod mark;
 mod needed;
+mod settled;
 mod sweep;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -21,6 +22,7 @@ use uuid::Uuid;
 
 use holdfast_vault_format::collection::{Collection, CondemnedSegment};
 
+use crate::event::PointNames;
 use crate::segment::SegmentId;
 use crate::standing::{Deletion, PointState, Standing};
 use crate::{Vault, VaultError, name, object};
@@ -28,6 +30,8 @@ use crate::{Vault, VaultError, name, object};
 pub(crate) use clock::MAX_STEP;
 pub(crate) use epochs::CondemnedCache;
 use mark::{Lent, Look, Mark};
+use settled::Fate;
+pub(crate) use settled::{Settled, Stamp};
 use sweep::Verdict;
 
 /// Segments that one collection condemns at most; the next one goes on. Bounds its memory and its object: 32 MiB.
@@ -72,10 +76,10 @@ impl CollectOptions {
     }
 
     /// # Errors
-    /// [`VaultError::Missing`] if the catalogue has a point of the machine that is not among these, which ascend.
-    fn check_catalogued(&self, machine: Uuid, seqs: &[u64]) -> Result<(), VaultError> {
+    /// [`VaultError::Missing`] if the catalogue has a point of the machine that is not among these.
+    fn check_catalogued(&self, machine: Uuid, names: &PointNames) -> Result<(), VaultError> {
         let mut catalogued = self.catalogued.get(&machine).into_iter().flatten();
-        match catalogued.find(|seq| seqs.binary_search(seq).is_err()) {
+        match catalogued.find(|seq| !names.seqs.contains_key(seq)) {
             Some(lost) => Err(VaultError::Missing { object: name::point(machine, *lost) }),
             None => Ok(()),
         }
@@ -145,6 +149,8 @@ pub struct CollectionRun {
     /// Found dead.
     dead: Vec<CondemnedSegment>,
     verdicts: Vec<Verdict>,
+    /// Of what was condemned before, what has to be condemned once more.
+    left: Vec<CondemnedSegment>,
 }
 
 impl Vault {
@@ -208,8 +214,9 @@ impl CollectionRun {
     fn new(vault: Vault, options: CollectOptions, collection: Collection, leap: Option<Duration>) -> Self {
         let report =
             CollectionReport { epoch: collection.epoch, clock_leap: leap, ..CollectionReport::default() };
-        let (held, lent, dead, verdicts) = (HashSet::new(), Lent::default(), Vec::new(), Vec::new());
-        Self { vault, options, collection, report, held, lent, dead, verdicts }
+        let (held, lent) = (HashSet::new(), Lent::default());
+        let (dead, verdicts, left) = (Vec::new(), Vec::new(), Vec::new());
+        Self { vault, options, collection, report, held, lent, dead, verdicts, left }
     }
 
     /// Purges the points whose window is over and looks for what nothing needs.
@@ -236,13 +243,7 @@ impl CollectionRun {
 
     /// Condemns it.
     pub async fn condemn(&mut self) -> Result<(), VaultError> {
-        let mut segments = std::mem::take(&mut self.dead);
-        segments.sort_unstable();
-        segments.dedup();
-        if segments.is_empty() {
-            return Ok(());
-        }
-        self.vault.create_condemned(segments).await
+        self.vault.create_condemned(std::mem::take(&mut self.dead)).await
     }
 
     /// Looks again at what this and earlier collections condemned: what is still dead may go where no backup that began before
@@ -260,6 +261,9 @@ impl CollectionRun {
         for verdict in std::mem::take(&mut self.verdicts) {
             self.carry_out(verdict).await?;
         }
+        // What one object cannot hold stays where it is.
+        self.left.truncate(MAX_CONDEMNED);
+        self.vault.create_condemned(std::mem::take(&mut self.left)).await?;
         let report = self.report;
         info!(
             epoch = report.epoch,
@@ -349,6 +353,9 @@ impl CollectionRun {
         }
         let names = self.vault.point_names(machine).await?;
         for (seq, numbers) in &names.events {
+            if self.vault.fate(machine, *seq, &names) == Some(Fate::Purged) {
+                continue;
+            }
             let standing = self.vault.standing_by(machine, *seq, Some(numbers)).await?;
             if let PointState::SoftDeleted(deletion) = &standing.state
                 && standing.lock.is_none_or(|lock| lock.until <= self.vault_time())

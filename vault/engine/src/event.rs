@@ -10,6 +10,7 @@ use holdfast_vault_format::collection::Collection;
 use holdfast_vault_format::container::Kind;
 use holdfast_vault_format::event::{Action, Event};
 
+use crate::collect::Stamp;
 use crate::object::{self, Created};
 use crate::standing::{Now, PointState, Standing};
 use crate::{Outcome, Vault, VaultError, name};
@@ -20,10 +21,17 @@ const TRIES: u32 = 32;
 /// What `points/<machine>/` holds.
 #[derive(Debug, Default)]
 pub(crate) struct PointNames {
-    /// Ascending: points and aborts.
-    pub(crate) seqs: Vec<u64>,
+    /// Points and aborts, with the time that the storage gives them.
+    pub(crate) seqs: BTreeMap<u64, DateTime<Utc>>,
     /// The numbers of the events of each, ascending.
     pub(crate) events: BTreeMap<u64, Vec<u32>>,
+}
+
+impl PointNames {
+    pub(crate) fn stamp(&self, seq: u64) -> Option<Stamp> {
+        let modified = *self.seqs.get(&seq)?;
+        Some(Stamp { modified, events: self.events.get(&seq).map_or(0, Vec::len) })
+    }
 }
 
 impl Vault {
@@ -114,13 +122,14 @@ impl Vault {
 
     pub(crate) async fn point_names(&self, machine: Uuid) -> Result<PointNames, VaultError> {
         let mut names = PointNames::default();
-        for path in object::list(self.store(), &format!("points/{machine}")).await? {
-            if let Some(seq) = name::seq_of(&path) {
-                names.seqs.push(seq);
-            } else if let Some((seq, number)) = name::event_of(&path) {
+        for meta in object::list_meta(self.store(), &format!("points/{machine}")).await? {
+            if let Some(seq) = name::seq_of(&meta.location) {
+                names.seqs.insert(seq, meta.last_modified);
+            } else if let Some((seq, number)) = name::event_of(&meta.location) {
                 names.events.entry(seq).or_default().push(number);
             }
         }
+        names.events.values_mut().for_each(|numbers| numbers.sort_unstable());
         Ok(names)
     }
 

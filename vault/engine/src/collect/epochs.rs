@@ -87,7 +87,7 @@ impl Vault {
         for epoch in &numbers {
             match self.read_condemned(*epoch).await {
                 Ok(condemned) => all.extend(condemned.segments),
-                // Finished meanwhile: it is gone.
+                // Finished meanwhile: it is gone, or in a set that is listed, too.
                 Err(VaultError::Missing { .. }) if self.is_collected(*epoch).await? => {}
                 Err(error) => return Err(error),
             }
@@ -190,9 +190,17 @@ impl Vault {
         Err(VaultError::mismatch("gc", "others collect at the same time"))
     }
 
-    /// Condemns. The number is taken when it is written, not when its collection began: a backup that knows a number must
-    /// know everything that was condemned under smaller ones.
-    pub(super) async fn create_condemned(&self, segments: Vec<CondemnedSegment>) -> Result<(), VaultError> {
+    /// Condemns these, if there are any. The number is taken when it is written, not when its collection began: a backup that knows
+    /// a number must know everything that was condemned under smaller ones.
+    pub(super) async fn create_condemned(
+        &self,
+        mut segments: Vec<CondemnedSegment>,
+    ) -> Result<(), VaultError> {
+        if segments.is_empty() {
+            return Ok(());
+        }
+        segments.sort_unstable();
+        segments.dedup();
         let mut condemned = Condemned { number: 0, segments };
         for _ in 0..TRIES {
             condemned.number = self.condemned_number().await? + 1;
@@ -204,7 +212,7 @@ impl Vault {
         Err(VaultError::mismatch("gc", "others collect at the same time"))
     }
 
-    /// Says that what was condemned is gone. What it was is of no more use then.
+    /// Says that what was condemned is gone, or condemned under a larger number as well. What it was is of no more use then.
     pub(super) async fn finish_collection(&self, epoch: u64) -> Result<(), VaultError> {
         self.create_record(&name::collected(epoch), Kind::Collected, &epoch.to_le_bytes()).await?;
         object::delete(self.store(), &name::condemned(epoch)).await

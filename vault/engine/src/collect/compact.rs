@@ -189,7 +189,7 @@ impl Vault {
             let segment = match self.read_segment(from).await {
                 Ok(segment) => segment,
                 Err(error) if error.is_damage() => {
-                    debug!(segment = from.name(), error = &error as &dyn std::error::Error, "not compacted");
+                    tell_damaged(from, &error);
                     return Ok(());
                 }
                 Err(error) => return Err(error),
@@ -212,8 +212,13 @@ impl Vault {
             let lower: Vec<_> = lower.filter_map(not_condemned).collect();
             if !lower.is_empty() {
                 // Its collector may have been killed before it did so.
-                self.read_back(from).await?;
-                plan.replaced.extend(lower);
+                match self.read_back(from).await {
+                    Err(error) if error.is_damage() => tell_damaged(from, &error),
+                    read => {
+                        read?;
+                        plan.replaced.extend(lower);
+                    }
+                }
             }
             return Ok(());
         }
@@ -345,6 +350,10 @@ impl Vault {
         }
         Ok(None)
     }
+}
+
+fn tell_damaged(segment: SegmentId, error: &VaultError) {
+    debug!(segment = segment.name(), error = error as &dyn std::error::Error, "not compacted");
 }
 
 /// Whether it is worth a look: many are smaller than what has to be gained.

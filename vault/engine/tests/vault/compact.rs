@@ -314,7 +314,18 @@ async fn a_replacement_that_the_disk_lost_replaces_nothing() {
     let old = written.strip_suffix('1').unwrap();
     assert!(worn.test.objects().contains(&format!("{old}0")), "{:?}", worn.test.objects());
     worn.check(&worn.test.reopen().await.unwrap()).await;
-    // The file system's memory is no witness any more.
+    // Nor does it keep the machine's other segments from being compacted.
+    for round in 10..14 {
+        let mut image = worn.points.last().unwrap().1.clone();
+        image.change(round, 250);
+        worn.back_up(&image).await;
+    }
+    for _ in 0..4 {
+        worn.delete(0).await;
+    }
+    let report = collect(&worn.test.reopen().await.unwrap()).await;
+    assert!(report.compacted_segments > 0, "{report:?}");
+    worn.check(&worn.test.reopen().await.unwrap()).await;
     drop(disk);
 }
 

@@ -10,6 +10,7 @@ mod compact;
 mod epochs;
 mod mark;
 mod needed;
+mod settled;
 mod sweep;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -20,15 +21,17 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use holdfast_vault_format::collection::{Collection, CondemnedSegment};
-use holdfast_vault_format::event::Action;
 
+use crate::event::PointNames;
 use crate::segment::SegmentId;
-use crate::standing::{Deletion, PointState};
+use crate::standing::{Deletion, PointState, Standing};
 use crate::{Vault, VaultError, name, object};
 
 pub(crate) use clock::MAX_STEP;
 pub(crate) use epochs::CondemnedCache;
 use mark::{Lent, Look, Mark};
+use settled::Fate;
+pub(crate) use settled::{Settled, Stamp};
 use sweep::Verdict;
 
 /// Segments that one collection condemns at most; the next one goes on. Bounds its memory and its object: 32 MiB.
@@ -69,6 +72,16 @@ impl CollectOptions {
             keep_leftovers: Duration::from_secs(7 * 24 * 3600),
             compaction: Compaction::Due,
             least_gain: 64 << 10,
+        }
+    }
+
+    /// # Errors
+    /// [`VaultError::Missing`] if the catalogue has a point of the machine that is not among these.
+    fn check_catalogued(&self, machine: Uuid, names: &PointNames) -> Result<(), VaultError> {
+        let mut catalogued = self.catalogued.get(&machine).into_iter().flatten();
+        match catalogued.find(|seq| !names.seqs.contains_key(seq)) {
+            Some(lost) => Err(VaultError::Missing { object: name::point(machine, *lost) }),
+            None => Ok(()),
         }
     }
 }
@@ -136,6 +149,8 @@ pub struct CollectionRun {
     /// Found dead.
     dead: Vec<CondemnedSegment>,
     verdicts: Vec<Verdict>,
+    /// Of what was condemned before, what has to be condemned once more.
+    left: Vec<CondemnedSegment>,
 }
 
 impl Vault {
@@ -199,8 +214,9 @@ impl CollectionRun {
     fn new(vault: Vault, options: CollectOptions, collection: Collection, leap: Option<Duration>) -> Self {
         let report =
             CollectionReport { epoch: collection.epoch, clock_leap: leap, ..CollectionReport::default() };
-        let (held, lent, dead, verdicts) = (HashSet::new(), Lent::default(), Vec::new(), Vec::new());
-        Self { vault, options, collection, report, held, lent, dead, verdicts }
+        let (held, lent) = (HashSet::new(), Lent::default());
+        let (dead, verdicts, left) = (Vec::new(), Vec::new(), Vec::new());
+        Self { vault, options, collection, report, held, lent, dead, verdicts, left }
     }
 
     /// Purges the points whose window is over and looks for what nothing needs.
@@ -227,13 +243,7 @@ impl CollectionRun {
 
     /// Condemns it.
     pub async fn condemn(&mut self) -> Result<(), VaultError> {
-        let mut segments = std::mem::take(&mut self.dead);
-        segments.sort_unstable();
-        segments.dedup();
-        if segments.is_empty() {
-            return Ok(());
-        }
-        self.vault.create_condemned(segments).await
+        self.vault.create_condemned(std::mem::take(&mut self.dead)).await
     }
 
     /// Looks again at what this and earlier collections condemned: what is still dead may go where no backup that began before
@@ -251,6 +261,9 @@ impl CollectionRun {
         for verdict in std::mem::take(&mut self.verdicts) {
             self.carry_out(verdict).await?;
         }
+        // What one object cannot hold stays where it is.
+        self.left.truncate(MAX_CONDEMNED);
+        self.vault.create_condemned(std::mem::take(&mut self.left)).await?;
         let report = self.report;
         info!(
             epoch = report.epoch,
@@ -270,7 +283,7 @@ impl CollectionRun {
         purge: Purge,
         progress: &mut (impl FnMut(CollectionProgress) + Send),
     ) -> Result<(), VaultError> {
-        let machines = self.vault.machines().await?;
+        let machines = self.machines().await?;
         let known = self.vault.condemned_readably().await?;
         let mut dead: Vec<(CondemnedSegment, u64)> = Vec::new();
         let mut dead_bytes = 0;
@@ -307,15 +320,23 @@ impl CollectionRun {
         Ok(())
     }
 
+    /// Machines that the storage shows or the catalogue has: one that is wholly lost may need anything of any other.
+    async fn machines(&self) -> Result<BTreeSet<Uuid>, VaultError> {
+        let mut machines = BTreeSet::from_iter(self.vault.machines().await?);
+        machines.extend(self.options.catalogued.keys());
+        Ok(machines)
+    }
+
     async fn look_at(&mut self, machine: Uuid, purge: Purge) -> Result<Mark, VaultError> {
-        let over = self.windows_over(machine).await?;
-        for seq in &over {
-            if purge == Purge::Decided {
-                self.vault.decide_point(machine, *seq, Action::Purge, "garbage collection").await?;
+        let mut purged = BTreeSet::new();
+        for (seq, standing) in self.windows_over(machine).await? {
+            if purge == Purge::Decided && !self.vault.purge_point(machine, seq, &standing).await? {
+                continue;
             }
-            self.report.purged.push(PurgedPoint { machine, seq: *seq });
+            purged.insert(seq);
+            self.report.purged.push(PurgedPoint { machine, seq });
         }
-        let mark = self.vault.mark(machine, &over, Look::First, &self.options, &mut self.lent).await?;
+        let mark = self.vault.mark(machine, &purged, Look::First, &self.options, &mut self.lent).await?;
         if purge == Purge::Decided {
             for seq in &mark.settled {
                 object::delete(self.vault.store(), &name::open(machine, *seq)).await?;
@@ -324,36 +345,36 @@ impl CollectionRun {
         Ok(mark)
     }
 
-    /// Points whose window the vault's time has left behind.
-    async fn windows_over(&self, machine: Uuid) -> Result<BTreeSet<u64>, VaultError> {
-        let mut over = BTreeSet::new();
+    /// Points whose window the vault's time has left behind, and where they stand.
+    async fn windows_over(&self, machine: Uuid) -> Result<BTreeMap<u64, Standing>, VaultError> {
+        let mut over = BTreeMap::new();
         if self.report.clock_leap.is_some() {
             return Ok(over);
         }
         let names = self.vault.point_names(machine).await?;
         for (seq, numbers) in &names.events {
+            if self.vault.fate(machine, *seq, &names) == Some(Fate::Purged) {
+                continue;
+            }
             let standing = self.vault.standing_by(machine, *seq, Some(numbers)).await?;
             if let PointState::SoftDeleted(deletion) = &standing.state
                 && standing.lock.is_none_or(|lock| lock.until <= self.vault_time())
                 && self.is_over(deletion).await?
             {
-                over.insert(*seq);
+                over.insert(*seq, standing);
             }
         }
         Ok(over)
     }
 
-    /// A window begins when the first collection after the deletion sees it: no clock but the vault's counts.
+    /// A window begins when the first collection after the deletion sees it: no clock but the vault's ends it. If the vault's time
+    /// stood still then, it begins when the point was deleted: what an operator's word makes up for was before.
     async fn is_over(&self, deletion: &Deletion) -> Result<bool, VaultError> {
-        let first = deletion.epoch + 1;
-        if first > self.collection.epoch {
+        if deletion.epoch >= self.collection.epoch {
             return Ok(false);
         }
-        let begin = if first == self.collection.epoch {
-            self.collection.vault_time
-        } else {
-            self.vault.read_collection(first).await?.vault_time
-        };
+        let seen = self.vault.first_time(deletion.epoch + 1..self.collection.epoch).await?;
+        let begin = seen.unwrap_or(self.collection.vault_time).max(deletion.at.timestamp_micros());
         let passed = self.collection.vault_time.saturating_sub(begin);
         Ok(u128::try_from(passed).is_ok_and(|passed| passed >= deletion.window.as_micros()))
     }

@@ -6,11 +6,13 @@ use chrono::{DateTime, Utc};
 use tracing::info;
 use uuid::Uuid;
 
+use holdfast_vault_format::collection::Collection;
 use holdfast_vault_format::container::Kind;
 use holdfast_vault_format::event::{Action, Event};
 
+use crate::collect::Stamp;
 use crate::object::{self, Created};
-use crate::standing::{Now, Standing};
+use crate::standing::{Now, PointState, Standing};
 use crate::{Outcome, Vault, VaultError, name};
 
 /// How often somebody else may be faster.
@@ -19,10 +21,17 @@ const TRIES: u32 = 32;
 /// What `points/<machine>/` holds.
 #[derive(Debug, Default)]
 pub(crate) struct PointNames {
-    /// Ascending: points and aborts.
-    pub(crate) seqs: Vec<u64>,
+    /// Points and aborts, with the time that the storage gives them.
+    pub(crate) seqs: BTreeMap<u64, DateTime<Utc>>,
     /// The numbers of the events of each, ascending.
     pub(crate) events: BTreeMap<u64, Vec<u32>>,
+}
+
+impl PointNames {
+    pub(crate) fn stamp(&self, seq: u64) -> Option<Stamp> {
+        let modified = *self.seqs.get(&seq)?;
+        Some(Stamp { modified, events: self.events.get(&seq).map_or(0, Vec::len) })
+    }
 }
 
 impl Vault {
@@ -37,36 +46,55 @@ impl Vault {
         action: Action,
         actor: &str,
     ) -> Result<Standing, VaultError> {
-        match self.outcome(machine, seq).await {
-            Ok(Some(Outcome::Point(_))) => {}
-            Ok(_) => return Err(VaultError::Missing { object: name::point(machine, seq) }),
-            // A damaged point can be deleted: that is how it is quarantined.
-            Err(error) if error.is_damage() => {}
-            Err(error) => return Err(error),
-        }
+        self.check_point(machine, seq).await?;
         for _ in 0..TRIES {
             let epoch = self.newest_collection().await?;
             let now = now(epoch.map(|collection| collection.vault_time));
             let standing = self.standing(machine, seq).await?;
             let refused = |source| VaultError::Refused { object: name::point(machine, seq), source };
             let Some(action) = standing.check(action, now).map_err(refused)? else { return Ok(standing) };
-            let event = Event {
-                machine,
-                seq,
-                number: standing.decisions + 1,
-                at: Utc::now().timestamp_micros(),
-                epoch: epoch.map_or(0, |collection| collection.epoch),
-                actor: actor.to_owned(),
-                action,
-            };
-            let object = name::event(machine, seq, event.number);
-            let body = event.sign(&self.inner.signer);
-            if self.create_record(&object, Kind::Event, &body).await? == Created::Now {
-                info!(%machine, seq, ?action, actor, "decided about a point");
+            let event = next_event(machine, seq, &standing, epoch, action, actor);
+            if self.create_event(&event).await? == Created::Now {
                 return self.standing(machine, seq).await;
             }
         }
         Err(VaultError::Contended { machine })
+    }
+
+    /// Purges a point that stands like this. Answers whether it is purged: what was decided about it since counts.
+    pub(crate) async fn purge_point(
+        &self,
+        machine: Uuid,
+        seq: u64,
+        standing: &Standing,
+    ) -> Result<bool, VaultError> {
+        self.check_point(machine, seq).await?;
+        let epoch = self.newest_collection().await?;
+        let event = next_event(machine, seq, standing, epoch, Action::Purge, "garbage collection");
+        if self.create_event(&event).await? == Created::Before {
+            info!(%machine, seq, "not purged: something else was decided about it meanwhile");
+        }
+        Ok(self.standing(machine, seq).await?.state == PointState::Purged)
+    }
+
+    async fn check_point(&self, machine: Uuid, seq: u64) -> Result<(), VaultError> {
+        match self.outcome(machine, seq).await {
+            Ok(Some(Outcome::Point(_))) => Ok(()),
+            Ok(_) => Err(VaultError::Missing { object: name::point(machine, seq) }),
+            // A damaged point can be deleted: that is how it is quarantined.
+            Err(error) if error.is_damage() => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn create_event(&self, event: &Event) -> Result<Created, VaultError> {
+        let Event { machine, seq, number, action, actor, .. } = event;
+        let object = name::event(*machine, *seq, *number);
+        let created = self.create_record(&object, Kind::Event, &event.sign(&self.inner.signer)).await?;
+        if created == Created::Now {
+            info!(%machine, seq, ?action, actor, "decided about a point");
+        }
+        Ok(created)
     }
 
     /// Where a point stands.
@@ -94,13 +122,14 @@ impl Vault {
 
     pub(crate) async fn point_names(&self, machine: Uuid) -> Result<PointNames, VaultError> {
         let mut names = PointNames::default();
-        for path in object::list(self.store(), &format!("points/{machine}")).await? {
-            if let Some(seq) = name::seq_of(&path) {
-                names.seqs.push(seq);
-            } else if let Some((seq, number)) = name::event_of(&path) {
+        for meta in object::list_meta(self.store(), &format!("points/{machine}")).await? {
+            if let Some(seq) = name::seq_of(&meta.location) {
+                names.seqs.insert(seq, meta.last_modified);
+            } else if let Some((seq, number)) = name::event_of(&meta.location) {
                 names.events.entry(seq).or_default().push(number);
             }
         }
+        names.events.values_mut().for_each(|numbers| numbers.sort_unstable());
         Ok(names)
     }
 
@@ -114,6 +143,26 @@ impl Vault {
         } else {
             Err(VaultError::mismatch(&object, "it is another point's"))
         }
+    }
+}
+
+/// What is decided about a point that stands like this: if something else was, its number is taken.
+fn next_event(
+    machine: Uuid,
+    seq: u64,
+    standing: &Standing,
+    epoch: Option<Collection>,
+    action: Action,
+    actor: &str,
+) -> Event {
+    Event {
+        machine,
+        seq,
+        number: standing.decisions + 1,
+        at: Utc::now().timestamp_micros(),
+        epoch: epoch.map_or(0, |collection| collection.epoch),
+        actor: actor.to_owned(),
+        action,
     }
 }
 

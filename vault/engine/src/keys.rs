@@ -1,6 +1,8 @@
 //! Who can unlock a vault. The keys themselves never change: they are wrapped for each recipient in an object of its own, so one
 //! can be added or removed without anything else being written again.
 
+mod removal;
+
 use age::x25519;
 use argon2::{Algorithm, Argon2, Params, Version};
 use chrono::{DateTime, Utc};
@@ -196,38 +198,6 @@ impl Keys {
         self.add(label, Wrap::Passphrase(parameters), &wrapping).await
     }
 
-    /// Removes a recipient, but never the one that was used to unlock: so one is left that is known to work. Whoever kept a copy
-    /// of what is removed, and its key, can still read the vault.
-    ///
-    /// # Errors
-    /// [`VaultError::BadInput`] if it is the one that was used, or there is none.
-    pub async fn remove(&self, id: Uuid) -> Result<RecipientInfo, VaultError> {
-        if id == self.used.id {
-            return Err(VaultError::BadInput {
-                detail: "the key that unlocked the vault cannot be removed: unlock it with another one"
-                    .to_owned(),
-            });
-        }
-        let stored = stored(&self.storage, &self.header).await?;
-        let found = stored.into_iter().find(|(info, _)| info.id == id);
-        let Some((info, _)) = found else {
-            return Err(VaultError::BadInput { detail: format!("the vault has no recipient {id}") });
-        };
-        let own = self.name_of(self.used.id);
-        let kept = object::read(self.storage.objects(), &own).await?;
-        // It may have been added by somebody who was killed before its name was durable.
-        self.storage.settle(&own).await?;
-        object::delete(self.storage.objects(), &self.name_of(id)).await?;
-        // What is removed does not come back after a power cut.
-        self.storage.settle(&own).await?;
-        // Somebody else may have removed this one at the same time.
-        if !object::exists(self.storage.objects(), &own).await? {
-            object::create(&self.storage, &own, kept).await?;
-        }
-        info!(%id, label = info.label, "a recipient of the vault's keys is removed");
-        Ok(info)
-    }
-
     async fn add(&self, label: &str, wrap: Wrap, wrapping: &[u8; 32]) -> Result<RecipientInfo, VaultError> {
         if label.trim().is_empty() || label.len() > MAX_LABEL || label.contains(char::is_control) {
             return Err(VaultError::BadInput {
@@ -266,7 +236,7 @@ type Unlocked = (Zeroizing<[u8; SECRET_LEN]>, RecipientInfo);
 
 async fn by_key(storage: &Storage, header: &Header, key: &KeyFile) -> Result<Unlocked, VaultError> {
     let first = name::key(header.key_id);
-    match object::read(storage.objects(), &first).await {
+    let damage = match object::read(storage.objects(), &first).await {
         Ok(sealed) => match age::decrypt(&key.identity, &sealed) {
             Ok(secret) => {
                 let secret = Zeroizing::new(secret);
@@ -275,18 +245,20 @@ async fn by_key(storage: &Storage, header: &Header, key: &KeyFile) -> Result<Unl
                 })?;
                 return Ok((secret, first_key(header)));
             }
-            Err(age::DecryptError::NoMatchingKeys) => {}
-            Err(source) => {
-                return by_recipient(storage, header, key)
-                    .await
-                    .map_err(|_| VaultError::BadKeys { object: first, source });
-            }
+            Err(age::DecryptError::NoMatchingKeys) => None,
+            Err(source) => Some(VaultError::BadKeys { object: first, source }),
         },
-        // Removed, or lost: another one may do.
-        Err(VaultError::Missing { .. }) => {}
+        Err(VaultError::Missing { .. }) => None,
+        Err(error) if error.is_damage() => Some(error),
         Err(error) => return Err(error),
+    };
+    // Removed, lost or damaged: another one may do.
+    match (by_recipient(storage, header, key).await, damage) {
+        (Err(error), Some(damage)) if matches!(error, VaultError::WrongKey { .. }) || error.is_damage() => {
+            Err(damage)
+        }
+        (unlocked, _) => unlocked,
     }
-    by_recipient(storage, header, key).await
 }
 
 async fn by_recipient(storage: &Storage, header: &Header, key: &KeyFile) -> Result<Unlocked, VaultError> {

@@ -21,6 +21,20 @@ pub(crate) fn recipient_of(path: &Path, key: Uuid) -> Option<Uuid> {
     (of == key.to_string() && path.filename()?.ends_with(&recipient.to_string())).then_some(recipient)
 }
 
+/// That a recipient is removed; numbers start at 1.
+pub(crate) fn removal(key: Uuid, number: u32) -> String {
+    format!("keys/{key}.{number:08}")
+}
+
+/// The number in the name of a removal.
+pub(crate) fn removal_of(path: &Path, key: Uuid) -> Option<u32> {
+    let (of, number) = path.filename()?.split_once('.')?;
+    if of != key.to_string() || number.len() != 8 || !is_digits(number) {
+        return None;
+    }
+    number.parse().ok()
+}
+
 /// What a storage is tried with while a vault is made.
 pub(crate) fn probe(id: Uuid) -> String {
     format!("probe/{id}")

@@ -136,7 +136,7 @@ impl Vault {
         let names = self.point_names(machine).await?;
         let mut points = Vec::new();
         let mut purged = HashSet::new();
-        for seq in names.seqs {
+        for seq in names.seqs.into_keys() {
             let standing = self.standing_by(machine, seq, names.events.get(&seq)).await;
             if standing.as_ref().is_ok_and(|standing| standing.state == PointState::Purged) {
                 purged.insert(seq);
@@ -173,7 +173,7 @@ impl Vault {
     pub async fn decisions(&self, machine: Uuid) -> Result<BTreeMap<u64, u32>, VaultError> {
         let PointNames { seqs, events } = self.point_names(machine).await?;
         let last = |seq| events.get(&seq).and_then(|numbers| numbers.last().copied()).unwrap_or(0);
-        Ok(seqs.into_iter().map(|seq| (seq, last(seq))).collect())
+        Ok(seqs.into_keys().map(|seq| (seq, last(seq))).collect())
     }
 
     /// What became of a backup, for ever; `None` while it is open.

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
+use rustix::fs::{Advice, fadvise};
 
 use crate::VaultError;
 use direct::DirectWrites;
@@ -74,6 +75,23 @@ impl Storage {
 
     pub(crate) fn objects(&self) -> &dyn ObjectStore {
         self.objects.as_ref()
+    }
+
+    /// Lets what is read of an object next come from its disk, as far as its file system can: what was just written is still in
+    /// memory, whatever the disk made of it.
+    pub(crate) async fn forget_cached(&self, name: &str) -> Result<(), VaultError> {
+        let Some(path) = self.root().map(|root| root.join(name)) else { return Ok(()) };
+        let forget = move || match std::fs::File::open(path) {
+            // Reading it will tell.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            file => Ok(fadvise(file?, 0, None, Advice::DontNeed)?),
+        };
+        let forgotten: std::io::Result<()> =
+            tokio::task::spawn_blocking(forget).await.map_err(|source| VaultError::Worker { source })?;
+        forgotten.map_err(|source| {
+            let source = object_store::Error::Generic { store: "directory", source: source.into() };
+            VaultError::unread("read back", name, source)
+        })
     }
 
     /// Makes the name of an object durable that is there already: whoever created it may have been killed between linking

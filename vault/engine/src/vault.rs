@@ -74,6 +74,7 @@ pub(crate) struct Inner {
     /// `None`: nothing is looked for.
     pub(crate) samples: Option<Arc<Samples>>,
     pub(crate) condemned: crate::collect::CondemnedCache,
+    pub(crate) settled: crate::collect::Settled,
 }
 
 impl std::fmt::Debug for Vault {
@@ -162,6 +163,7 @@ impl Vault {
                 replaced: crate::segment::Replaced::default(),
                 samples: None,
                 condemned: crate::collect::CondemnedCache::default(),
+                settled: crate::collect::Settled::default(),
             }),
         })
     }
@@ -184,6 +186,7 @@ impl Vault {
                 replaced: crate::segment::Replaced::default(),
                 samples,
                 condemned: crate::collect::CondemnedCache::default(),
+                settled: crate::collect::Settled::default(),
             }),
         }
     }

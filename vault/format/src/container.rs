@@ -37,12 +37,13 @@ pub enum Kind {
     Collection = 6,
     Condemned = 7,
     Collected = 8,
+    Removal = 9,
 }
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Self> {
-        use Kind::{Abort, Collected, Collection, Condemned, Event, Open, Point, Segment};
-        [Open, Segment, Point, Abort, Event, Collection, Condemned, Collected]
+        use Kind::{Abort, Collected, Collection, Condemned, Event, Open, Point, Removal, Segment};
+        [Open, Segment, Point, Abort, Event, Collection, Condemned, Collected, Removal]
             .into_iter()
             .find(|kind| *kind as u8 == byte)
     }

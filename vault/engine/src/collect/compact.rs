@@ -72,9 +72,10 @@ impl CollectionRun {
             return Ok(());
         }
         let machines = self.vault.machines().await?;
+        let known = self.vault.condemned_readably().await?;
         let due: Vec<Uuid> = machines.iter().copied().filter(|machine| self.is_due(*machine)).collect();
         for machine in due {
-            let plan = match self.plan_machine(machine).await {
+            let plan = match self.plan_machine(machine, &known).await {
                 Ok(plan) => plan,
                 // Restores would find it as well. Nothing of the machine is replaced until it reads again.
                 Err(error) if error.is_damage() => {
@@ -135,7 +136,11 @@ impl CollectionRun {
     }
 
     /// Looks at a machine anew: what is needed of it now, after all machines were looked at.
-    async fn plan_machine(&mut self, machine: Uuid) -> Result<Plan, VaultError> {
+    async fn plan_machine(
+        &mut self,
+        machine: Uuid,
+        known: &HashSet<CondemnedSegment>,
+    ) -> Result<Plan, VaultError> {
         let purged: BTreeSet<u64> = self
             .report
             .purged
@@ -144,7 +149,6 @@ impl CollectionRun {
             .map(|purged| purged.seq)
             .collect();
         let mark = self.vault.mark(machine, &purged, Look::First, &self.options, &mut self.lent).await?;
-        let known = self.vault.condemned_readably().await?;
         let least_gain = self.options.least_gain;
         let segments: Vec<(AnyGeneration, Generations)> = generations(&mark)
             .into_iter()
@@ -161,7 +165,7 @@ impl CollectionRun {
             let mut needed = self.vault.blocks_needed(&mark.points, &wanted).await?;
             for (segment, generations) in part {
                 let needed = needed.remove(&(segment.1, segment.2)).unwrap_or_default();
-                self.vault.plan_segment(*segment, generations, needed, least_gain, &known, &mut plan).await?;
+                self.vault.plan_segment(*segment, generations, needed, least_gain, known, &mut plan).await?;
             }
         }
         // What gains most comes first.
@@ -186,7 +190,7 @@ impl Vault {
             let segment = match self.read_segment(from).await {
                 Ok(segment) => segment,
                 Err(error) if error.is_damage() => {
-                    debug!(segment = from.name(), error = &error as &dyn std::error::Error, "not compacted");
+                    tell_damaged(from, &error);
                     return Ok(());
                 }
                 Err(error) => return Err(error),
@@ -209,8 +213,13 @@ impl Vault {
             let lower: Vec<_> = lower.filter_map(not_condemned).collect();
             if !lower.is_empty() {
                 // Its collector may have been killed before it did so.
-                self.read_back(from).await?;
-                plan.replaced.extend(lower);
+                match self.read_back(from).await {
+                    Err(error) if error.is_damage() => tell_damaged(from, &error),
+                    read => {
+                        read?;
+                        plan.replaced.extend(lower);
+                    }
+                }
             }
             return Ok(());
         }
@@ -232,12 +241,12 @@ impl Vault {
             self.check_mounted().await?;
         }
         crash_point("engine::segment_replaced");
+        self.read_back(id).await?;
         let replacement = self.read_segment(id).await?;
         if replacement.root != segment.root || !needed.is_in(&replacement) {
             let detail = "it does not have what is needed of the one that it replaces";
             return Err(VaultError::mismatch(&replacement.name, detail));
         }
-        self.read_back(id).await?;
         Ok(Some(segment.size.saturating_sub(replacement.size)))
     }
 
@@ -267,8 +276,10 @@ impl Vault {
         Ok((segment, writer.finish()?.bytes))
     }
 
-    /// Reads all of a segment as it is stored.
+    /// Reads all of a segment as its disk has it.
     async fn read_back(&self, id: SegmentId) -> Result<(), VaultError> {
+        self.inner.segments.forget(id);
+        self.storage().forget_cached(&id.name()).await?;
         let read = self.read_segments(&[id], VerifyPace::Full, &mut |_, _, _| {}).await?;
         read.reason().map_or(Ok(()), |reason| Err(VaultError::mismatch(&id.name(), reason)))
     }
@@ -341,6 +352,10 @@ impl Vault {
         }
         Ok(None)
     }
+}
+
+fn tell_damaged(segment: SegmentId, error: &VaultError) {
+    debug!(segment = segment.name(), error = error as &dyn std::error::Error, "not compacted");
 }
 
 /// Whether it is worth a look: many are smaller than what has to be gained.

@@ -1,6 +1,7 @@
 //! The objects of collections.
 
 use std::collections::{BTreeSet, HashSet};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -45,17 +46,24 @@ impl Vault {
         for epoch in epochs.begun.into_iter().rev() {
             match self.read_collection(epoch).await {
                 Ok(collection) => return Ok(Some(Collection { epoch: newest, ..collection })),
-                Err(error) if error.is_damage() => {
-                    warn!(
-                        epoch,
-                        error = &error as &dyn std::error::Error,
-                        "a collection's object is damaged"
-                    );
-                }
+                Err(error) if error.is_damage() => tell_damaged(epoch, &error),
                 Err(error) => return Err(error),
             }
         }
         Ok(Some(Collection { epoch: newest, at: 0, vault_time: 0 }))
+    }
+
+    /// The vault's time at the first of these collections, or at the next one that can be read: a window that begins later only ends
+    /// later.
+    pub(super) async fn first_time(&self, epochs: Range<u64>) -> Result<Option<i64>, VaultError> {
+        for epoch in epochs {
+            match self.read_collection(epoch).await {
+                Ok(collection) => return Ok(Some(collection.vault_time)),
+                Err(error) if error.is_damage() => tell_damaged(epoch, &error),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
     }
 
     /// The largest number under which something was condemned: a backup that begins now knows it and all before it.
@@ -79,7 +87,7 @@ impl Vault {
         for epoch in &numbers {
             match self.read_condemned(*epoch).await {
                 Ok(condemned) => all.extend(condemned.segments),
-                // Finished meanwhile: it is gone.
+                // Finished meanwhile: it is gone, or in a set that is listed, too.
                 Err(VaultError::Missing { .. }) if self.is_collected(*epoch).await? => {}
                 Err(error) => return Err(error),
             }
@@ -138,7 +146,7 @@ impl Vault {
         Ok(self.epochs().await?.collected.contains(&epoch))
     }
 
-    pub(super) async fn read_collection(&self, epoch: u64) -> Result<Collection, VaultError> {
+    async fn read_collection(&self, epoch: u64) -> Result<Collection, VaultError> {
         let object = name::collection(epoch);
         let body = self.read_record(&object, Kind::Collection).await?;
         let collection = Collection::decode(&body).map_err(|source| VaultError::damaged(&object, source))?;
@@ -182,9 +190,17 @@ impl Vault {
         Err(VaultError::mismatch("gc", "others collect at the same time"))
     }
 
-    /// Condemns. The number is taken when it is written, not when its collection began: a backup that knows a number must
-    /// know everything that was condemned under smaller ones.
-    pub(super) async fn create_condemned(&self, segments: Vec<CondemnedSegment>) -> Result<(), VaultError> {
+    /// Condemns these, if there are any. The number is taken when it is written, not when its collection began: a backup that knows
+    /// a number must know everything that was condemned under smaller ones.
+    pub(super) async fn create_condemned(
+        &self,
+        mut segments: Vec<CondemnedSegment>,
+    ) -> Result<(), VaultError> {
+        if segments.is_empty() {
+            return Ok(());
+        }
+        segments.sort_unstable();
+        segments.dedup();
         let mut condemned = Condemned { number: 0, segments };
         for _ in 0..TRIES {
             condemned.number = self.condemned_number().await? + 1;
@@ -196,7 +212,7 @@ impl Vault {
         Err(VaultError::mismatch("gc", "others collect at the same time"))
     }
 
-    /// Says that what was condemned is gone. What it was is of no more use then.
+    /// Says that what was condemned is gone, or condemned under a larger number as well. What it was is of no more use then.
     pub(super) async fn finish_collection(&self, epoch: u64) -> Result<(), VaultError> {
         self.create_record(&name::collected(epoch), Kind::Collected, &epoch.to_le_bytes()).await?;
         object::delete(self.store(), &name::condemned(epoch)).await
@@ -216,6 +232,10 @@ impl Vault {
         }
         Ok(epochs)
     }
+}
+
+fn tell_damaged(epoch: u64, error: &VaultError) {
+    warn!(epoch, error = error as &dyn std::error::Error, "a collection's object is damaged");
 }
 
 fn of_epoch(object: &str, found: u64, wanted: u64) -> Result<(), VaultError> {

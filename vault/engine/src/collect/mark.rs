@@ -6,13 +6,15 @@ use object_store::ObjectMeta;
 use uuid::Uuid;
 
 use holdfast_vault_format::collection::CondemnedSegment;
-use holdfast_vault_format::record::DeltaRef;
+use holdfast_vault_format::record::{DeltaRef, PointRef};
 
+use crate::event::PointNames;
 use crate::segment::AnyGeneration;
 use crate::standing::PointState;
 use crate::{Outcome, Point, Vault, VaultError, name, object};
 
 use super::CollectOptions;
+use super::settled::Fate;
 
 /// What is there of a machine and what of it nothing needs. Segments are with their sizes in bytes.
 #[derive(Debug, Default)]
@@ -49,6 +51,13 @@ pub(super) struct Lent {
     pub(super) read_bytes: u64,
 }
 
+/// What became of a backup.
+enum Became {
+    /// A point that is not purged.
+    Point(Point),
+    Settled(Fate),
+}
+
 /// What has to stay.
 #[derive(Default)]
 struct Live {
@@ -78,27 +87,15 @@ impl Vault {
         let names = self.point_names(machine).await?;
         // An empty folder where the vault was mounted would look like a vault in which nothing is needed.
         self.check_present().await?;
-        let seen: HashSet<u64> = names.seqs.iter().copied().collect();
-        for seq in options.catalogued.get(&machine).into_iter().flatten() {
-            if !seen.contains(seq) {
-                return Err(VaultError::Missing { object: name::point(machine, *seq) });
-            }
-        }
+        options.check_catalogued(machine, &names)?;
         let mut points = BTreeMap::new();
-        let mut gone = HashMap::new();
         let mut aborted = BTreeSet::new();
-        self.settle_decisions(machine, &names.seqs).await?;
-        for seq in &names.seqs {
-            let standing = self.standing_by(machine, *seq, names.events.get(seq)).await?;
-            let is_purged = standing.state == PointState::Purged || purged.contains(seq);
-            match self.look(machine, *seq).await {
-                Ok(Some(Outcome::Point(point))) if is_purged => drop(gone.insert(*seq, point)),
-                Ok(Some(Outcome::Point(point))) => drop(points.insert(*seq, point)),
-                Ok(Some(Outcome::Aborted { .. })) => drop(aborted.insert(*seq)),
-                Ok(None) => return Err(VaultError::Missing { object: name::point(machine, *seq) }),
-                // What a damaged point that was given up needed nobody can restore.
-                Err(error) if error.is_damage() && is_purged => {}
-                Err(error) => return Err(error),
+        self.settle_decisions(machine, &names).await?;
+        for seq in names.seqs.keys().copied().filter(|seq| !purged.contains(seq)) {
+            match self.became(machine, seq, &names).await? {
+                Became::Point(point) => drop(points.insert(seq, point)),
+                Became::Settled(Fate::Aborted) => drop(aborted.insert(seq)),
+                Became::Settled(Fate::Purged) => {}
             }
         }
         let newest = points.keys().next_back().copied().unwrap_or(0);
@@ -106,10 +103,11 @@ impl Vault {
         for point in points.values() {
             self.mark_point(point, &mut live, lent).await?;
         }
-        lent.looked_at.insert(machine, seen.clone());
+        lent.looked_at.insert(machine, names.seqs.keys().copied().collect());
         let mut mark = Mark::default();
+        let mut bases = BTreeMap::new();
         for seq in opens {
-            if seen.contains(&seq) {
+            if names.seqs.contains_key(&seq) {
                 // Those since the newest point say what can be taken over.
                 if seq <= newest {
                     mark.settled.push(seq);
@@ -130,15 +128,17 @@ impl Vault {
             if look == Look::First {
                 live.whole.extend(open.adopted);
             }
-            if let Some(base) = open.base
-                && let Some(point) = gone.remove(&base.seq)
+            if let Some(PointRef { seq: base, .. }) = open.base
+                && !points.contains_key(&base)
+                && !bases.contains_key(&base)
             {
+                let point = self.base(machine, base).await?;
                 self.mark_point(&point, &mut live, lent).await?;
-                mark.points.push(point);
+                bases.insert(base, point);
             }
         }
         mark.newest = newest;
-        mark.points.extend(points.into_values());
+        mark.points.extend(bases.into_values().chain(points.into_values()));
         live.whole.extend(young_leftovers(&segments, &aborted, newest, options));
         for meta in segments {
             let (Some(seq), Some((number, generation))) =
@@ -148,7 +148,7 @@ impl Vault {
             };
             let segment = CondemnedSegment { machine, seq, number, generation };
             // If nobody decided about its backup, it is under way.
-            if live.whole.contains(&seq) || !seen.contains(&seq) {
+            if live.whole.contains(&seq) || !names.seqs.contains_key(&seq) {
                 mark.whole.push(segment);
             } else if live.segments.contains(&(seq, number)) {
                 mark.named.push((segment, meta.size));
@@ -163,13 +163,15 @@ impl Vault {
     pub(super) async fn mark_lent(
         &self,
         machine: Uuid,
+        options: &CollectOptions,
         lent: &mut Lent,
     ) -> Result<Vec<(u64, Option<u64>)>, VaultError> {
         let opens = self.open_seqs(machine).await?;
         let names = self.point_names(machine).await?;
-        self.settle_decisions(machine, &names.seqs).await?;
+        options.check_catalogued(machine, &names)?;
+        self.settle_decisions(machine, &names).await?;
         let mut live = Live::default();
-        for seq in &names.seqs {
+        for seq in names.seqs.keys() {
             if lent.looked_at.get(&machine).is_some_and(|looked_at| looked_at.contains(seq)) {
                 continue;
             }
@@ -191,7 +193,7 @@ impl Vault {
             lent.looked_at.entry(machine).or_default().insert(*seq);
         }
         let mut undecided = Vec::new();
-        for seq in opens.into_iter().filter(|seq| names.seqs.binary_search(seq).is_err()) {
+        for seq in opens.into_iter().filter(|seq| !names.seqs.contains_key(seq)) {
             let open = match self.read_open(machine, seq).await {
                 Ok(open) => open,
                 Err(VaultError::Missing { .. }) => {
@@ -202,9 +204,8 @@ impl Vault {
             };
             undecided.push((seq, Some(open.epoch)));
             // It may have been purged since.
-            if let Some(base) = open.base
-                && let Some(Outcome::Point(point)) = self.look(machine, base.seq).await?
-            {
+            if let Some(base) = open.base {
+                let point = self.base(machine, base.seq).await?;
                 self.mark_point(&point, &mut live, lent).await?;
             }
         }
@@ -212,10 +213,44 @@ impl Vault {
     }
 
     /// What was decided and is forgotten by a power cut would be undecided again; all of it is in one directory.
-    async fn settle_decisions(&self, machine: Uuid, decided: &[u64]) -> Result<(), VaultError> {
-        match decided.first() {
+    async fn settle_decisions(&self, machine: Uuid, names: &PointNames) -> Result<(), VaultError> {
+        match names.seqs.keys().next() {
             Some(seq) => self.storage().settle(&name::point(machine, *seq)).await,
             None => Ok(()),
+        }
+    }
+
+    /// What became of a backup, as far as it is remembered.
+    pub(super) fn fate(&self, machine: Uuid, seq: u64, names: &PointNames) -> Option<Fate> {
+        self.inner.settled.fate(machine, seq, names.stamp(seq)?)
+    }
+
+    /// What became of one of these backups, all of which are durable: what never changes is remembered.
+    async fn became(&self, machine: Uuid, seq: u64, names: &PointNames) -> Result<Became, VaultError> {
+        if let Some(fate) = self.fate(machine, seq, names) {
+            return Ok(Became::Settled(fate));
+        }
+        let standing = self.standing_by(machine, seq, names.events.get(&seq)).await?;
+        let fate = if standing.state == PointState::Purged {
+            Fate::Purged
+        } else {
+            match self.look(machine, seq).await? {
+                Some(Outcome::Point(point)) => return Ok(Became::Point(point)),
+                Some(Outcome::Aborted { .. }) => Fate::Aborted,
+                None => return Err(VaultError::Missing { object: name::point(machine, seq) }),
+            }
+        };
+        if let Some(stamp) = names.stamp(seq) {
+            self.inner.settled.remember(machine, seq, stamp, fate);
+        }
+        Ok(Became::Settled(fate))
+    }
+
+    /// The point that a backup under way builds upon: its gateway may have it in memory, whatever became of it since.
+    async fn base(&self, machine: Uuid, seq: u64) -> Result<Point, VaultError> {
+        match self.look(machine, seq).await? {
+            Some(Outcome::Point(point)) => Ok(point),
+            _ => Err(VaultError::Missing { object: name::point(machine, seq) }),
         }
     }
 

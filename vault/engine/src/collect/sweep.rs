@@ -1,4 +1,9 @@
 //! Deleting what was condemned.
+//!
+//! Of what was condemned, something may be needed after all: it was taken over just before, and stays condemned, or it would be taken
+//! over again while a collector that looked long ago is about to delete it. So that no large set is read for years because of one
+//! segment, what is left of several is condemned once more, under one number. The old sets are forgotten by a later collection, when
+//! every backup under way began after that: so whatever a backup knows, it knows what is left.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -22,9 +27,25 @@ pub(super) struct Verdict {
     number: u64,
     /// With their sizes in bytes.
     dead: Vec<(CondemnedSegment, u64)>,
-    /// After that nothing is left of it. As long as something is, what is condemned is remembered: a collector that looked
-    /// long ago may still delete it, so nobody may take it over.
-    is_all: bool,
+    /// After that nothing is left of it, or only what is condemned under a larger number as well.
+    is_over: bool,
+}
+
+/// What of the sets with larger numbers is still needed.
+#[derive(Default)]
+struct Later {
+    segments: HashSet<CondemnedSegment>,
+    /// Those of sets that every backup under way knows.
+    known: HashSet<CondemnedSegment>,
+}
+
+/// What is left of sets and of no later one.
+#[derive(Default)]
+struct Left {
+    segments: Vec<CondemnedSegment>,
+    sets: usize,
+    /// Whether it is less than these sets have.
+    is_less: bool,
 }
 
 /// What a second look at the vault found.
@@ -42,14 +63,14 @@ impl CollectionRun {
         let all: HashSet<CondemnedSegment> =
             condemned.iter().flat_map(|set| set.segments.iter().copied()).collect();
         let owners: BTreeSet<Uuid> = all.iter().map(|segment| segment.machine).collect();
-        let mut machines: BTreeSet<Uuid> = self.vault.machines().await?.into_iter().collect();
+        let mut machines = self.machines().await?;
         machines.extend(&owners);
         let mut seen = Seen::default();
         for machine in machines {
             let looked = if owners.contains(&machine) {
                 self.look_at_owner(machine, &all, &mut seen).await
             } else {
-                self.vault.mark_lent(machine, &mut self.lent).await
+                self.vault.mark_lent(machine, &self.options, &mut self.lent).await
             };
             match looked {
                 Ok(undecided) => {
@@ -62,7 +83,13 @@ impl CollectionRun {
         if !self.held.is_empty() {
             return Ok(Vec::new());
         }
-        Ok(condemned.into_iter().map(|set| self.verdict(set, &seen)).collect())
+        let (mut later, mut left) = (Later::default(), Left::default());
+        let newest_first = condemned.into_iter().rev();
+        let verdicts = newest_first.map(|set| self.verdict(set, &seen, &mut later, &mut left)).collect();
+        if left.is_less || left.sets > 1 {
+            self.left = left.segments;
+        }
+        Ok(verdicts)
     }
 
     async fn look_at_owner(
@@ -86,7 +113,7 @@ impl CollectionRun {
         Ok(mark.undecided)
     }
 
-    fn verdict(&mut self, condemned: Condemned, seen: &Seen) -> Verdict {
+    fn verdict(&mut self, condemned: Condemned, seen: &Seen, later: &mut Later, left: &mut Left) -> Verdict {
         let number = condemned.number;
         // They may have begun before it was condemned, and use it without knowing.
         let unaware: Vec<_> = seen
@@ -101,20 +128,27 @@ impl CollectionRun {
                     self.report.waiting_for.push(open);
                 }
             }
-            return Verdict { number, dead: Vec::new(), is_all: false };
+            later.segments.extend(condemned.segments);
+            return Verdict { number, dead: Vec::new(), is_over: false };
         }
         let is_needed = |segment: &CondemnedSegment| {
             seen.needed.contains(segment)
                 || self.lent.segments.contains(&SegmentId::from(*segment).any_generation())
         };
-        let is_all = !condemned.segments.iter().any(is_needed);
-        let dead = condemned
-            .segments
-            .into_iter()
-            .filter(|segment| !is_needed(segment))
-            .filter_map(|segment| Some((segment, *seen.dead.get(&segment)?)))
-            .collect();
-        Verdict { number, dead, is_all }
+        let all = condemned.segments.len();
+        let (needed, dead): (Vec<_>, Vec<_>) = condemned.segments.into_iter().partition(is_needed);
+        let dead = dead.into_iter().filter_map(|segment| Some((segment, *seen.dead.get(&segment)?)));
+        let is_over = needed.iter().all(|segment| later.known.contains(segment));
+        let of_none: Vec<_> =
+            needed.iter().copied().filter(|segment| !later.segments.contains(segment)).collect();
+        if !of_none.is_empty() {
+            left.sets += 1;
+            left.is_less |= of_none.len() < all;
+            left.segments.extend(of_none);
+        }
+        later.segments.extend(&needed);
+        later.known.extend(needed);
+        Verdict { number, dead: dead.collect(), is_over }
     }
 
     pub(super) async fn carry_out(&mut self, verdict: Verdict) -> Result<(), VaultError> {
@@ -131,6 +165,6 @@ impl CollectionRun {
             self.report.deleted_bytes += bytes;
         }
         drop(deleted);
-        if verdict.is_all { vault.finish_collection(verdict.number).await } else { Ok(()) }
+        if verdict.is_over { vault.finish_collection(verdict.number).await } else { Ok(()) }
     }
 }

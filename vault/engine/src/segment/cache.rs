@@ -45,7 +45,7 @@ impl Cache {
         }
     }
 
-    pub(super) fn forget(&self, id: SegmentId) {
+    pub(crate) fn forget(&self, id: SegmentId) {
         self.state().remove(id);
     }
 

@@ -1,5 +1,7 @@
 //! Deleting points and collecting what they leave: what is needed stays, what is not goes.
 
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -17,7 +19,7 @@ use super::support::{
 const MIB: usize = 1 << 20;
 pub(crate) const AT_ONCE: Action = Action::Delete { window_seconds: 0 };
 
-async fn collect_at(vault: &Vault, now: DateTime<Utc>) -> CollectionReport {
+pub(crate) async fn collect_at(vault: &Vault, now: DateTime<Utc>) -> CollectionReport {
     vault.collect(CollectOptions::new(now), |_| {}).await.unwrap()
 }
 
@@ -34,7 +36,7 @@ fn impatient() -> CollectOptions {
     CollectOptions { keep_leftovers: Duration::ZERO, ..CollectOptions::new(Utc::now() + TimeDelta::hours(1)) }
 }
 
-fn refusal<T: std::fmt::Debug>(result: Result<T, VaultError>) -> Refusal {
+pub(crate) fn refusal<T: std::fmt::Debug>(result: Result<T, VaultError>) -> Refusal {
     match result {
         Err(VaultError::Refused { source, .. }) => source,
         other => panic!("not refused: {other:?}"),
@@ -92,87 +94,6 @@ async fn what_only_a_deleted_point_needs_goes() {
     assert_eq!((again.purged.len(), again.condemned_segments, again.deleted_segments), (0, 0, 0));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_deleted_point_comes_back_within_its_window() {
-    let test = TestVault::new().await;
-    let machine = Uuid::new_v4();
-    let image = Image::mixed(10, 2 * MIB);
-    let point = back_up(&test.vault, machine, &[("sda", &image)]).await.unwrap();
-    let day = TimeDelta::days(1);
-    let start = Utc::now();
-    collect_at(&test.vault, start).await;
-    let delete = Action::Delete { window_seconds: 14 * 86_400 };
-    test.vault.decide_point(machine, point.seq, delete, "eva").await.unwrap();
-    // The window begins when a collection sees the deletion.
-    for days in 1..=14 {
-        let report = collect_at(&test.vault, start + day * days).await;
-        assert_eq!(report.purged, [], "after {days} days");
-    }
-    test.vault.decide_point(machine, point.seq, Action::Undelete, "eva").await.unwrap();
-    assert_eq!(collect_at(&test.vault, start + day * 15).await.purged, []);
-    restore_disk(&test.vault, &good_points(&test.vault, machine).await[0], "sda", &image).await;
-    test.vault.decide_point(machine, point.seq, delete, "eva").await.unwrap();
-    for days in 16..30 {
-        assert_eq!(collect_at(&test.vault, start + day * days).await.purged, []);
-    }
-    let report = collect_at(&test.vault, start + day * 30).await;
-    assert_eq!(report.purged.len(), 1);
-    assert!(report.deleted_bytes > 0);
-    assert!(test.vault.points(machine).await.unwrap().is_empty());
-    assert!(!test.objects().iter().any(|name| name.starts_with("seg/")));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_clock_that_leaps_ends_no_window() {
-    let test = TestVault::new().await;
-    let machine = Uuid::new_v4();
-    let image = Image::mixed(11, MIB);
-    let point = back_up(&test.vault, machine, &[("sda", &image)]).await.unwrap();
-    let delete = Action::Delete { window_seconds: 86_400 };
-    test.vault.decide_point(machine, point.seq, delete, "eva").await.unwrap();
-    let start = Utc::now();
-    collect_at(&test.vault, start).await;
-    let ahead = start + TimeDelta::days(365);
-    for _ in 0..3 {
-        let report = collect_at(&test.vault, ahead).await;
-        assert_eq!(report.purged, []);
-        assert!(report.clock_leap.is_some_and(|leap| leap > Duration::from_secs(300 * 86_400)));
-    }
-    let back = collect_at(&test.vault, start - TimeDelta::days(9)).await;
-    assert_eq!((back.purged.len(), back.clock_leap), (0, None));
-    restore_disk(&test.vault, &point, "sda", &image).await;
-    let trusted = CollectOptions { clock: ClockTrust::Trusted, ..CollectOptions::new(ahead) };
-    assert_eq!(test.vault.collect(trusted, |_| {}).await.unwrap().purged.len(), 1);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_locked_point_is_not_deleted() {
-    let test = TestVault::new().await;
-    let machine = Uuid::new_v4();
-    let point = back_up(&test.vault, machine, &[("sda", &Image::mixed(12, MIB))]).await.unwrap();
-    let until = Utc::now() + TimeDelta::days(30);
-    let lock = |mode, until: DateTime<Utc>| Action::Lock { mode, until: until.timestamp_micros() };
-    let locked = lock(LockMode::Compliance, until);
-    let standing = test.vault.decide_point(machine, point.seq, locked, "eva").await.unwrap();
-    assert_eq!(standing.lock.unwrap().mode, LockMode::Compliance);
-    let until = standing.lock.unwrap().until;
-    let deleted = test.vault.decide_point(machine, point.seq, AT_ONCE, "eva").await;
-    assert_eq!(refusal(deleted), Refusal::Locked { until });
-    let shorter = lock(LockMode::Compliance, until - TimeDelta::days(1));
-    let shortened = test.vault.decide_point(machine, point.seq, shorter, "eva").await;
-    assert_eq!(refusal(shortened), Refusal::Shortened { until });
-    // Whoever sets the collector's clock ahead does not open it either.
-    let trusted =
-        CollectOptions { clock: ClockTrust::Trusted, ..CollectOptions::new(until + TimeDelta::days(9)) };
-    test.vault.collect(trusted, |_| {}).await.unwrap();
-    let deleted = test.vault.decide_point(machine, point.seq, AT_ONCE, "eva").await;
-    assert_eq!(refusal(deleted), Refusal::Locked { until });
-    assert_eq!(
-        test.reopen().await.unwrap().standing(machine, point.seq).await.unwrap().lock.unwrap().until,
-        until
-    );
-}
-
 /// A backup that is under way keeps its base, even one that is purged meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_under_way_keeps_what_it_builds_on() {
@@ -182,14 +103,41 @@ async fn a_backup_under_way_keeps_what_it_builds_on() {
     let base = back_up(&test.vault, machine, &[("sda", &image)]).await.unwrap();
     let backup = begin(&test.vault, request(machine, &[("sda", &image)])).await.unwrap();
     test.vault.decide_point(machine, base.seq, AT_ONCE, "eva").await.unwrap();
-    let report = collect_at(&test.vault, Utc::now()).await;
-    assert_eq!((report.purged.len(), report.condemned_segments), (1, 0));
+    for purged in [1, 0, 0] {
+        let report = collect_at(&test.vault, Utc::now()).await;
+        assert_eq!((report.purged.len(), report.condemned_segments), (purged, 0));
+    }
     image.change(14, 30);
     let point = finish(&backup, &[("sda", &image)]).await.unwrap();
     let report = collect_at(&test.vault, Utc::now()).await;
     assert_eq!(report.deleted_segments, 0);
     restore_disk(&test.reopen().await.unwrap(), &point, "sda", &image).await;
     assert_eq!(good_points(&test.vault, machine).await, [point]);
+}
+
+/// Its gateway has it in memory, and may commit.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_base_of_a_backup_under_way_holds_the_collection() {
+    let test = TestVault::new().await;
+    let machine = Uuid::new_v4();
+    let mut image = Image::noise(32, 2 * MIB);
+    let base = back_up(&test.vault, machine, &[("sda", &image)]).await.unwrap();
+    let backup = begin(&test.vault, request(machine, &[("sda", &image)])).await.unwrap();
+    test.vault.decide_point(machine, base.seq, AT_ONCE, "eva").await.unwrap();
+    let path = test.path.join(format!("points/{machine}/{:020}", base.seq));
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[200] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    for _ in 0..2 {
+        let report = collect_at(&test.vault, Utc::now()).await;
+        assert_eq!((report.held.len(), report.condemned_segments, report.deleted_segments), (1, 0, 0));
+    }
+    image.change(33, 30);
+    let point = finish(&backup, &[("sda", &image)]).await.unwrap();
+    for _ in 0..2 {
+        assert!(collect_at(&test.vault, Utc::now()).await.held.is_empty());
+    }
+    restore_disk(&test.reopen().await.unwrap(), &point, "sda", &image).await;
 }
 
 /// One that began before a collection and had taken over what is condemned: it is waited for.
@@ -289,6 +237,38 @@ async fn a_point_that_the_storage_does_not_show_holds_its_machine() {
     let report = vault.collect(options(), |_| {}).await.unwrap();
     assert_eq!((report.held.len(), report.deleted_segments), (1, 0));
     assert!(test.objects().iter().any(|name| name.contains(&format!("{:020}/00000000.0", seqs[2]))));
+}
+
+/// An older copy of the vault is put in its place while a collector remembers what became of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_put_back_is_looked_at_again() {
+    let test = TestVault::new().await;
+    let machine = Uuid::new_v4();
+    let images = [Image::noise(34, MIB), Image::noise(35, MIB)];
+    let first = back_up(&test.vault, machine, &[("sda", &images[0])]).await.unwrap();
+    let copy = |from: &Path, to: &Path| {
+        assert!(Command::new("cp").arg("-a").args([from, to]).status().unwrap().success());
+    };
+    let kept = test.path.with_extension("copy");
+    copy(&test.path, &kept);
+    leave_over(&test.vault, machine, &images[1]).await;
+    test.vault.decide_point(machine, first.seq, AT_ONCE, "eva").await.unwrap();
+    for _ in 0..2 {
+        test.vault.collect(impatient(), |_| {}).await.unwrap();
+    }
+    assert!(!test.objects().iter().any(|name| name.starts_with("seg/")));
+
+    std::fs::remove_dir_all(&test.path).unwrap();
+    copy(&kept, &test.path);
+    let second = back_up(&test.vault, machine, &[("sda", &images[1])]).await.unwrap();
+    assert_eq!(second.seq, first.seq + 1, "the number of what was given up");
+    for _ in 0..2 {
+        let report = test.vault.collect(impatient(), |_| {}).await.unwrap();
+        assert_eq!((report.condemned_segments, report.held.len()), (0, 0), "{report:?}");
+    }
+    for (point, image) in [&first, &second].into_iter().zip(&images) {
+        restore_disk(&test.reopen().await.unwrap(), point, "sda", image).await;
+    }
 }
 
 /// Events decide one after the other, whoever asks.

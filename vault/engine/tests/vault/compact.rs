@@ -1,7 +1,10 @@
 //! Segments of which most is dead are replaced by what is needed of them, and nobody notices.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
 use holdfast_vault_engine::{
@@ -11,6 +14,7 @@ use holdfast_vault_engine::{
 use uuid::Uuid;
 
 use super::collect::AT_ONCE;
+use super::power_cut::Disk;
 use super::support::anatomy::{Anatomist, Region};
 use super::support::faulty::{Fault, Faulty};
 use super::support::image::Random;
@@ -47,7 +51,11 @@ struct Worn {
 
 impl Worn {
     async fn new() -> Self {
-        let mut worn = Self { test: TestVault::new().await, machine: Uuid::new_v4(), points: Vec::new() };
+        Self::of(TestVault::new().await).await
+    }
+
+    async fn of(test: TestVault) -> Self {
+        let mut worn = Self { test, machine: Uuid::new_v4(), points: Vec::new() };
         let mut image = Image::noise(1, 4 * MIB);
         // Every third cell compresses.
         for cell in (0..32).step_by(3) {
@@ -272,6 +280,68 @@ async fn on_a_full_disk_the_rest_is_collected() {
     let report = collect(&worn.test.vault).await;
     assert_eq!(report.compacted_segments, 1, "{report:?}");
     worn.check(&worn.test.reopen().await.unwrap()).await;
+}
+
+/// What is read back comes from the disk, not from the memory that it was written through: what the disk did not keep as it was
+/// replaces nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replacement_that_the_disk_lost_replaces_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(disk) = Disk::make(dir.path(), &["mkfs.ext4", "-q", "-F"]) else { return };
+    let path = disk.mount_point.join("vault");
+    std::fs::create_dir(&path).unwrap();
+    let mut worn = Worn::of(TestVault::at(dir, path.clone()).await).await;
+    for _ in 0..3 {
+        worn.delete(0).await;
+    }
+    let late = Faulty::new(&path, Fault::Late(Duration::from_secs(5)), "seg/", 0, 1);
+    let vault = worn.test.open_through(late.clone()).await;
+    let collection = tokio::spawn(async move { vault.collect(options(), |_| {}).await });
+    late.struck().await;
+    let written = tokio::time::timeout(Duration::from_secs(4), async {
+        loop {
+            let objects = worn.test.objects();
+            match objects.into_iter().find(|name| name.starts_with("seg/") && name.ends_with(".1")) {
+                Some(name) => break name,
+                None => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    });
+    let written = written.await.unwrap();
+    flip_below(&disk.backing, &std::fs::read(path.join(&written)).unwrap());
+    let report = collection.await.unwrap().unwrap();
+    assert_eq!(report.compacted_segments, 1, "the other one: {report:?}");
+    let old = written.strip_suffix('1').unwrap();
+    assert!(worn.test.objects().contains(&format!("{old}0")), "{:?}", worn.test.objects());
+    worn.check(&worn.test.reopen().await.unwrap()).await;
+    // Nor does it keep the machine's other segments from being compacted.
+    for round in 10..14 {
+        let mut image = worn.points.last().unwrap().1.clone();
+        image.change(round, 250);
+        worn.back_up(&image).await;
+    }
+    for _ in 0..4 {
+        worn.delete(0).await;
+    }
+    let report = collect(&worn.test.reopen().await.unwrap()).await;
+    assert!(report.compacted_segments > 0, "{report:?}");
+    worn.check(&worn.test.reopen().await.unwrap()).await;
+    drop(disk);
+}
+
+/// Flips a bit of a file where its disk has it.
+fn flip_below(backing: &Path, file: &[u8]) {
+    const BLOCK: usize = 4096;
+    let wanted = &file[file.len() / 2 / BLOCK * BLOCK..][..BLOCK];
+    let disk = std::fs::File::options().read(true).write(true).open(backing).unwrap();
+    let mut block = [0; BLOCK];
+    let blocks = disk.metadata().unwrap().len() / BLOCK as u64;
+    let at = (0..blocks).map(|block| block * BLOCK as u64).find(|at| {
+        disk.read_exact_at(&mut block, *at).unwrap();
+        block == wanted
+    });
+    disk.write_all_at(&[wanted[100] ^ 1], at.unwrap() + 100).unwrap();
+    disk.sync_all().unwrap();
 }
 
 /// The wrong blocks in the place of what a collection left: no reader takes them.

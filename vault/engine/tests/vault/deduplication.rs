@@ -168,6 +168,108 @@ async fn what_is_borrowed_by_a_backup_under_way_stays() {
     restore_disk(&test.reopen().await.unwrap(), &third, "sda", &image).await;
 }
 
+/// Nothing of a machine is there any more, and comes back: only the catalogue tells that it needs what it borrowed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_borrower_that_is_wholly_lost_holds_the_collection() {
+    let image = Image::noise(11, 4 * MIB);
+    let (test, vault, [lender, borrower]) = lent(&image).await;
+    let third = Uuid::new_v4();
+    let garbage = back_up(&vault, third, &[("sda", &Image::noise(12, MIB))]).await.unwrap();
+    for gone in [&lender, &garbage] {
+        vault.decide_point(gone.machine, gone.seq, AT_ONCE, "eva").await.unwrap();
+    }
+    let away = test.path.parent().unwrap().join("away");
+    std::fs::create_dir(&away).unwrap();
+    let folders = ["points", "open"];
+    let move_away = || {
+        for folder in folders {
+            let from = test.path.join(format!("{folder}/{}", borrower.machine));
+            std::fs::rename(from, away.join(folder)).unwrap();
+        }
+    };
+    let put_back = || {
+        for folder in folders {
+            let to = test.path.join(format!("{folder}/{}", borrower.machine));
+            std::fs::rename(away.join(folder), to).unwrap();
+        }
+    };
+    let catalogued = [&lender, &borrower, &garbage].map(|point| (point.machine, vec![point.seq]));
+    let options =
+        || CollectOptions { catalogued: catalogued.clone().into(), ..CollectOptions::new(Utc::now()) };
+    let is_held = |report: &CollectionReport| {
+        let held: Vec<_> = report.held.iter().map(|(machine, _)| *machine).collect();
+        held == [borrower.machine] && report.deleted_segments == 0
+    };
+    move_away();
+    let report = vault.collect(options(), |_| {}).await.unwrap();
+    assert!(is_held(&report) && report.condemned_segments == 0, "{report:?}");
+    put_back();
+    restore_disk(&test.reopen().await.unwrap(), &borrower, "vda", &image).await;
+    // Lost while a collection is under way.
+    let mut run = vault.begin_collection(options()).await.unwrap();
+    run.look(|_| {}).await.unwrap();
+    run.condemn().await.unwrap();
+    move_away();
+    run.look_again().await.unwrap();
+    let report = run.sweep().await.unwrap();
+    assert!(is_held(&report) && report.condemned_segments > 0, "{report:?}");
+    put_back();
+    let report = vault.collect(options(), |_| {}).await.unwrap();
+    assert!(report.held.is_empty() && report.deleted_segments > 0, "{report:?}");
+    restore_disk(&test.reopen().await.unwrap(), &borrower, "vda", &image).await;
+}
+
+/// A little of what was condemned is needed after all: it stays condemned, in a set of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_set_of_which_a_little_is_needed_is_forgotten() {
+    let image = Image::noise(13, 4 * MIB);
+    let test = TestVault::new().await;
+    let vault = test.vault.deduplicating(samples());
+    let lender = back_up(&vault, Uuid::new_v4(), &[("sda", &image)]).await.unwrap();
+    let mut garbage = Vec::new();
+    for seed in 0..12 {
+        let image = Image::noise(100 + seed, MIB / 4);
+        garbage.push(back_up(&vault, Uuid::new_v4(), &[("sda", &image)]).await.unwrap());
+    }
+    let borrower = Uuid::new_v4();
+    let backup = begin(&vault, request(borrower, &[("sda", &image)])).await.unwrap();
+    for gone in garbage.iter().chain([&lender]) {
+        vault.decide_point(gone.machine, gone.seq, AT_ONCE, "eva").await.unwrap();
+    }
+    let sets = || {
+        let objects = test.objects().into_iter().filter(|name| name.ends_with(".set"));
+        let size = |name: &String| std::fs::metadata(test.path.join(name)).unwrap().len();
+        objects.map(|name| (size(&name), name)).collect::<Vec<_>>()
+    };
+    assert_eq!(collect(&vault).await.waiting_for, [(borrower, backup.seq())]);
+    let whole = sets();
+    send_changes(&backup, "sda", &image).await.unwrap();
+    let borrowed = backup.prepare(&[]).await.unwrap().commit().await.unwrap();
+    assert!(borrowed.disks[0].stored_bytes < MIB as u64 / 4, "{borrowed:?}");
+    // As long as a backup that began before the new set is under way, the old one is remembered.
+    let other = Uuid::new_v4();
+    let late = begin(&vault, request(other, &[("sda", &image)])).await.unwrap();
+    let report = collect(&vault).await;
+    assert!(report.deleted_segments >= 12, "{report:?}");
+    let both = sets();
+    assert!(both.len() == 2 && both[0] == whole[0] && both[1].0 + 12 * 32 <= both[0].0, "{both:?}");
+    assert_eq!(collect(&vault).await.deleted_segments, 0);
+    assert_eq!(sets(), both);
+    vault.conclude(other, late.seq(), "given up").await.unwrap();
+    for _ in 0..3 {
+        collect(&vault).await;
+        assert_eq!(sets(), both[1..], "the old one is forgotten, and that is all");
+    }
+
+    // Nobody takes it over.
+    let point = back_up(&vault, Uuid::new_v4(), &[("sda", &image)]).await.unwrap();
+    assert!(point.disks[0].stored_bytes > 3 * MIB as u64, "{point:?}");
+    restore_disk(&test.reopen().await.unwrap(), &borrowed, "sda", &image).await;
+    vault.decide_point(borrower, borrowed.seq, AT_ONCE, "eva").await.unwrap();
+    assert!(collect(&vault).await.deleted_segments > 0);
+    assert!(sets().is_empty());
+}
+
 /// What was acknowledged and is lent is not sent again by the next attempt, unless the lender's was collected in between.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_later_attempt_takes_over_what_was_borrowed() {

@@ -1,9 +1,13 @@
 //! Who can unlock a vault, and who cannot.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use holdfast_vault_engine::{KeyFile, Keys, Passphrase, RecipientKind, Storage, Unlock, Vault, VaultError};
 use uuid::Uuid;
 
 use super::corruption::with_causes;
+use super::support::faulty::{Fault, Faulty};
 use super::support::{Image, TestVault, back_up, restore_disk};
 
 const SECRET: &str = "correct horse battery";
@@ -117,6 +121,58 @@ async fn what_is_removed_opens_nothing_any_more() {
     }
 }
 
+/// Two who remove each other at the same time: each is stopped before any of its changes while the other goes on, and dies before any
+/// later one. Somebody can open the vault, whatever happens, and finish.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_killed_while_two_remove_each_other_one_is_left() {
+    let mut interleaved = 0;
+    for (one_dies, other_waits, other_dies) in
+        (0..4).flat_map(|one| (0..4).flat_map(move |waits| (waits..4).map(move |dies| (one, waits, dies))))
+    {
+        let test = TestVault::new().await;
+        let second = KeyFile::new();
+        by_key(&test, &test.key).await.unwrap().add_identity("second", &second.public()).await.unwrap();
+        let dying = |changes| Faulty::new(&test.path, Fault::Stopped, "keys/", changes, usize::MAX);
+        let waiting =
+            Faulty::over(dying(other_dies), Fault::Slow(Duration::from_millis(250)), "keys/", other_waits, 1);
+        let through = |store: Arc<Faulty>| storage(&test).through(|_| store);
+        let one = Keys::unlock(through(dying(one_dies)), Unlock::Key(&test.key)).await.unwrap();
+        let other = Keys::unlock(through(waiting.clone()), Unlock::Key(&second)).await.unwrap();
+        let ids = (one.used().id, other.used().id);
+        let removal = tokio::spawn(async move { other.remove(ids.0).await.map(drop) });
+        let wait = waiting.struck();
+        tokio::pin!(wait);
+        while !removal.is_finished() {
+            tokio::select! {
+                () = &mut wait => {
+                    interleaved += 1;
+                    break;
+                }
+                () = tokio::time::sleep(Duration::from_millis(1)) => {}
+            }
+        }
+        let _ = one.remove(ids.1).await;
+        let _ = removal.await.unwrap();
+
+        let case = format!("{one_dies} {other_waits} {other_dies}");
+        let keys = [&test.key, &second];
+        let mut left = 0;
+        for key in keys {
+            let Ok(opened) = by_key(&test, key).await else { continue };
+            left += 1;
+            for info in Keys::recipients(&storage(&test)).await.unwrap() {
+                match opened.remove(info.id).await {
+                    Ok(_) => assert!(by_key(&test, key).await.is_ok(), "{case}"),
+                    refused => assert!(bad_input(refused).contains("the key that unlocked"), "{case}"),
+                }
+            }
+        }
+        assert!(left > 0, "nobody can open it: {case}");
+        assert_eq!(Keys::recipients(&storage(&test)).await.unwrap().len(), 1, "{case}");
+    }
+    assert!(interleaved > 8, "{interleaved}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_recipients_are_refused() {
     let test = TestVault::new().await;
@@ -170,7 +226,7 @@ async fn a_damaged_recipient_is_noticed_and_harms_no_other() {
     }
     keys.remove(added.id).await.unwrap();
     // The first one is damaged, or gone: the others open.
-    std::fs::write(&path, &good).unwrap();
+    let again = keys.add_identity("office", &key.public()).await.unwrap();
     let first = test.path.join(format!("keys/{}", keys.used().id));
     let mut bytes = std::fs::read(&first).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
@@ -178,6 +234,14 @@ async fn a_damaged_recipient_is_noticed_and_harms_no_other() {
     by_key(&test, &key).await.unwrap();
     let error = by_key(&test, &test.key).await.unwrap_err();
     assert!(matches!(error, VaultError::BadKeys { .. }), "{error:?}");
+    // Nor does its disk give it any more.
+    let lost = |key| {
+        let faulty = Faulty::new(&test.path, Fault::Lost, "keys/", 0, 1);
+        Keys::unlock(storage(&test).through(|_| faulty), Unlock::Key(key))
+    };
+    assert_eq!(lost(&key).await.unwrap().used().id, again.id);
+    let error = lost(&test.key).await.unwrap_err();
+    assert!(matches!(error, VaultError::Unreadable { .. }), "{error:?}");
     std::fs::remove_file(&first).unwrap();
     by_key(&test, &key).await.unwrap();
 }

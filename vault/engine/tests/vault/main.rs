@@ -29,4 +29,5 @@ mod s3_failover;
 mod staging;
 mod support;
 mod verify;
+mod windows;
 mod writes;

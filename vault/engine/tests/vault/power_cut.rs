@@ -17,13 +17,13 @@ use super::support::{
 const MIB: usize = 1 << 20;
 
 /// A file system on a loop device that writes nothing back by itself for five minutes.
-struct Disk {
-    mount_point: PathBuf,
-    backing: PathBuf,
+pub(crate) struct Disk {
+    pub(crate) mount_point: PathBuf,
+    pub(crate) backing: PathBuf,
 }
 
 impl Disk {
-    fn make(dir: &Path, format: &[&str]) -> Option<Self> {
+    pub(crate) fn make(dir: &Path, format: &[&str]) -> Option<Self> {
         let backing = dir.join("disk");
         std::fs::File::create(&backing).unwrap().set_len(256 << 20).unwrap();
         let made = Command::new(format[0]).args(&format[1..]).arg(&backing).output();

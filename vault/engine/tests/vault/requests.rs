@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use chrono::{TimeDelta, Utc};
-use holdfast_vault_engine::{Action, CollectOptions, Compaction, KeyFile, Storage, Vault};
+use holdfast_vault_engine::{Action, BeginBackup, CollectOptions, Compaction, KeyFile, Storage, Vault};
 use object_store::memory::InMemory;
 use uuid::Uuid;
 
 use super::support::faulty::{Fault, Faulty};
-use super::support::{Image, back_up, restore_disk};
+use super::support::{Image, back_up, begin, finish, request, restore_disk};
 
 const MIB: usize = 1 << 20;
 
@@ -53,4 +53,36 @@ async fn nothing_costs_many_requests() {
     assert!(incrementals.iter().all(|requests| *requests <= 50), "{incrementals:?}");
     assert!(restore <= 10 + 2 * points.len(), "{restore}");
     assert!(collections[0] <= 10 * points.len() && collections[1] <= 15 * points.len(), "{collections:?}");
+}
+
+/// What was purged or given up is looked at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_more_costs_collections_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = KeyFile::generate(&dir.path().join("vault.key")).unwrap();
+    let counted = Faulty::over(Arc::new(InMemory::new()), Fault::NoSpace, "", usize::MAX, 0);
+    let vault = Vault::create(Storage::over(Arc::clone(&counted) as _), &key).await.unwrap();
+    let machine = Uuid::from_u128(1);
+    let image = Image::noise(1, MIB);
+    let cost = async || {
+        for _ in 0..2 {
+            counted.requests();
+            let report = vault.collect(CollectOptions::new(Utc::now()), |_| {}).await.unwrap();
+            assert!(report.held.is_empty(), "{report:?}");
+        }
+        counted.requests()
+    };
+    let mut newest = back_up(&vault, machine, &[("sda", &image)]).await.unwrap();
+    let before = cost().await;
+    for _ in 0..20 {
+        let lost = begin(&vault, request(machine, &[("sda", &image)])).await.unwrap();
+        vault.conclude(machine, lost.seq(), "lost").await.unwrap();
+        let full = BeginBackup { damaged: vec![newest.seq], ..request(machine, &[("sda", &image)]) };
+        let next = finish(&begin(&vault, full).await.unwrap(), &[("sda", &image)]).await.unwrap();
+        vault.decide_point(machine, newest.seq, Action::Delete { window_seconds: 0 }, "eva").await.unwrap();
+        newest = next;
+    }
+    let after = cost().await;
+    assert!(after <= before + 2, "{after} requests instead of {before}");
+    assert_eq!(vault.points(machine).await.unwrap().len(), 1);
 }

@@ -6,6 +6,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
@@ -25,20 +26,28 @@ pub(crate) enum Fault {
     NoSpace,
     /// It is written, but the answer is lost.
     AnswerLost,
-    /// It is written after this long.
-    Slow(std::time::Duration),
+    /// It is written, or deleted, after this long.
+    Slow(Duration),
     /// It is written at once, and answered after this long.
-    Late(std::time::Duration),
+    Late(Duration),
     /// It is written, the answer is lost, and a second try finds that the name is taken.
     Repeated,
     /// Reads fail instead of writes, and not for want of the object.
     Unreadable,
+    /// Reads fail instead of writes: the disk lost the bytes.
+    Lost,
     /// Neither written nor deleted: as if its caller had been killed before.
     Stopped,
     /// Nothing is written, the answer is that of a server with another conditional request under way.
     Conflict,
     /// It is written over what is there: the server ignores the condition.
     Overwritten,
+}
+
+impl Fault {
+    fn is_of_reads(self) -> bool {
+        matches!(self, Self::Unreadable | Self::Lost)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -80,6 +89,16 @@ impl Faulty {
     /// From now on everything succeeds.
     pub(crate) fn heal(&self) {
         self.bad.store(0, Ordering::SeqCst);
+    }
+
+    /// Returns when the last request that is to fail has come.
+    pub(crate) async fn struck(&self) {
+        let wait = async {
+            while self.bad.load(Ordering::SeqCst) > 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), wait).await.expect("nothing came that could fail");
     }
 
     /// Requests since the last time, whatever became of them.
@@ -126,7 +145,7 @@ impl ObjectStore for Faulty {
     {
         self.count();
         Box::pin(async move {
-            if self.fault == Fault::Unreadable || !self.fails(location) {
+            if self.fault.is_of_reads() || !self.fails(location) {
                 return self.inner.put_opts(location, payload, opts).await;
             }
             match self.fault {
@@ -157,7 +176,7 @@ impl ObjectStore for Faulty {
                     let opts = PutOptions { mode: PutMode::Overwrite, ..opts };
                     self.inner.put_opts(location, payload, opts).await
                 }
-                Fault::Unreadable => unreachable!("a write"),
+                Fault::Unreadable | Fault::Lost => unreachable!("a write"),
             }
         })
     }
@@ -180,15 +199,19 @@ impl ObjectStore for Faulty {
         'b: 'c,
     {
         self.count();
-        if self.fault == Fault::Unreadable && self.fails(location) {
-            return Box::pin(async { Err(failure(io::ErrorKind::Other)) });
+        if self.fault.is_of_reads() && self.fails(location) {
+            let error = match self.fault {
+                Fault::Lost => io::Error::from(rustix::io::Errno::IO),
+                _ => io::Error::from(io::ErrorKind::Other),
+            };
+            return Box::pin(async { Err(Error::Generic { store: "faulty", source: Box::new(error) }) });
         }
         self.inner.get_opts(location, options)
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
         self.count();
-        if self.fault != Fault::Stopped {
+        if !matches!(self.fault, Fault::Stopped | Fault::Slow(_)) {
             return self.inner.delete_stream(locations);
         }
         let (inner, this) = (Arc::clone(&self.inner), self.clone());
@@ -198,7 +221,10 @@ impl ObjectStore for Faulty {
                 async move {
                     let location = location?;
                     if this.fails(&location) {
-                        return Err(failure(io::ErrorKind::BrokenPipe));
+                        match this.fault {
+                            Fault::Slow(time) => tokio::time::sleep(time).await,
+                            _ => return Err(failure(io::ErrorKind::BrokenPipe)),
+                        }
                     }
                     inner.delete(&location).await.map(|()| location)
                 }

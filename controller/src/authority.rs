@@ -6,7 +6,7 @@ use tonic::{Code, Status};
 use uuid::Uuid;
 
 use holdfast_gateway::{
-    Authority, Decided, FoundMachine, PointLocation, TransferGrant, UnsettledCommit, Verified,
+    Authority, Decided, FoundMachine, KeptPoint, PointLocation, TransferGrant, UnsettledCommit, Verified,
 };
 use holdfast_proto::error::{ErrorDetailExt as _, system_error, user_error};
 use holdfast_proto::ids::{AgentId, MachineId, PointId, StepId};
@@ -16,7 +16,7 @@ use crate::app::App;
 use crate::domain::job::Consistency;
 use crate::domain::snapshot::DiskRow;
 use crate::store::commit::NewPoint;
-use crate::store::damage::PointKey;
+use crate::store::damage::KeptRow;
 use crate::store::point::PointDiskRow;
 use crate::store::standing::{NewPointState, NewStanding};
 
@@ -131,6 +131,19 @@ impl Authority for StoreAuthority {
         Ok(points.into_iter().filter_map(known).collect())
     }
 
+    async fn kept_points(&self, machine: MachineId) -> Result<Vec<KeptPoint>, Status> {
+        let points = self.0.store.kept_points(machine).await?;
+        let kept = |row: KeptRow| {
+            Some(KeptPoint {
+                id: PointId(row.id),
+                machine_name: row.machine_name,
+                seq: u64::try_from(row.seq).ok()?,
+                damages: u32::try_from(row.damages).ok()?,
+            })
+        };
+        Ok(points.into_iter().filter_map(kept).collect())
+    }
+
     async fn catalogued_points(&self) -> Result<BTreeMap<Uuid, Vec<u64>>, Status> {
         let mut all: BTreeMap<Uuid, Vec<u64>> = BTreeMap::new();
         for (machine, seq) in self.0.store.catalogued_points().await? {
@@ -179,14 +192,17 @@ impl Authority for StoreAuthority {
     async fn record_verified(&self, verified: &Verified) -> Result<(), Status> {
         let Verified { machine, damaged, sound, .. } = verified;
         for (seq, reason) in damaged {
-            self.0.store.mark_damaged(PointKey::Seq(*machine, signed(*seq)?), reason).await?;
+            self.0.store.mark_damaged(*machine, signed(*seq)?, reason).await?;
         }
-        let sound = sound.iter().map(|seq| signed(*seq)).collect::<Result<Vec<_>, _>>()?;
+        let sound = sound
+            .iter()
+            .map(|(seq, damages)| Ok((signed(*seq)?, i32::try_from(*damages).unwrap_or(i32::MAX))))
+            .collect::<Result<Vec<_>, Status>>()?;
         self.0.store.mark_sound(*machine, sound, &verified.actor).await.map_err(Status::from)
     }
 
-    async fn mark_damaged(&self, point: PointId, reason: &str) -> Result<(), Status> {
-        self.0.store.mark_damaged(PointKey::Id(point), reason).await.map_err(Status::from)
+    async fn mark_damaged(&self, point: PointLocation, reason: &str) -> Result<(), Status> {
+        self.0.store.mark_damaged(point.machine, signed(point.seq)?, reason).await.map_err(Status::from)
     }
 }
 

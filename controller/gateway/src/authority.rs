@@ -52,6 +52,16 @@ pub struct PointLocation {
     pub seq: u64,
 }
 
+/// A point that the catalogue has and that is not purged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptPoint {
+    pub id: PointId,
+    pub machine_name: String,
+    pub seq: u64,
+    /// How often it was found damaged.
+    pub damages: u32,
+}
+
 /// A commit that began and whose outcome is not recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnsettledCommit {
@@ -97,6 +107,9 @@ pub trait Authority: Send + Sync + 'static {
     /// about each the catalogue knows.
     async fn known_points(&self, machine: MachineId) -> Result<BTreeMap<u64, u32>, Status>;
 
+    /// The machine's points in the catalogue that are not purged.
+    async fn kept_points(&self, machine: MachineId) -> Result<Vec<KeptPoint>, Status>;
+
     /// The sequence numbers of all points in the catalogue, by machine.
     async fn catalogued_points(&self) -> Result<BTreeMap<Uuid, Vec<u64>>, Status>;
 
@@ -111,5 +124,5 @@ pub trait Authority: Send + Sync + 'static {
     async fn record_verified(&self, verified: &Verified) -> Result<(), Status>;
 
     /// Something that the point needs is damaged or missing.
-    async fn mark_damaged(&self, point: PointId, reason: &str) -> Result<(), Status>;
+    async fn mark_damaged(&self, point: PointLocation, reason: &str) -> Result<(), Status>;
 }

@@ -86,7 +86,7 @@ impl RestoreApi {
             Ok(_) => VaultError::Missing { object: format!("point {spec} of machine {}", location.machine) },
             Err(error) => error,
         };
-        Err(self.failed(spec.parse().ok(), location, error).await)
+        Err(self.failed(location, error).await)
     }
 
     async fn stream(
@@ -120,11 +120,11 @@ impl RestoreApi {
 
     async fn failed_point(&self, point: &Point, error: VaultError) -> Status {
         let location = PointLocation { machine: MachineId(point.machine), seq: point.seq };
-        self.failed(Some(PointId(point.id)), location, error).await
+        self.failed(location, error).await
     }
 
     /// A restore that meets damage marks its point.
-    async fn failed(&self, point: Option<PointId>, location: PointLocation, error: VaultError) -> Status {
+    async fn failed(&self, location: PointLocation, error: VaultError) -> Status {
         if !error.is_damage() {
             return status_of(&error);
         }
@@ -139,16 +139,11 @@ impl RestoreApi {
                 .action("restore another point: `holdfast point list` shows them")
                 .into_status(Code::NotFound);
         }
-        if let Some(point) = point {
-            self.mark_damaged(point, &error).await;
+        let PointLocation { machine, seq } = location;
+        if let Err(status) = within(self.0.inner.authority.mark_damaged(location, &chain(&error))).await {
+            warn!(%machine, seq, reason = status.message(), "a damaged point is not marked");
         }
         status_of(&error)
-    }
-
-    async fn mark_damaged(&self, point: PointId, error: &VaultError) {
-        if let Err(status) = within(self.0.inner.authority.mark_damaged(point, &chain(error))).await {
-            warn!(%point, reason = status.message(), "a damaged point is not marked");
-        }
     }
 }
 

@@ -2,6 +2,7 @@
 //! databases may be made.
 
 mod claims;
+mod damage;
 mod objectives;
 mod schedules;
 mod transactions;

@@ -9,7 +9,7 @@ use tonic::{Code, Status};
 use uuid::Uuid;
 
 use holdfast_gateway::{
-    Authority, Decided, FoundMachine, PointLocation, TransferGrant, UnsettledCommit, Verified,
+    Authority, Decided, FoundMachine, KeptPoint, PointLocation, TransferGrant, UnsettledCommit, Verified,
 };
 use holdfast_proto::error::{ErrorDetailExt as _, agent_error, system_error, user_error};
 use holdfast_proto::ids::{AgentId, MachineId, PointId, SnapshotId, StepId};
@@ -35,7 +35,7 @@ pub(crate) struct Script {
     pub(crate) points: BTreeMap<(MachineId, u64), Point>,
     pub(crate) standings: BTreeMap<(MachineId, u64), Standing>,
     pub(crate) aborted: Vec<(StepId, i64)>,
-    pub(crate) damaged: Vec<(PointId, String)>,
+    pub(crate) damaged: Vec<(PointLocation, String)>,
     pub(crate) verified: Vec<Verified>,
     pub(crate) restores: Vec<(String, PointId, String)>,
     /// So many more calls of `record_point` fail.
@@ -213,6 +213,20 @@ impl Authority for ScriptedAuthority {
         Ok(of.map(|(_, seq)| (*seq, known(*seq))).collect())
     }
 
+    async fn kept_points(&self, machine: MachineId) -> Result<Vec<KeptPoint>, Status> {
+        let script = self.script();
+        let found_damaged =
+            |seq| script.damaged.iter().filter(move |(at, _)| (at.machine, at.seq) == (machine, seq));
+        let of = script.points.iter().filter(|((of, _), _)| *of == machine);
+        let kept = of.map(|((_, seq), point)| KeptPoint {
+            id: PointId(point.id),
+            machine_name: point.machine_name.clone(),
+            seq: *seq,
+            damages: u32::try_from(found_damaged(*seq).count()).unwrap(),
+        });
+        Ok(kept.collect())
+    }
+
     async fn catalogued_points(&self) -> Result<BTreeMap<Uuid, Vec<u64>>, Status> {
         let mut all: BTreeMap<Uuid, Vec<u64>> = BTreeMap::new();
         for (machine, seq) in self.script().points.keys() {
@@ -236,7 +250,7 @@ impl Authority for ScriptedAuthority {
         Ok(())
     }
 
-    async fn mark_damaged(&self, point: PointId, reason: &str) -> Result<(), Status> {
+    async fn mark_damaged(&self, point: PointLocation, reason: &str) -> Result<(), Status> {
         self.script().damaged.push((point, reason.to_owned()));
         Ok(())
     }

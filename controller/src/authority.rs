@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::TimeDelta;
 use tonic::{Code, Status};
@@ -53,9 +54,10 @@ impl Authority for StoreAuthority {
         })
     }
 
-    async fn begin_commit(&self, step: StepId, attempt: i64, seq: u64) -> Result<(), Status> {
+    async fn begin_commit(&self, step: StepId, attempt: i64, seq: u64) -> Result<Duration, Status> {
         let lease = self.0.timing.agent_lost_after;
-        self.0.store.begin_commit(step, attempt, signed(seq)?, lease).await.map_err(Status::from)
+        self.0.store.begin_commit(step, attempt, signed(seq)?, lease).await?;
+        Ok(lease)
     }
 
     async fn record_point(&self, point: &vault::Point) -> Result<(), Status> {

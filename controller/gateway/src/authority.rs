@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use tonic::Status;
@@ -82,8 +83,9 @@ pub trait Authority: Send + Sync + 'static {
         attempt: i64,
     ) -> Result<TransferGrant, Status>;
 
-    /// Marks the point of no return: FAILED_PRECONDITION if the attempt is not current or its job is being cancelled.
-    async fn begin_commit(&self, step: StepId, attempt: i64, seq: u64) -> Result<(), Status>;
+    /// Marks the point of no return: FAILED_PRECONDITION if the attempt is not current or its job is being cancelled. Answers
+    /// for how long nobody else settles the commit.
+    async fn begin_commit(&self, step: StepId, attempt: i64, seq: u64) -> Result<Duration, Status>;
 
     /// Indexes a point and ends its step, in one transaction. Idempotent.
     async fn record_point(&self, point: &Point) -> Result<(), Status>;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use chrono::Utc;
 use tokio::sync::Semaphore;
@@ -43,6 +44,10 @@ pub(crate) struct Script {
     pub(crate) record_calls: u32,
     /// So many more calls of `begin_commit` fail after they took effect.
     pub(crate) begin_failures: u32,
+    pub(crate) begin_calls: u32,
+    pub(crate) authorise_calls: u32,
+    /// How long a commit may take; `None`: as long as it likes.
+    pub(crate) commit_lease: Option<Duration>,
     /// Commits whose lease is over.
     pub(crate) unsettled: Vec<UnsettledCommit>,
 }
@@ -104,7 +109,8 @@ impl Authority for ScriptedAuthority {
         step: StepId,
         attempt: i64,
     ) -> Result<TransferGrant, Status> {
-        let script = self.script();
+        let mut script = self.script();
+        script.authorise_calls += 1;
         let row = script.steps.get(&step).ok_or_else(|| Status::not_found("no such step"))?;
         if row.agent != agent {
             return Err(
@@ -132,9 +138,10 @@ impl Authority for ScriptedAuthority {
         })
     }
 
-    async fn begin_commit(&self, step: StepId, attempt: i64, seq: u64) -> Result<(), Status> {
+    async fn begin_commit(&self, step: StepId, attempt: i64, seq: u64) -> Result<Duration, Status> {
         {
             let mut script = self.script();
+            script.begin_calls += 1;
             let row = script.steps.get_mut(&step).unwrap();
             if row.attempt != attempt || !row.running || row.committing.is_some_and(|other| other > seq) {
                 return Err(stale(attempt));
@@ -154,7 +161,7 @@ impl Authority for ScriptedAuthority {
             hold.reached.add_permits(1);
             hold.released.acquire().await.unwrap().forget();
         }
-        Ok(())
+        Ok(self.script().commit_lease.unwrap_or(Duration::from_secs(600)))
     }
 
     async fn record_point(&self, point: &Point) -> Result<(), Status> {

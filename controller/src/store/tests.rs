@@ -4,6 +4,7 @@
 mod claims;
 mod damage;
 mod objectives;
+mod reports;
 mod schedules;
 mod transactions;
 

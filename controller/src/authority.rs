@@ -2,7 +2,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta};
+use serde_json::json;
 use tonic::{Code, Status};
 use uuid::Uuid;
 
@@ -19,7 +20,7 @@ use crate::domain::snapshot::DiskRow;
 use crate::store::commit::NewPoint;
 use crate::store::damage::KeptRow;
 use crate::store::point::PointDiskRow;
-use crate::store::standing::{NewPointState, NewStanding};
+use crate::store::standing::{DecidedRow, NewPointState, NewStanding};
 
 /// Answers the gateway's questions from the catalogue.
 #[derive(Clone, Debug)]
@@ -155,7 +156,7 @@ impl Authority for StoreAuthority {
     }
 
     async fn record_standing(&self, decided: &Decided) -> Result<(), Status> {
-        let standing = &decided.standing;
+        let standing = vault::Standing::after(&decided.events);
         let new = NewStanding {
             machine: decided.machine,
             seq: signed(decided.seq)?,
@@ -171,12 +172,8 @@ impl Authority for StoreAuthority {
                 vault::PointState::Purged => NewPointState::Purged,
             },
             decisions: i32::try_from(standing.decisions).unwrap_or(i32::MAX),
-            lock: standing.lock.map(|lock| match lock.mode {
-                vault::LockMode::Governance => ("governance", lock.until),
-                vault::LockMode::Compliance => ("compliance", lock.until),
-            }),
-            actor: decided.actor.clone(),
-            action: decided.action,
+            lock: standing.lock.map(|lock| (lock_mode(lock.mode), lock.until)),
+            events: decided.events.iter().map(decided_row).collect(),
         };
         self.0.store.record_standing(new).await.map_err(Status::from)
     }
@@ -205,6 +202,31 @@ impl Authority for StoreAuthority {
 
     async fn mark_damaged(&self, point: PointLocation, reason: &str) -> Result<(), Status> {
         self.0.store.mark_damaged(point.machine, signed(point.seq)?, reason).await.map_err(Status::from)
+    }
+}
+
+fn decided_row(event: &vault::Event) -> DecidedRow {
+    let instant = |micros| DateTime::from_timestamp_micros(micros).unwrap_or(DateTime::UNIX_EPOCH);
+    let at = instant(event.at);
+    let (action, detail) = match event.action {
+        vault::Action::Delete { window_seconds } => {
+            ("point.delete", json!({ "decided_at": at, "window_seconds": window_seconds }))
+        }
+        vault::Action::Undelete => ("point.undelete", json!({ "decided_at": at })),
+        vault::Action::Lock { mode, until } => {
+            ("point.lock", json!({ "decided_at": at, "mode": lock_mode(mode), "until": instant(until) }))
+        }
+        vault::Action::Unlock => ("point.unlock", json!({ "decided_at": at })),
+        vault::Action::Purge => ("point.purge", json!({ "decided_at": at })),
+    };
+    let number = i32::try_from(event.number).unwrap_or(i32::MAX);
+    DecidedRow { number, actor: event.actor.clone(), action, detail }
+}
+
+fn lock_mode(mode: vault::LockMode) -> &'static str {
+    match mode {
+        vault::LockMode::Governance => "governance",
+        vault::LockMode::Compliance => "compliance",
     }
 }
 

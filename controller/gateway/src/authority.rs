@@ -115,7 +115,7 @@ pub trait Authority: Send + Sync + 'static {
     /// The sequence numbers of all points in the catalogue, by machine.
     async fn catalogued_points(&self) -> Result<BTreeMap<Uuid, Vec<u64>>, Status>;
 
-    /// Where a point stands in the vault. Idempotent; what is older than what the catalogue knows changes nothing.
+    /// What was decided about a point in the vault. Idempotent; what is older than what the catalogue knows changes nothing.
     async fn record_standing(&self, decided: &Decided) -> Result<(), Status>;
 
     /// Adds a machine that the catalogue does not have, without an agent; under another name if its own is taken. Answers whether

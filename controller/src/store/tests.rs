@@ -6,6 +6,7 @@ mod damage;
 mod objectives;
 mod reports;
 mod schedules;
+mod standing;
 mod transactions;
 
 use std::time::Duration;

@@ -244,7 +244,7 @@ impl Authority for ScriptedAuthority {
 
     async fn record_standing(&self, decided: &Decided) -> Result<(), Status> {
         let at = (decided.machine, decided.seq);
-        self.script().standings.insert(at, decided.standing.clone());
+        self.script().standings.insert(at, Standing::after(&decided.events));
         Ok(())
     }
 

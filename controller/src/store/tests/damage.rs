@@ -13,7 +13,7 @@ use crate::store::{Store, StoreError};
 const NOW: Duration = Duration::ZERO;
 
 /// A machine with a point.
-async fn backed_up(store: &Store) -> Result<(MachineId, NewPoint), StoreError> {
+pub(super) async fn backed_up(store: &Store) -> Result<(MachineId, NewPoint), StoreError> {
     let controller = Uuid::new_v4();
     let (machine, _) = machines(store, controller, 1).await[0];
     let _ = queue(store, machine).await;

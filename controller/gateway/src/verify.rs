@@ -81,22 +81,16 @@ impl Gateway {
                     progress.try_send(VerifyProgress { machines_done: done, machines, read_bytes, ..so_far });
             };
             let mut kept = within(inner.authority.kept_points(MachineId(machine))).await?;
-            let verified = inner.vault.verify(scope, depth, pace, tell).await;
-            let mut found = match (scope, verified) {
-                // Then the catalogue says whether it is lost.
-                (VerifyScope::Point(_, seq), Err(VaultError::Missing { .. })) => {
-                    kept.retain(|point| point.seq == seq);
-                    VerifyReport {
-                        machines: 1,
-                        sound: BTreeMap::from([(machine, BTreeSet::new())]),
-                        ..VerifyReport::default()
-                    }
+            if let VerifyScope::Point(_, seq) = scope {
+                kept.retain(|point| point.seq == seq);
+            }
+            let mut found = match inner.vault.verify(scope, depth, pace, tell).await {
+                // The one that was asked for: lost, if the catalogue has it.
+                Err(VaultError::Missing { .. }) if !kept.is_empty() => {
+                    let sound = BTreeMap::from([(machine, BTreeSet::new())]);
+                    VerifyReport { machines: 1, sound, ..VerifyReport::default() }
                 }
-                (VerifyScope::Point(_, seq), Ok(found)) => {
-                    kept.retain(|point| point.seq == seq);
-                    found
-                }
-                (_, verified) => verified.map_err(failed)?,
+                verified => verified.map_err(failed)?,
             };
             self.add_lost(machine, &kept, &mut found).await?;
             VERIFIED_BYTES.add(usize::try_from(found.read_bytes).unwrap_or(usize::MAX));

@@ -1,12 +1,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta};
+use serde_json::json;
 use tonic::{Code, Status};
 use uuid::Uuid;
 
 use holdfast_gateway::{
-    Authority, Decided, FoundMachine, PointLocation, TransferGrant, UnsettledCommit, Verified,
+    Authority, Decided, FoundMachine, KeptPoint, PointLocation, TransferGrant, UnsettledCommit, Verified,
 };
 use holdfast_proto::error::{ErrorDetailExt as _, system_error, user_error};
 use holdfast_proto::ids::{AgentId, MachineId, PointId, StepId};
@@ -16,9 +18,9 @@ use crate::app::App;
 use crate::domain::job::Consistency;
 use crate::domain::snapshot::DiskRow;
 use crate::store::commit::NewPoint;
-use crate::store::damage::PointKey;
+use crate::store::damage::KeptRow;
 use crate::store::point::PointDiskRow;
-use crate::store::standing::{NewPointState, NewStanding};
+use crate::store::standing::{DecidedRow, NewPointState, NewStanding};
 
 /// Answers the gateway's questions from the catalogue.
 #[derive(Clone, Debug)]
@@ -53,9 +55,10 @@ impl Authority for StoreAuthority {
         })
     }
 
-    async fn begin_commit(&self, step: StepId, attempt: i64, seq: u64) -> Result<(), Status> {
+    async fn begin_commit(&self, step: StepId, attempt: i64, seq: u64) -> Result<Duration, Status> {
         let lease = self.0.timing.agent_lost_after;
-        self.0.store.begin_commit(step, attempt, signed(seq)?, lease).await.map_err(Status::from)
+        self.0.store.begin_commit(step, attempt, signed(seq)?, lease).await?;
+        Ok(lease)
     }
 
     async fn record_point(&self, point: &vault::Point) -> Result<(), Status> {
@@ -131,6 +134,19 @@ impl Authority for StoreAuthority {
         Ok(points.into_iter().filter_map(known).collect())
     }
 
+    async fn kept_points(&self, machine: MachineId) -> Result<Vec<KeptPoint>, Status> {
+        let points = self.0.store.kept_points(machine).await?;
+        let kept = |row: KeptRow| {
+            Some(KeptPoint {
+                id: PointId(row.id),
+                machine_name: row.machine_name,
+                seq: u64::try_from(row.seq).ok()?,
+                damages: u32::try_from(row.damages).ok()?,
+            })
+        };
+        Ok(points.into_iter().filter_map(kept).collect())
+    }
+
     async fn catalogued_points(&self) -> Result<BTreeMap<Uuid, Vec<u64>>, Status> {
         let mut all: BTreeMap<Uuid, Vec<u64>> = BTreeMap::new();
         for (machine, seq) in self.0.store.catalogued_points().await? {
@@ -140,7 +156,7 @@ impl Authority for StoreAuthority {
     }
 
     async fn record_standing(&self, decided: &Decided) -> Result<(), Status> {
-        let standing = &decided.standing;
+        let standing = vault::Standing::after(&decided.events);
         let new = NewStanding {
             machine: decided.machine,
             seq: signed(decided.seq)?,
@@ -156,12 +172,8 @@ impl Authority for StoreAuthority {
                 vault::PointState::Purged => NewPointState::Purged,
             },
             decisions: i32::try_from(standing.decisions).unwrap_or(i32::MAX),
-            lock: standing.lock.map(|lock| match lock.mode {
-                vault::LockMode::Governance => ("governance", lock.until),
-                vault::LockMode::Compliance => ("compliance", lock.until),
-            }),
-            actor: decided.actor.clone(),
-            action: decided.action,
+            lock: standing.lock.map(|lock| (lock_mode(lock.mode), lock.until)),
+            events: decided.events.iter().map(decided_row).collect(),
         };
         self.0.store.record_standing(new).await.map_err(Status::from)
     }
@@ -179,14 +191,42 @@ impl Authority for StoreAuthority {
     async fn record_verified(&self, verified: &Verified) -> Result<(), Status> {
         let Verified { machine, damaged, sound, .. } = verified;
         for (seq, reason) in damaged {
-            self.0.store.mark_damaged(PointKey::Seq(*machine, signed(*seq)?), reason).await?;
+            self.0.store.mark_damaged(*machine, signed(*seq)?, reason).await?;
         }
-        let sound = sound.iter().map(|seq| signed(*seq)).collect::<Result<Vec<_>, _>>()?;
+        let sound = sound
+            .iter()
+            .map(|(seq, damages)| Ok((signed(*seq)?, i32::try_from(*damages).unwrap_or(i32::MAX))))
+            .collect::<Result<Vec<_>, Status>>()?;
         self.0.store.mark_sound(*machine, sound, &verified.actor).await.map_err(Status::from)
     }
 
-    async fn mark_damaged(&self, point: PointId, reason: &str) -> Result<(), Status> {
-        self.0.store.mark_damaged(PointKey::Id(point), reason).await.map_err(Status::from)
+    async fn mark_damaged(&self, point: PointLocation, reason: &str) -> Result<(), Status> {
+        self.0.store.mark_damaged(point.machine, signed(point.seq)?, reason).await.map_err(Status::from)
+    }
+}
+
+fn decided_row(event: &vault::Event) -> DecidedRow {
+    let instant = |micros| DateTime::from_timestamp_micros(micros).unwrap_or(DateTime::UNIX_EPOCH);
+    let at = instant(event.at);
+    let (action, detail) = match event.action {
+        vault::Action::Delete { window_seconds } => {
+            ("point.delete", json!({ "decided_at": at, "window_seconds": window_seconds }))
+        }
+        vault::Action::Undelete => ("point.undelete", json!({ "decided_at": at })),
+        vault::Action::Lock { mode, until } => {
+            ("point.lock", json!({ "decided_at": at, "mode": lock_mode(mode), "until": instant(until) }))
+        }
+        vault::Action::Unlock => ("point.unlock", json!({ "decided_at": at })),
+        vault::Action::Purge => ("point.purge", json!({ "decided_at": at })),
+    };
+    let number = i32::try_from(event.number).unwrap_or(i32::MAX);
+    DecidedRow { number, actor: event.actor.clone(), action, detail }
+}
+
+fn lock_mode(mode: vault::LockMode) -> &'static str {
+    match mode {
+        vault::LockMode::Governance => "governance",
+        vault::LockMode::Compliance => "compliance",
     }
 }
 

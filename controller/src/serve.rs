@@ -142,8 +142,12 @@ pub(crate) async fn run(config: ServeConfig) -> Result<(), ServeError> {
     let resolve_period = config.timing.resolve;
     let app = App::new(store, ca, config.timing.clone(), config.limits, vault.id());
     let authority = Arc::new(StoreAuthority(Arc::clone(&app)));
-    let gateway_config =
-        GatewayConfig { resolve_period, delete_window: config.retention.window, ..GatewayConfig::default() };
+    let gateway_config = GatewayConfig {
+        resolve_period,
+        max_transfers: config.limits.gateway_transfers(),
+        delete_window: config.retention.window,
+        ..GatewayConfig::default()
+    };
     let gateway = Gateway::new(vault, authority, gateway_config);
     let operators = bind("operators", config.operators, OPERATOR_LIMITS)?;
     let agents = bind("agents", config.agents, AGENT_LIMITS)?;

@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use tonic::Status;
@@ -52,6 +53,16 @@ pub struct PointLocation {
     pub seq: u64,
 }
 
+/// A point that the catalogue has and that is not purged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptPoint {
+    pub id: PointId,
+    pub machine_name: String,
+    pub seq: u64,
+    /// How often it was found damaged.
+    pub damages: u32,
+}
+
 /// A commit that began and whose outcome is not recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnsettledCommit {
@@ -72,8 +83,9 @@ pub trait Authority: Send + Sync + 'static {
         attempt: i64,
     ) -> Result<TransferGrant, Status>;
 
-    /// Marks the point of no return: FAILED_PRECONDITION if the attempt is not current or its job is being cancelled.
-    async fn begin_commit(&self, step: StepId, attempt: i64, seq: u64) -> Result<(), Status>;
+    /// Marks the point of no return: FAILED_PRECONDITION if the attempt is not current or its job is being cancelled. Answers
+    /// for how long nobody else settles the commit.
+    async fn begin_commit(&self, step: StepId, attempt: i64, seq: u64) -> Result<Duration, Status>;
 
     /// Indexes a point and ends its step, in one transaction. Idempotent.
     async fn record_point(&self, point: &Point) -> Result<(), Status>;
@@ -97,10 +109,13 @@ pub trait Authority: Send + Sync + 'static {
     /// about each the catalogue knows.
     async fn known_points(&self, machine: MachineId) -> Result<BTreeMap<u64, u32>, Status>;
 
+    /// The machine's points in the catalogue that are not purged.
+    async fn kept_points(&self, machine: MachineId) -> Result<Vec<KeptPoint>, Status>;
+
     /// The sequence numbers of all points in the catalogue, by machine.
     async fn catalogued_points(&self) -> Result<BTreeMap<Uuid, Vec<u64>>, Status>;
 
-    /// Where a point stands in the vault. Idempotent; what is older than what the catalogue knows changes nothing.
+    /// What was decided about a point in the vault. Idempotent; what is older than what the catalogue knows changes nothing.
     async fn record_standing(&self, decided: &Decided) -> Result<(), Status>;
 
     /// Adds a machine that the catalogue does not have, without an agent; under another name if its own is taken. Answers whether
@@ -111,5 +126,5 @@ pub trait Authority: Send + Sync + 'static {
     async fn record_verified(&self, verified: &Verified) -> Result<(), Status>;
 
     /// Something that the point needs is damaged or missing.
-    async fn mark_damaged(&self, point: PointId, reason: &str) -> Result<(), Status>;
+    async fn mark_damaged(&self, point: PointLocation, reason: &str) -> Result<(), Status>;
 }

@@ -22,9 +22,10 @@ mod wire;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::Status;
 
 use holdfast_proto::MAX_MESSAGE_BYTES;
 use holdfast_proto::v1::restore_service_server::RestoreServiceServer;
@@ -32,7 +33,8 @@ use holdfast_proto::v1::transfer_service_server::TransferServiceServer;
 use holdfast_vault_engine::Vault;
 
 pub use authority::{
-    AgentIdentity, Authority, OperatorIdentity, PointLocation, Role, TransferGrant, UnsettledCommit,
+    AgentIdentity, Authority, KeptPoint, OperatorIdentity, PointLocation, Role, TransferGrant,
+    UnsettledCommit,
 };
 pub use collect::{CollectMode, CollectOrder};
 pub use error::chain;
@@ -55,10 +57,10 @@ pub struct GatewayConfig {
     pub idle_timeout: Duration,
     /// Transfers at once; each holds up to some 130 MiB while its agent sends faster than the vault stores.
     pub max_transfers: usize,
-    /// Upload streams at once; each holds up to two frames of at most 3 MiB.
-    pub max_streams: usize,
     /// Restores at once; each holds up to some 30 MiB.
     pub max_restores: usize,
+    /// How long an operator may leave a frame unread.
+    pub read_timeout: Duration,
     /// How long a deleted point can be taken back, at least.
     pub delete_window: Duration,
 }
@@ -69,8 +71,8 @@ impl Default for GatewayConfig {
             resolve_period: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(15 * 60),
             max_transfers: 64,
-            max_streams: 256,
             max_restores: 8,
+            read_timeout: Duration::from_secs(600),
             delete_window: Duration::from_secs(14 * 24 * 3600),
         }
     }
@@ -87,7 +89,6 @@ struct Inner {
     authority: Arc<dyn Authority>,
     config: GatewayConfig,
     transfers: Transfers,
-    streams: Arc<Semaphore>,
     restores: Arc<Semaphore>,
     /// What must come to its end before the process stops.
     tasks: TaskTracker,
@@ -111,7 +112,6 @@ impl Gateway {
             authority,
             config,
             transfers: Transfers::default(),
-            streams: Arc::new(Semaphore::new(config.max_streams)),
             restores: Arc::new(Semaphore::new(config.max_restores)),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
@@ -135,6 +135,11 @@ impl Gateway {
     pub fn restore_service(&self) -> RestoreServiceServer<RestoreApi> {
         RestoreServiceServer::new(RestoreApi(self.clone())).max_encoding_message_size(MAX_MESSAGE_BYTES)
     }
+}
+
+/// Tells why a stream ends, unless nobody reads that in time: whoever hangs must not keep its place.
+pub(crate) async fn say_why<T>(to: &mpsc::Sender<Result<T, Status>>, why: Status, patience: Duration) {
+    let _ = to.send_timeout(Err(why), patience).await;
 }
 
 /// A place where the fault tests end the process; nothing in a build without the feature `failpoints`.

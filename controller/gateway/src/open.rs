@@ -59,7 +59,8 @@ impl Gateway {
         self.record_created(&mut commit).await?;
         match &*commit {
             CommitState::Recorded(point) | CommitState::Created(point) => return Ok(Some(committed(point))),
-            CommitState::Prepared(_) => return Ok(None),
+            // A commit that this waited for failed: it takes nothing any more.
+            CommitState::Receiving if transfer.connection().closed.is_cancelled() => return Ok(None),
             CommitState::Receiving => {}
         }
         let outcome = self.inner.vault.outcome(transfer.machine.0, transfer.backup.seq()).await;

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use tonic::Status;
 
 use holdfast_proto::ids::MachineId;
-use holdfast_vault_engine::{Action, LockMode, Standing};
+use holdfast_vault_engine::{Action, Event, LockMode};
 
 use crate::error::status_of;
 use crate::retry::within;
@@ -23,26 +23,13 @@ pub enum Decision {
     Unlock,
 }
 
-/// Where a point stands, for the catalogue.
+/// All that was decided about a point, for the catalogue.
 #[derive(Clone, Debug)]
 pub struct Decided {
     pub machine: MachineId,
     pub seq: u64,
-    pub standing: Standing,
-    pub actor: String,
-    /// For the audit.
-    pub action: &'static str,
-}
-
-impl Decision {
-    fn audited(self) -> &'static str {
-        match self {
-            Self::Delete => "point.delete",
-            Self::Undelete => "point.undelete",
-            Self::Lock { .. } => "point.lock",
-            Self::Unlock => "point.unlock",
-        }
-    }
+    /// In their order.
+    pub events: Vec<Event>,
 }
 
 impl Gateway {
@@ -64,26 +51,14 @@ impl Gateway {
             Decision::Unlock => Action::Unlock,
         };
         let decided = self.inner.vault.decide_point(machine.0, seq, action, actor).await;
-        let standing = decided.map_err(|error| status_of(&error))?;
-        self.record_standing(location, standing, actor, decision.audited()).await
+        decided.map_err(|error| status_of(&error))?;
+        self.follow_point(location).await
     }
 
-    /// Reads where a point stands and tells the catalogue.
+    /// Tells the catalogue what was decided about a point, whoever did.
     pub(crate) async fn follow_point(&self, location: PointLocation) -> Result<(), Status> {
-        let standing = self.inner.vault.standing(location.machine.0, location.seq).await;
-        let standing = standing.map_err(|error| status_of(&error))?;
-        self.record_standing(location, standing, "gateway", "point.follow").await
-    }
-
-    async fn record_standing(
-        &self,
-        location: PointLocation,
-        standing: Standing,
-        actor: &str,
-        action: &'static str,
-    ) -> Result<(), Status> {
         let PointLocation { machine, seq } = location;
-        let decided = Decided { machine, seq, standing, actor: actor.to_owned(), action };
-        within(self.inner.authority.record_standing(&decided)).await
+        let events = self.inner.vault.events(machine.0, seq).await.map_err(|error| status_of(&error))?;
+        within(self.inner.authority.record_standing(&Decided { machine, seq, events })).await
     }
 }

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use holdfast_proto::ids::{MachineId, StepId};
-use holdfast_vault_engine::{Outcome, Point, PointState, VaultError};
+use holdfast_vault_engine::{Backups, Outcome, Point, PointState, VaultError};
 
 use crate::error::{chain, status_of};
 use crate::retry::within;
@@ -148,7 +148,8 @@ impl Gateway {
     pub(crate) async fn resolve_machine(&self, machine: Uuid) -> Result<(), Status> {
         let vault = &self.inner.vault;
         let failed = |error: VaultError| status_of(&error);
-        for open in vault.unconcluded(machine).await.map_err(failed)? {
+        let Backups { unconcluded, decisions } = vault.backups(machine).await.map_err(failed)?;
+        for open in unconcluded {
             if within(self.inner.authority.is_live(StepId(open.step_id), open.attempt)).await? {
                 continue;
             }
@@ -157,12 +158,14 @@ impl Gateway {
             {
                 self.inner.transfers.remove(&transfer);
             }
-            vault.conclude(machine, open.seq, "its attempt is over").await.map_err(failed)?;
-            info!(%machine, seq = open.seq, "a dead backup is concluded");
+            match vault.conclude(machine, open.seq, "its attempt is over").await.map_err(failed)? {
+                Outcome::Point(point) => self.record(&point).await?,
+                Outcome::Aborted { .. } => info!(%machine, seq = open.seq, "a dead backup is concluded"),
+            }
         }
         let known = within(self.inner.authority.known_points(MachineId(machine))).await?;
         let settled = self.inner.settled.of(machine);
-        for (seq, decisions) in vault.decisions(machine).await.map_err(failed)? {
+        for (seq, decisions) in decisions {
             if settled.contains(&seq) || known.get(&seq).is_some_and(|known| *known >= decisions) {
                 continue;
             }

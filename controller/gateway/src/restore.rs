@@ -21,7 +21,7 @@ use holdfast_vault_engine::{
 use crate::error::{busy, chain, damaged, status_of};
 use crate::metrics::{RESTORED_BYTES, RESTORES};
 use crate::retry::within;
-use crate::{Gateway, OperatorIdentity, PointLocation, Role, wire};
+use crate::{Gateway, OperatorIdentity, PointLocation, Role, say_why, wire};
 
 /// Frames that may wait for the operator.
 const OUTBOUND: usize = 8;
@@ -32,14 +32,15 @@ const CELL_FRAMING: usize = 64;
 const PIECE_FRAMING: usize = 40;
 /// Extents of zeros in one frame.
 const FRAME_ZEROS: usize = 32 << 10;
-/// How long an operator may leave a frame unread.
-const READ_TIMEOUT: Duration = Duration::from_secs(600);
-
 /// Serves [`RestoreService`].
 #[derive(Clone, Debug)]
 pub struct RestoreApi(pub(crate) Gateway);
 
-type Frames = mpsc::Sender<Result<DiskFrame, Status>>;
+/// Where frames go, and how long they may stay unread.
+struct Frames {
+    sender: mpsc::Sender<Result<DiskFrame, Status>>,
+    timeout: Duration,
+}
 
 #[tonic::async_trait]
 impl RestoreService for RestoreApi {
@@ -65,10 +66,11 @@ impl RestoreService for RestoreApi {
             Err(error) => return Err(self.failed_point(&point, error).await),
         };
         let (sender, receiver) = mpsc::channel(OUTBOUND);
+        let frames = Frames { sender, timeout: inner.config.read_timeout };
         let api = self.clone();
         tokio::spawn(async move {
-            if let Err(status) = api.stream(&point, disk, reader, &sender).await {
-                let _ = sender.send(Err(status)).await;
+            if let Err(status) = api.stream(&point, disk, reader, &frames).await {
+                say_why(&frames.sender, status, frames.timeout).await;
             }
             drop(permit);
         });
@@ -86,7 +88,7 @@ impl RestoreApi {
             Ok(_) => VaultError::Missing { object: format!("point {spec} of machine {}", location.machine) },
             Err(error) => error,
         };
-        Err(self.failed(spec.parse().ok(), location, error).await)
+        Err(self.failed(location, error).await)
     }
 
     async fn stream(
@@ -98,7 +100,7 @@ impl RestoreApi {
     ) -> Result<(), Status> {
         let size_bytes = reader.size_bytes();
         let start = DiskStart { point_id: point.id.to_string(), disk_name: disk, size_bytes };
-        send(frames, disk_frame::Kind::Start(start)).await?;
+        frames.send(disk_frame::Kind::Start(start)).await?;
         let mut block_count = 0;
         let mut windows = Box::pin(reader.windows());
         while let Some(window) = windows.next().await {
@@ -109,22 +111,22 @@ impl RestoreApi {
             for cells in split(window) {
                 block_count += blocks(&cells);
                 RESTORED_BYTES.add(cells.cells.iter().map(|cell| cell.data.len()).sum());
-                send(frames, disk_frame::Kind::Cells(cells)).await?;
+                frames.send(disk_frame::Kind::Cells(cells)).await?;
             }
         }
         if block_count != size_bytes.div_ceil(BLOCK_SIZE as u64) {
             return Err(damaged(format!("point {}: {block_count} blocks are not the whole disk", point.id)));
         }
-        send(frames, disk_frame::Kind::End(DiskEnd { block_count })).await
+        frames.send(disk_frame::Kind::End(DiskEnd { block_count })).await
     }
 
     async fn failed_point(&self, point: &Point, error: VaultError) -> Status {
         let location = PointLocation { machine: MachineId(point.machine), seq: point.seq };
-        self.failed(Some(PointId(point.id)), location, error).await
+        self.failed(location, error).await
     }
 
     /// A restore that meets damage marks its point.
-    async fn failed(&self, point: Option<PointId>, location: PointLocation, error: VaultError) -> Status {
+    async fn failed(&self, location: PointLocation, error: VaultError) -> Status {
         if !error.is_damage() {
             return status_of(&error);
         }
@@ -139,24 +141,21 @@ impl RestoreApi {
                 .action("restore another point: `holdfast point list` shows them")
                 .into_status(Code::NotFound);
         }
-        if let Some(point) = point {
-            self.mark_damaged(point, &error).await;
+        let PointLocation { machine, seq } = location;
+        if let Err(status) = within(self.0.inner.authority.mark_damaged(location, &chain(&error))).await {
+            warn!(%machine, seq, reason = status.message(), "a damaged point is not marked");
         }
         status_of(&error)
     }
-
-    async fn mark_damaged(&self, point: PointId, error: &VaultError) {
-        if let Err(status) = within(self.0.inner.authority.mark_damaged(point, &chain(error))).await {
-            warn!(%point, reason = status.message(), "a damaged point is not marked");
-        }
-    }
 }
 
-async fn send(frames: &Frames, kind: disk_frame::Kind) -> Result<(), Status> {
-    frames
-        .send_timeout(Ok(DiskFrame { kind: Some(kind) }), READ_TIMEOUT)
-        .await
-        .map_err(|_| Status::cancelled("the operator is gone"))
+impl Frames {
+    async fn send(&self, kind: disk_frame::Kind) -> Result<(), Status> {
+        self.sender
+            .send_timeout(Ok(DiskFrame { kind: Some(kind) }), self.timeout)
+            .await
+            .map_err(|_| Status::cancelled("the operator is gone"))
+    }
 }
 
 /// Cuts a window into frames.

@@ -16,9 +16,9 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// What the last try answered; UNAVAILABLE if it did not answer at all.
-pub(crate) async fn persistently<F>(what: &str, mut ask: impl FnMut() -> F) -> Result<(), Status>
+pub(crate) async fn persistently<T, F>(what: &str, mut ask: impl FnMut() -> F) -> Result<T, Status>
 where
-    F: Future<Output = Result<(), Status>>,
+    F: Future<Output = Result<T, Status>>,
 {
     let mut wait = FIRST_WAIT;
     for _ in 1..TRIES {

@@ -9,14 +9,13 @@ use tokio::sync::mpsc;
 use tonic::{Code, Status, Streaming};
 
 use holdfast_proto::error::{ErrorDetailExt as _, agent_error};
-use holdfast_proto::ids::AgentId;
 use holdfast_proto::v1::{CellFrame, FrameAck};
 use holdfast_vault_engine::{Receipt, VaultError};
 
 use crate::Gateway;
 use crate::error::{internal, invalid_cell, reopen, status_of};
 use crate::metrics::{ACKNOWLEDGED_FRAMES, KNOWN_CELLS, RECEIVED_BYTES, RECEIVED_CELLS, REFUSED_FRAMES};
-use crate::transfers::{Connection, Transfer};
+use crate::transfers::{Connection, ENDED, Transfer};
 use crate::wire;
 
 /// Frames of one stream that are decoded at once.
@@ -24,44 +23,43 @@ const DECODING: usize = 2;
 /// Frames that may wait for their segment; more make the gateway store what it has.
 const MAX_WAITING: usize = 1024;
 /// How long an agent may leave its acknowledgements unread.
-const ACK_TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const ACK_TIMEOUT: Duration = Duration::from_secs(60);
 
 type Acks = mpsc::Sender<Result<FrameAck, Status>>;
 
-/// Serves a stream to its end; it is bound to a transfer by its first frame.
-pub(crate) async fn serve(
-    gateway: &Gateway,
-    agent: AgentId,
-    mut frames: Streaming<CellFrame>,
-    acks: &Acks,
-) -> Result<(), Status> {
-    let stopping = gateway.inner.stopping.cancelled();
-    let first = tokio::select! {
-        first = frames.message() => first.map_err(unreadable)?,
-        () = stopping => return Err(reopen("the gateway stops")),
-        () = acks.closed() => return Ok(()),
-    };
-    let Some(first) = first else { return Ok(()) };
-    let (transfer, connection) = gateway.inner.transfers.find(agent, &first.transfer_id)?;
-    let stream = Stream { transfer, connection };
-    tokio::select! {
-        received = stream.receive(first, frames, acks) => received,
-        () = stream.connection.closed.cancelled() => Err(reopen("the transfer was opened again, or ended")),
-    }
-}
-
-struct Stream {
-    transfer: Arc<Transfer>,
-    connection: Connection,
+/// A stream of an agent's open transfer.
+pub(crate) struct Stream {
+    pub(crate) transfer: Arc<Transfer>,
+    pub(crate) connection: Connection,
 }
 
 impl Stream {
-    async fn receive(
+    /// Serves it to its end, however long it is silent: its place is its transfer's.
+    pub(crate) async fn serve(
         &self,
-        first: CellFrame,
+        gateway: &Gateway,
         frames: Streaming<CellFrame>,
         acks: &Acks,
     ) -> Result<(), Status> {
+        tokio::select! {
+            received = self.receive(gateway, frames, acks) => received,
+            () = self.connection.closed.cancelled() => Err(reopen(ENDED)),
+            () = acks.closed() => Ok(()),
+        }
+    }
+
+    async fn receive(
+        &self,
+        gateway: &Gateway,
+        mut frames: Streaming<CellFrame>,
+        acks: &Acks,
+    ) -> Result<(), Status> {
+        let Some(first) = frames.message().await.map_err(unreadable)? else { return Ok(()) };
+        if first.transfer_id != self.connection.id {
+            // It may be one that was open before, or another agent's.
+            let found = gateway.inner.transfers.find(self.transfer.agent, &first.transfer_id);
+            return Err(found.err().unwrap_or_else(|| reopen(ENDED)));
+        }
         let mut last = 0;
         let frames = futures::stream::iter([Ok(first)]).chain(frames);
         let mut pushed = frames

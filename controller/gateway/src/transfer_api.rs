@@ -1,7 +1,8 @@
 use std::pin::Pin;
+use std::sync::Arc;
 
 use futures::{Stream, StreamExt as _};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
@@ -15,7 +16,7 @@ use holdfast_proto::v1::{
 use holdfast_vault_engine::{MapBlocks, MapLayer};
 
 use crate::error::{busy, internal, invalid, status_of};
-use crate::{AgentIdentity, Gateway, send};
+use crate::{AgentIdentity, Gateway, say_why, send};
 
 /// Answers that may wait for an agent.
 const OUTBOUND: usize = 16;
@@ -36,9 +37,15 @@ impl TransferService for TransferApi {
         request: Request<OpenTransferRequest>,
     ) -> Result<Response<OpenTransferResponse>, Status> {
         let agent = agent_of(&request)?;
+        // One after the other: what waits ends with its call.
+        let turn = self.0.inner.transfers.turn(agent).lock_owned().await;
         // In a task of its own: what is begun is begun, also if the agent does not wait for it.
         let (gateway, request) = (self.0.clone(), request.into_inner());
-        let opened = self.0.inner.tasks.spawn(async move { gateway.open(agent, request).await }).await;
+        let open = async move {
+            let _turn = turn;
+            gateway.open(agent, request).await
+        };
+        let opened = self.0.inner.tasks.spawn(open).await;
         opened.map_err(|_| internal())?.map(Response::new)
     }
 
@@ -46,8 +53,9 @@ impl TransferService for TransferApi {
         &self,
         request: Request<ReadBlockMapRequest>,
     ) -> Result<Response<Self::ReadBlockMapStream>, Status> {
-        let (transfer, _) =
+        let (transfer, connection) =
             self.0.inner.transfers.find(agent_of(&request)?, &request.get_ref().transfer_id)?;
+        let place = place(&connection.maps, "too many block maps")?;
         let request = request.into_inner();
         let layer = match request.layer() {
             v1::MapLayer::Merged => MapLayer::Merged,
@@ -57,6 +65,7 @@ impl TransferService for TransferApi {
         let runs =
             transfer.backup.read_map(&request.disk_name, layer).await.map_err(|error| status_of(&error))?;
         let runs = runs.map(move |run| {
+            let _place = &place;
             transfer.touch();
             let run = run.map_err(|error| status_of(&error))?;
             let blocks = match run.blocks {
@@ -73,17 +82,16 @@ impl TransferService for TransferApi {
         request: Request<Streaming<CellFrame>>,
     ) -> Result<Response<Self::SendCellsStream>, Status> {
         let agent = agent_of(&request)?;
-        let Ok(permit) = self.0.inner.streams.clone().try_acquire_owned() else {
-            return Err(busy("too many upload streams"));
-        };
+        let (transfer, connection) = self.0.inner.transfers.of(agent)?;
+        let place = place(&connection.streams, "too many upload streams")?;
+        let stream = send::Stream { transfer, connection };
         let (sender, receiver) = mpsc::channel(OUTBOUND);
         let gateway = self.0.clone();
         tokio::spawn(async move {
-            if let Err(status) = send::serve(&gateway, agent, request.into_inner(), &sender).await {
-                // The agent may be gone; then nobody has to be told.
-                let _ = sender.send(Err(status)).await;
+            if let Err(status) = stream.serve(&gateway, request.into_inner(), &sender).await {
+                say_why(&sender, status, send::ACK_TIMEOUT).await;
             }
-            drop(permit);
+            drop(place);
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
@@ -94,12 +102,18 @@ impl TransferService for TransferApi {
     ) -> Result<Response<CommitTransferResponse>, Status> {
         let agent = agent_of(&request)?;
         let transfer = self.0.inner.transfers.find(agent, &request.get_ref().transfer_id)?;
+        // A second call waits for the first and answers the same.
+        let state = Arc::clone(&transfer.0.commit).lock_owned().await;
         let (gateway, request) = (self.0.clone(), request.into_inner());
         // In a task of its own: a commit that began must not stop in the middle because its client went away.
-        let committed =
-            self.0.inner.tasks.spawn(async move { gateway.commit(agent, transfer, request).await }).await;
+        let commit = async move { gateway.commit(agent, transfer, state, request).await };
+        let committed = self.0.inner.tasks.spawn(commit).await;
         committed.map_err(|_| internal())?.map(Response::new)
     }
+}
+
+fn place(places: &Arc<Semaphore>, what_is_full: &str) -> Result<OwnedSemaphorePermit, Status> {
+    Arc::clone(places).try_acquire_owned().map_err(|_| busy(what_is_full))
 }
 
 fn agent_of<T>(request: &Request<T>) -> Result<AgentId, Status> {

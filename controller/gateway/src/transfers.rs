@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -11,17 +12,30 @@ use tonic::Status;
 use uuid::Uuid;
 
 use holdfast_proto::ids::{AgentId, MachineId, StepId};
-use holdfast_vault_engine::{Backup, Point, Prepared};
+use holdfast_vault_engine::{Backup, Point};
 
 use crate::error::{busy, foreign, reopen};
 use crate::metrics::TRANSFERS;
+
+/// Upload streams of one transfer, as many as agents may be configured for; each holds up to two frames of at most 3 MiB.
+const MAX_STREAMS: usize = 8;
+/// Block maps of one transfer that are read at once: agents scan 12 disks at once, and read two layers of each.
+const MAX_MAPS: usize = 32;
+
+/// Why a connection's streams end.
+pub(crate) const ENDED: &str = "the transfer was opened again, or ended";
 
 #[derive(Default)]
 pub(crate) struct Transfers {
     by_machine: Mutex<HashMap<MachineId, Arc<Transfer>>>,
     /// Opening is slow and must not happen twice at once for one machine.
-    opening: Mutex<HashMap<MachineId, Arc<tokio::sync::Mutex<()>>>>,
+    opening: Locks<MachineId>,
+    /// What an agent asks for again and again must not pile up.
+    turns: Locks<AgentId>,
 }
+
+/// A lock for each of many, for as long as somebody holds it or waits for it.
+type Locks<K> = Mutex<HashMap<K, Arc<tokio::sync::Mutex<()>>>>;
 
 /// One open transfer.
 pub(crate) struct Transfer {
@@ -30,16 +44,15 @@ pub(crate) struct Transfer {
     pub(crate) step: StepId,
     pub(crate) attempt: i64,
     pub(crate) backup: Backup,
-    pub(crate) commit: tokio::sync::Mutex<CommitState>,
+    pub(crate) commit: Arc<tokio::sync::Mutex<CommitState>>,
     connection: Mutex<Connection>,
 }
 
-/// How far a commit got: each part is done once, however often it is asked for.
+/// How far a commit got.
 #[derive(Default)]
 pub(crate) enum CommitState {
     #[default]
     Receiving,
-    Prepared(Box<Prepared>),
     /// The point exists, the catalogue may not know it.
     Created(Box<Point>),
     Recorded(Box<Point>),
@@ -54,12 +67,26 @@ pub(crate) struct Connection {
     pub(crate) work: TaskTracker,
     /// Names of the disks, in the agent's order.
     pub(crate) disks: Arc<[String]>,
+    /// Places for upload streams, and for block maps that are read.
+    pub(crate) streams: Arc<Semaphore>,
+    pub(crate) maps: Arc<Semaphore>,
     last_used: Instant,
 }
 
 impl Transfers {
     pub(crate) fn get(&self, machine: MachineId) -> Option<Arc<Transfer>> {
         locked(&self.by_machine).get(&machine).cloned()
+    }
+
+    /// The transfer that this agent has open.
+    ///
+    /// # Errors
+    /// UNAVAILABLE if it has none.
+    pub(crate) fn of(&self, agent: AgentId) -> Result<(Arc<Transfer>, Connection), Status> {
+        let found = locked(&self.by_machine).values().find(|transfer| transfer.agent == agent).cloned();
+        let transfer = found.ok_or_else(|| reopen("this agent has no transfer open on this gateway"))?;
+        let connection = transfer.touched();
+        Ok((transfer, connection))
     }
 
     /// The transfer of this id, and the agent's connection with that id.
@@ -117,9 +144,12 @@ impl Transfers {
 
     /// Held while a machine's transfer is opened.
     pub(crate) fn opening(&self, machine: MachineId) -> Arc<tokio::sync::Mutex<()>> {
-        let mut map = locked(&self.opening);
-        map.retain(|_, lock| Arc::strong_count(lock) > 1);
-        Arc::clone(map.entry(machine).or_default())
+        lock_of(&self.opening, machine)
+    }
+
+    /// Held while something is done for an agent that it may ask for again meanwhile.
+    pub(crate) fn turn(&self, agent: AgentId) -> Arc<tokio::sync::Mutex<()>> {
+        lock_of(&self.turns, agent)
     }
 
     /// Refuses a machine's transfer when there are too many; those that are committed give way. The transfers that are
@@ -174,15 +204,7 @@ impl Transfer {
         backup: Backup,
     ) -> Arc<Self> {
         let connection = Mutex::new(Connection::new(disks));
-        Arc::new(Self {
-            agent,
-            machine,
-            step,
-            attempt,
-            backup,
-            commit: tokio::sync::Mutex::default(),
-            connection,
-        })
+        Arc::new(Self { agent, machine, step, attempt, backup, commit: Arc::default(), connection })
     }
 
     pub(crate) fn connection(&self) -> Connection {
@@ -223,9 +245,17 @@ impl Connection {
             closed: CancellationToken::new(),
             work: TaskTracker::new(),
             disks: disks.into(),
+            streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+            maps: Arc::new(Semaphore::new(MAX_MAPS)),
             last_used: Instant::now(),
         }
     }
+}
+
+fn lock_of<K: Eq + std::hash::Hash>(locks: &Locks<K>, key: K) -> Arc<tokio::sync::Mutex<()>> {
+    let mut locks = locked(locks);
+    locks.retain(|_, lock| Arc::strong_count(lock) > 1);
+    Arc::clone(locks.entry(key).or_default())
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

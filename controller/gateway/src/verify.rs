@@ -1,16 +1,22 @@
 //! Verification of the vault; the catalogue is told what is damaged, and what is whole.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use tokio::sync::mpsc;
 use tonic::Status;
 use tracing::{error, info};
+use uuid::Uuid;
 
 use holdfast_proto::ids::MachineId;
-use holdfast_vault_engine::{VerifyDepth, VerifyPace, VerifyProgress, VerifyReport, VerifyScope};
+use holdfast_vault_engine::{
+    DamagedPoint, Finding, Outcome, PointState, VaultError, VerifyDepth, VerifyPace, VerifyProgress,
+    VerifyReport, VerifyScope,
+};
 
-use crate::error::{busy, status_of};
+use crate::error::{busy, chain, status_of};
 use crate::metrics::{DAMAGED_POINTS, VERIFIED_BYTES};
 use crate::retry::within;
-use crate::{Gateway, PointLocation};
+use crate::{Gateway, KeptPoint, PointLocation};
 
 /// What is verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,8 +32,9 @@ pub struct Verified {
     pub machine: MachineId,
     /// Sequence numbers, and what is wrong.
     pub damaged: Vec<(u64, String)>,
-    /// Every byte that these need was read.
-    pub sound: Vec<u64>,
+    /// Every byte that these need was read. With how often each had been found damaged when that began: what was found since
+    /// may have happened since.
+    pub sound: Vec<(u64, u32)>,
     pub actor: String,
 }
 
@@ -52,26 +59,42 @@ impl Gateway {
             (VerifyPace::Gentle, _) => None,
         };
         let failed = |error| status_of(&error);
-        let scopes = match target {
+        let scopes: Vec<(Uuid, VerifyScope)> = match target {
             VerifyTarget::Vault => {
-                let machines = inner.vault.machines().await.map_err(failed)?;
-                machines.into_iter().map(VerifyScope::Machine).collect()
+                let stored = inner.vault.machines().await.map_err(failed)?;
+                let catalogued = within(inner.authority.catalogued_points()).await?.into_keys();
+                let machines: BTreeSet<Uuid> = stored.into_iter().chain(catalogued).collect();
+                machines.into_iter().map(|machine| (machine, VerifyScope::Machine(machine))).collect()
             }
-            VerifyTarget::Machine(machine) => vec![VerifyScope::Machine(machine.0)],
-            VerifyTarget::Point(point) => vec![VerifyScope::Point(point.machine.0, point.seq)],
+            VerifyTarget::Machine(machine) => vec![(machine.0, VerifyScope::Machine(machine.0))],
+            VerifyTarget::Point(point) => {
+                vec![(point.machine.0, VerifyScope::Point(point.machine.0, point.seq))]
+            }
         };
         let (machines, mut report) = (scopes.len(), VerifyReport::default());
         // One after the other: what was found out counts, also if somebody ends the check.
-        for (done, scope) in scopes.into_iter().enumerate() {
+        for (done, (machine, scope)) in scopes.into_iter().enumerate() {
             let before = report.read_bytes;
             let tell = |so_far: VerifyProgress| {
                 let read_bytes = before + so_far.read_bytes;
                 let _ =
                     progress.try_send(VerifyProgress { machines_done: done, machines, read_bytes, ..so_far });
             };
-            let found = inner.vault.verify(scope, depth, pace, tell).await.map_err(failed)?;
+            let mut kept = within(inner.authority.kept_points(MachineId(machine))).await?;
+            if let VerifyScope::Point(_, seq) = scope {
+                kept.retain(|point| point.seq == seq);
+            }
+            let mut found = match inner.vault.verify(scope, depth, pace, tell).await {
+                // The one that was asked for: lost, if the catalogue has it.
+                Err(VaultError::Missing { .. }) if !kept.is_empty() => {
+                    let sound = BTreeMap::from([(machine, BTreeSet::new())]);
+                    VerifyReport { machines: 1, sound, ..VerifyReport::default() }
+                }
+                verified => verified.map_err(failed)?,
+            };
+            self.add_lost(machine, &kept, &mut found).await?;
             VERIFIED_BYTES.add(usize::try_from(found.read_bytes).unwrap_or(usize::MAX));
-            self.record_verified(&found, depth, actor).await?;
+            self.record_verified(&found, &kept, depth, actor).await?;
             report.merge(found);
         }
         info!(
@@ -84,9 +107,47 @@ impl Gateway {
         Ok(report)
     }
 
+    /// Adds the points of the catalogue of which the vault has nothing: it knows of one only if a later one was built on it.
+    async fn add_lost(
+        &self,
+        machine: Uuid,
+        kept: &[KeptPoint],
+        found: &mut VerifyReport,
+    ) -> Result<(), Status> {
+        let vault = &self.inner.vault;
+        for point in kept {
+            let seq = point.seq;
+            let is_told = found.sound.get(&machine).is_some_and(|seqs| seqs.contains(&seq))
+                || found.damaged.get(&machine).is_some_and(|seqs| seqs.contains_key(&seq));
+            if is_told {
+                continue;
+            }
+            // Purged, or put back, since it was looked for.
+            let standing = vault.standing(machine, seq).await;
+            if standing.is_ok_and(|standing| standing.state == PointState::Purged) {
+                continue;
+            }
+            let error = match vault.outcome(machine, seq).await {
+                Ok(Some(Outcome::Point(_))) => continue,
+                Ok(_) => VaultError::Missing { object: format!("point {}", point.id) },
+                Err(error) if error.is_damage() => error,
+                Err(error) => return Err(status_of(&error)),
+            };
+            let reason = chain(&error);
+            found.points += 1;
+            found.damaged.entry(machine).or_default().insert(seq, reason.clone());
+            let lost = DamagedPoint { seq, id: Some(point.id.0), disk: None, ranges: Vec::new() };
+            let machine_name = point.machine_name.clone();
+            found.findings.push(Finding { machine, machine_name, point: Some(lost), reason });
+        }
+        // Where there is no vault any more, everything is missing and nothing is damaged.
+        vault.check_present().await.map_err(|error| status_of(&error))
+    }
+
     async fn record_verified(
         &self,
         report: &VerifyReport,
+        kept: &[KeptPoint],
         depth: VerifyDepth,
         actor: &str,
     ) -> Result<(), Status> {
@@ -102,8 +163,8 @@ impl Gateway {
                 error!(%machine, seq, reason, "a point is damaged");
             }
             DAMAGED_POINTS.add(damaged.len());
-            let sound =
-                if depth == VerifyDepth::ReadData { sound.iter().copied().collect() } else { Vec::new() };
+            let is_read = |point: &&KeptPoint| depth == VerifyDepth::ReadData && sound.contains(&point.seq);
+            let sound = kept.iter().filter(is_read).map(|point| (point.seq, point.damages)).collect();
             let machine = MachineId(*machine);
             let verified = Verified { machine, damaged, sound, actor: actor.to_owned() };
             within(self.inner.authority.record_verified(&verified)).await?;

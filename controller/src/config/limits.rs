@@ -33,6 +33,11 @@ impl Limits {
         Ok(())
     }
 
+    /// Transfers that the gateway takes: when another controller dies, its agents come here in the midst of theirs.
+    pub(crate) fn gateway_transfers(self) -> usize {
+        usize::try_from(self.transfers).unwrap_or(usize::MAX).saturating_mul(2)
+    }
+
     /// What one machine has stored, others refer to, if there is memory for it.
     pub(crate) fn deduplicating(self, vault: Vault) -> Vault {
         match usize::try_from(self.deduplication_mib) {

@@ -38,6 +38,14 @@ fn flags_beat_the_file_and_the_file_beats_the_default() {
     assert_eq!(config.timing.resolve, Duration::from_secs(30));
 }
 
+/// What is given out the gateway has to take, and what comes from another controller that died as well.
+#[test]
+fn the_gateway_takes_what_is_given_out() {
+    let (_dir, path) = written("[limits]\ntransfers = 128");
+    let config = serve(&["--config", &path, "--data-dir", "/d", "--database-url", "postgres://x"]).unwrap();
+    assert_eq!((config.limits.transfers, config.limits.gateway_transfers()), (128, 256));
+}
+
 #[test]
 fn the_data_directory_may_hold_the_file() {
     let dir = tempfile::tempdir().unwrap();
@@ -70,6 +78,7 @@ fn mistakes_are_named() {
         ("[timing]\ndispatch = \"0s\"", "dispatch"),
         ("[timing]\nheartbeat = \"40s\"", "agent_lost_after"),
         ("[timing]\nresolve = \"400d\"", "resolve"),
+        ("[timing]\nstalled_after = \"0s\"", "stalled_after"),
         ("[timing]\ncertificate_lifetime = \"10ms\"", "certificate_lifetime"),
     ] {
         let (_dir, path) = written(text);

@@ -20,6 +20,10 @@ pub(crate) struct Timing {
     /// How long a step may wait for an agent that is away.
     #[serde(deserialize_with = "duration::deserialize")]
     pub(crate) give_up_after: Duration,
+    /// How long an attempt may get no further although its agent is there, whatever it does: hooks, a gateway that does not
+    /// answer, and a commit that takes long have to fit in.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub(crate) stalled_after: Duration,
     /// How long an older session has to answer before a newer one of the same agent takes its place.
     #[serde(deserialize_with = "duration::deserialize")]
     pub(crate) clone_ping: Duration,
@@ -57,6 +61,7 @@ impl Default for Timing {
             heartbeat: seconds(15),
             agent_lost_after: seconds(60),
             give_up_after: seconds(24 * 3600),
+            stalled_after: seconds(6 * 3600),
             clone_ping: seconds(5),
             dispatch: seconds(1),
             schedule: seconds(1),
@@ -76,6 +81,7 @@ impl Timing {
             ("heartbeat", self.heartbeat),
             ("agent_lost_after", self.agent_lost_after),
             ("give_up_after", self.give_up_after),
+            ("stalled_after", self.stalled_after),
             ("clone_ping", self.clone_ping),
             ("dispatch", self.dispatch),
             ("schedule", self.schedule),

@@ -31,6 +31,20 @@ impl JobError {
         }
     }
 
+    /// Its agent is there, and nothing gets on.
+    pub(crate) fn no_progress() -> Self {
+        Self {
+            code: "no_progress".to_owned(),
+            fault: Fault::Agent,
+            // What hangs on the machine would keep the next attempt waiting.
+            retryable: false,
+            message: "the agent is connected, but got no further with this step".to_owned(),
+            action:
+                "see in the kernel's log whether a disk of the machine hangs, and in the agent's what it does"
+                    .to_owned(),
+        }
+    }
+
     pub(crate) fn cancelled() -> Self {
         Self {
             code: "cancelled".to_owned(),
@@ -67,7 +81,7 @@ impl JobError {
             code: "transfer_unconfirmed".to_owned(),
             fault: Fault::System,
             retryable: true,
-            message: "the agent reported a point that the catalogue does not have".to_owned(),
+            message: "the agent reported a point that the catalogue does not have of this attempt".to_owned(),
             action: String::new(),
         }
     }
@@ -77,7 +91,9 @@ impl JobError {
             code: "wrong_report".to_owned(),
             fault: Fault::Agent,
             retryable: false,
-            message: "the agent reported the end of another kind of step".to_owned(),
+            message:
+                "the agent's report of the step's end is of another kind of step, or not to be understood"
+                    .to_owned(),
             action: "upgrade the agent to the controller's version".to_owned(),
         }
     }

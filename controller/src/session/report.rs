@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use tonic::Status;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use holdfast_proto::ids::{PointId, StepId};
 use holdfast_proto::v1::{
@@ -9,6 +9,7 @@ use holdfast_proto::v1::{
 };
 
 use crate::app::{App, crash_point};
+use crate::domain::error::JobError;
 use crate::live::Live;
 use crate::store::StoreError;
 use crate::store::attempt::{AttemptEnd, AttemptKey, Recorded};
@@ -16,23 +17,23 @@ use crate::store::session::ProgressUpdate;
 
 use super::wire::{self, malformed, read_error, read_snapshot};
 
-/// Records a report and acknowledges it. An error ends the session: the agent keeps the report and sends it again.
+/// Records a report and acknowledges it. An error ends the session: the agent keeps the report and sends it again, which for
+/// one that cannot be understood would never end.
 pub(super) async fn handle(app: &Arc<App>, live: &Arc<Live>, report: StepReport) -> Result<(), Status> {
-    let attempt = report.attempt.ok_or_else(|| malformed("a report without its attempt"))?;
-    let (step, number) = wire::read_attempt(&attempt)?;
+    let read = report.attempt.and_then(|attempt| Some((wire::read_attempt(&attempt).ok()?, attempt)));
+    let Some(((step, number), attempt)) = read else {
+        warn!(agent = %live.agent, "a report without its attempt is dropped");
+        return Ok(());
+    };
     let end = match report.outcome {
         Some(Outcome::Progress(progress)) => {
             app.sessions.note_progress(progress_update(live, (step, number), report.sequence, progress));
             return Ok(());
         }
-        Some(Outcome::SnapshotTaken(taken)) => AttemptEnd::SnapshotTaken(read_snapshot(taken)?),
-        Some(Outcome::TransferDone(done)) => {
-            AttemptEnd::Transferred { point: PointId::from_wire(&done.point_id)?.0 }
-        }
-        Some(Outcome::SnapshotReleased(_)) => AttemptEnd::Released,
-        Some(Outcome::Failed(detail)) => AttemptEnd::Failed(read_error(detail)),
-        Some(Outcome::Cancelled(_)) => AttemptEnd::Cancelled,
-        None => return Err(malformed("a report of an unknown kind")),
+        outcome => read_end(outcome).unwrap_or_else(|status| {
+            warn!(agent = %live.agent, %step, reason = status.message(), "a report is not understood");
+            AttemptEnd::Failed(JobError::wrong_report())
+        }),
     };
     let key = AttemptKey { step, attempt: number, machine: Some(live.machine) };
     let described = describe(&end);
@@ -53,6 +54,20 @@ pub(super) async fn handle(app: &Arc<App>, live: &Arc<Live>, report: StepReport)
     // A session that does not take the answer is ending; the report will come again.
     let _ = live.send(controller_message::Kind::Ack(ack));
     Ok(())
+}
+
+fn read_end(outcome: Option<Outcome>) -> Result<AttemptEnd, Status> {
+    Ok(match outcome {
+        Some(Outcome::SnapshotTaken(taken)) => AttemptEnd::SnapshotTaken(read_snapshot(taken)?),
+        Some(Outcome::TransferDone(done)) => {
+            AttemptEnd::Transferred { point: PointId::from_wire(&done.point_id)?.0 }
+        }
+        Some(Outcome::SnapshotReleased(_)) => AttemptEnd::Released,
+        Some(Outcome::Failed(detail)) => AttemptEnd::Failed(read_error(detail)),
+        Some(Outcome::Cancelled(_)) => AttemptEnd::Cancelled,
+        // A newer agent's.
+        Some(Outcome::Progress(_)) | None => return Err(malformed("a report of an unknown kind")),
+    })
 }
 
 fn progress_update(

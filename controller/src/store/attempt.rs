@@ -196,10 +196,12 @@ async fn keep(
         (StepKind::TransferData, AttemptEnd::Transferred { point }) => {
             let updated = sqlx::query(
                 "UPDATE jobs SET point_id = $2 WHERE id = $1
-                 AND EXISTS (SELECT 1 FROM points p WHERE p.id = $2 AND p.machine_id = jobs.machine_id)",
+                 AND EXISTS (SELECT 1 FROM points p WHERE p.id = $2 AND p.step_id = $3 AND p.attempt = $4)",
             )
             .bind(step.job_id)
             .bind(point)
+            .bind(step.id)
+            .bind(step.attempt)
             .execute(connection)
             .await
             .during("give a job its point")?;

@@ -103,8 +103,8 @@ impl Store {
                 let stored: u64 = point.disks.iter().map(|disk| disk.stored_bytes).sum();
                 let inserted = sqlx::query(
                     "INSERT INTO points (id, machine_id, seq, hash, created_at, consistency, state, disks, stored_bytes,
-                                         serves_until)
-                     VALUES ($1, $2, $3, $4, $5, $6, 'listed', $7, $8,
+                                         step_id, attempt, serves_until)
+                     VALUES ($1, $2, $3, $4, $5, $6, 'listed', $7, $8, $9, $10,
                              coalesce((SELECT coalesce(j.slot, j.started_at) FROM steps s JOIN jobs j ON j.id = s.job_id
                                        WHERE s.id = $9 AND j.machine_id = $2), $5))
                      ON CONFLICT (id) DO NOTHING",
@@ -118,6 +118,7 @@ impl Store {
                 .bind(Json(&point.disks))
                 .bind(i64::try_from(stored).unwrap_or(i64::MAX))
                 .bind(point.step.0)
+                .bind(point.attempt)
                 .execute(&mut *connection)
                 .await
                 .during("insert a point")?;

@@ -3,40 +3,56 @@
 use serde_json::json;
 use uuid::Uuid;
 
-use holdfast_proto::ids::{MachineId, PointId};
+use holdfast_proto::ids::MachineId;
 
 use super::{During, Store, StoreError, audit};
 
-/// By what a point is known.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum PointKey {
-    Id(PointId),
-    Seq(MachineId, i64),
+/// A point that is not purged.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub(crate) struct KeptRow {
+    pub(crate) id: Uuid,
+    pub(crate) machine_name: String,
+    pub(crate) seq: i64,
+    /// How often it was found damaged.
+    pub(crate) damages: i32,
 }
 
 impl Store {
+    pub(crate) async fn kept_points(&self, machine: MachineId) -> Result<Vec<KeptRow>, StoreError> {
+        sqlx::query_as(
+            "SELECT p.id, m.name AS machine_name, p.seq, p.damages FROM points p JOIN machines m ON m.id = p.machine_id
+             WHERE p.machine_id = $1 AND p.state <> 'purged' ORDER BY p.seq",
+        )
+        .bind(machine.0)
+        .fetch_all(&self.pool)
+        .await
+        .during("list the points that are kept of a machine")
+    }
+
     /// What was damaged first is what is remembered.
-    pub(crate) async fn mark_damaged(&self, point: PointKey, reason: &str) -> Result<(), StoreError> {
+    pub(crate) async fn mark_damaged(
+        &self,
+        machine: MachineId,
+        seq: i64,
+        reason: &str,
+    ) -> Result<(), StoreError> {
         let reason = reason.to_owned();
-        let (id, machine, seq) = match point {
-            PointKey::Id(id) => (Some(id.0), None, None),
-            PointKey::Seq(machine, seq) => (None, Some(machine.0), Some(seq)),
-        };
         self.transaction("mark a point damaged", move |connection| {
             Box::pin(async move {
-                let marked: Option<(Uuid,)> = sqlx::query_as(
-                    "UPDATE points SET damage = $4, state = CASE state WHEN 'listed' THEN 'damaged' ELSE state END
-                     WHERE (id = $1 OR (machine_id = $2 AND seq = $3)) AND damage IS NULL AND state <> 'purged'
-                     RETURNING id",
+                let marked: Option<(Uuid, bool)> = sqlx::query_as(
+                    "WITH before AS (SELECT id, damage IS NULL AS is_first FROM points
+                                     WHERE machine_id = $1 AND seq = $2 AND state <> 'purged' FOR UPDATE)
+                     UPDATE points SET damage = coalesce(damage, $3), damages = damages + 1,
+                            state = CASE state WHEN 'listed' THEN 'damaged' ELSE state END
+                     FROM before WHERE points.id = before.id RETURNING points.id, before.is_first",
                 )
-                .bind(id)
-                .bind(machine)
+                .bind(machine.0)
                 .bind(seq)
                 .bind(&reason)
                 .fetch_optional(&mut *connection)
                 .await
                 .during("mark a point damaged")?;
-                let Some((id,)) = marked else { return Ok(()) };
+                let Some((id, true)) = marked else { return Ok(()) };
                 let detail = json!({ "reason": reason });
                 audit::record(connection, "gateway", "point.damaged", &id.to_string(), detail).await
             })
@@ -44,24 +60,29 @@ impl Store {
         .await
     }
 
-    /// Every byte that these points of a machine need was read and compared: those that were called damaged are not.
+    /// Every byte that these points of a machine need was read and compared, after each had been found damaged so often: those
+    /// that were called damaged then are not.
     pub(crate) async fn mark_sound(
         &self,
         machine: MachineId,
-        seqs: Vec<i64>,
+        sound: Vec<(i64, i32)>,
         actor: &str,
     ) -> Result<(), StoreError> {
+        let (seqs, damages): (Vec<i64>, Vec<i32>) = sound.into_iter().unzip();
         let actor = actor.to_owned();
         self.transaction("mark points sound", move |connection| {
             Box::pin(async move {
                 let healed: Vec<(Uuid, String)> = sqlx::query_as(
-                    "WITH damaged AS (SELECT id, damage FROM points
-                                      WHERE machine_id = $1 AND seq = ANY($2) AND damage IS NOT NULL FOR UPDATE)
+                    "WITH damaged AS (SELECT p.id, p.damage
+                                      FROM points p JOIN unnest($2::bigint[], $3::integer[]) AS s (seq, damages)
+                                           ON s.seq = p.seq AND s.damages = p.damages
+                                      WHERE p.machine_id = $1 AND p.damage IS NOT NULL FOR UPDATE OF p)
                      UPDATE points SET damage = NULL, state = CASE state WHEN 'damaged' THEN 'listed' ELSE state END
                      FROM damaged WHERE points.id = damaged.id RETURNING points.id, damaged.damage",
                 )
                 .bind(machine.0)
                 .bind(&seqs)
+                .bind(&damages)
                 .fetch_all(&mut *connection)
                 .await
                 .during("mark points sound")?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use holdfast_proto::ids::{JobId, MachineId, StepId};
+use holdfast_proto::ids::{AgentId, JobId, MachineId, StepId};
 
 use crate::domain::error::JobError;
 use crate::domain::job::JobState;
@@ -17,6 +17,14 @@ use super::{During, Store, StoreError};
 
 /// Rows that one pass looks at; the next pass takes the rest.
 const BATCH: i64 = 500;
+
+/// An attempt that does not get on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StalledAttempt {
+    pub(crate) step: StepId,
+    pub(crate) attempt: i64,
+    pub(crate) agent: AgentId,
+}
 
 impl Store {
     /// Attempts whose lease is over. Those whose commit began are the resolver's.
@@ -57,6 +65,69 @@ impl Store {
                 }
                 let key = AttemptKey { step, attempt, machine: None };
                 end_attempt(connection, &slot, key, AttemptEnd::Lost, retry_delay).await?;
+                Ok(true)
+            })
+        })
+        .await
+    }
+
+    /// Attempts that this controller's agents work on and that have not got on for `patience`. Those whose commit began are the
+    /// resolver's.
+    pub(crate) async fn stalled_attempts(
+        &self,
+        controller: Uuid,
+        patience: Duration,
+    ) -> Result<Vec<StalledAttempt>, StoreError> {
+        let rows: Vec<(Uuid, i64, Uuid)> = sqlx::query_as(
+            "SELECT s.id, s.attempt, a.agent_id FROM steps s JOIN jobs j ON j.id = s.job_id
+             JOIN agent_sessions a ON a.machine_id = j.machine_id
+             WHERE s.state IN ('dispatched', 'running') AND s.committing_seq IS NULL AND s.controller_id = $1
+               AND s.progressed_at < now() - $2::interval
+             ORDER BY s.progressed_at LIMIT $3",
+        )
+        .bind(controller)
+        .bind(patience)
+        .bind(BATCH)
+        .fetch_all(&self.pool)
+        .await
+        .during("find stalled attempts")?;
+        Ok(rows
+            .into_iter()
+            .map(|(step, attempt, agent)| StalledAttempt {
+                step: StepId(step),
+                attempt,
+                agent: AgentId(agent),
+            })
+            .collect())
+    }
+
+    /// Ends an attempt that has not got on for `patience`, unless it did or began its commit meanwhile. Answers whether it did.
+    pub(crate) async fn end_stalled(
+        &self,
+        stalled: StalledAttempt,
+        patience: Duration,
+        retry_delay: Duration,
+    ) -> Result<bool, StoreError> {
+        let StalledAttempt { step, attempt, .. } = stalled;
+        self.transaction("end a stalled attempt", move |connection| {
+            Box::pin(async move {
+                let Some(slot) = LockedSlot::of_step(connection, step).await? else { return Ok(false) };
+                let stalled: Option<(i32,)> = sqlx::query_as(
+                    "SELECT 1 FROM steps WHERE id = $1 AND attempt = $2 AND progressed_at < now() - $3::interval
+                     AND committing_seq IS NULL AND state IN ('dispatched', 'running') FOR UPDATE",
+                )
+                .bind(step.0)
+                .bind(attempt)
+                .bind(patience)
+                .fetch_optional(&mut *connection)
+                .await
+                .during("check a stalled attempt")?;
+                if stalled.is_none() {
+                    return Ok(false);
+                }
+                let key = AttemptKey { step, attempt, machine: None };
+                let end = AttemptEnd::Failed(JobError::no_progress());
+                end_attempt(connection, &slot, key, end, retry_delay).await?;
                 Ok(true)
             })
         })

@@ -125,7 +125,9 @@ impl Store {
         let (steps, attempts): (Vec<Uuid>, Vec<i64>) =
             running.iter().map(|(step, attempt)| (step.0, *attempt)).unzip();
         let rows: Vec<(Uuid, i64)> = sqlx::query_as(
-            "UPDATE steps SET controller_id = $2, lease_until = greatest(lease_until, now() + $5::interval)
+            // While no controller was there, nobody wrote down how it got on.
+            "UPDATE steps SET controller_id = $2, lease_until = greatest(lease_until, now() + $5::interval),
+                    progressed_at = CASE WHEN controller_id = $2 THEN progressed_at ELSE now() END
              FROM unnest($3::uuid[], $4::bigint[]) AS r (step, attempt), jobs j
              WHERE steps.id = r.step AND steps.attempt = r.attempt AND steps.state IN ('dispatched', 'running')
                AND j.id = steps.job_id AND j.machine_id = $1
@@ -189,7 +191,9 @@ impl Store {
             // order of its own would deadlock.
             "WITH free AS (SELECT id FROM steps WHERE id = ANY($1) FOR NO KEY UPDATE SKIP LOCKED)
              UPDATE steps SET state = 'running', report_seq = p.sequence, total_bytes = p.total, read_bytes = p.read,
-                    changed_bytes = p.changed, sent_bytes = p.sent
+                    changed_bytes = p.changed, sent_bytes = p.sent,
+                    progressed_at = CASE WHEN (total_bytes, read_bytes, changed_bytes, sent_bytes)
+                                              = (p.total, p.read, p.changed, p.sent) THEN progressed_at ELSE now() END
              FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[],
                          $8::uuid[])
                   AS p (step, attempt, sequence, total, read, changed, sent, machine), free, jobs

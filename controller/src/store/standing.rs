@@ -1,14 +1,14 @@
 //! Where points stand, as the vault decided.
 
 use chrono::{DateTime, Utc};
-use serde_json::json;
+use serde_json::Value;
 use uuid::Uuid;
 
 use holdfast_proto::ids::MachineId;
 
 use super::{During, Store, StoreError, audit};
 
-/// Where a point stands, and who decided that.
+/// Where a point stands, and what led there.
 #[derive(Clone, Debug)]
 pub(crate) struct NewStanding {
     pub(crate) machine: MachineId,
@@ -17,8 +17,18 @@ pub(crate) struct NewStanding {
     /// How many decisions led here.
     pub(crate) decisions: i32,
     pub(crate) lock: Option<(&'static str, DateTime<Utc>)>,
+    pub(crate) events: Vec<DecidedRow>,
+}
+
+/// One decision about a point.
+#[derive(Clone, Debug)]
+pub(crate) struct DecidedRow {
+    /// From 1.
+    pub(crate) number: i32,
     pub(crate) actor: String,
     pub(crate) action: &'static str,
+    /// For the audit.
+    pub(crate) detail: Value,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +53,8 @@ impl NewPointState {
 }
 
 impl Store {
-    /// Records where a point stands, unless something newer is known. Idempotent.
+    /// Records where a point stands, unless something newer is known, and who decided what since the last that was known.
+    /// Idempotent.
     pub(crate) async fn record_standing(&self, new: NewStanding) -> Result<(), StoreError> {
         self.transaction("record where a point stands", move |connection| {
             Box::pin(async move {
@@ -51,10 +62,12 @@ impl Store {
                     NewPointState::SoftDeleted { at, purge_after } => (Some(at), Some(purge_after)),
                     NewPointState::Kept | NewPointState::Purged => (None, None),
                 };
-                let updated: Option<(Uuid,)> = sqlx::query_as(
-                    "UPDATE points SET decisions = $3, deleted_at = $5, purge_after = $6, lock_mode = $7, locked_until = $8,
+                let updated: Option<(Uuid, i32)> = sqlx::query_as(
+                    "WITH before AS (SELECT id, decisions FROM points
+                                     WHERE machine_id = $1 AND seq = $2 AND decisions < $3 FOR UPDATE)
+                     UPDATE points SET decisions = $3, deleted_at = $5, purge_after = $6, lock_mode = $7, locked_until = $8,
                          state = CASE WHEN $4 = 'listed' AND damage IS NOT NULL THEN 'damaged' ELSE $4 END
-                     WHERE machine_id = $1 AND seq = $2 AND decisions < $3 RETURNING id",
+                     FROM before WHERE points.id = before.id RETURNING points.id, before.decisions",
                 )
                 .bind(new.machine.0)
                 .bind(new.seq)
@@ -67,13 +80,11 @@ impl Store {
                 .fetch_optional(&mut *connection)
                 .await
                 .during("record where a point stands")?;
-                let Some((id,)) = updated else { return Ok(()) };
-                let detail = json!({
-                    "state": new.state.as_str(),
-                    "purge_after": purge_after,
-                    "lock": new.lock.map(|(mode, until)| json!({ "mode": mode, "until": until })),
-                });
-                audit::record(connection, &new.actor, new.action, &id.to_string(), detail).await
+                let Some((id, known)) = updated else { return Ok(()) };
+                for event in new.events.into_iter().filter(|event| event.number > known) {
+                    audit::record(connection, &event.actor, event.action, &id.to_string(), event.detail).await?;
+                }
+                Ok(())
             })
         })
         .await

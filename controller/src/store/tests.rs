@@ -2,8 +2,11 @@
 //! databases may be made.
 
 mod claims;
+mod damage;
 mod objectives;
+mod reports;
 mod schedules;
+mod standing;
 mod transactions;
 
 use std::time::Duration;

@@ -20,6 +20,16 @@ pub(super) async fn pass(app: Arc<App>) -> Result<(), StoreError> {
             app.sessions.wake();
         }
     }
+    let patience = app.timing.stalled_after;
+    for stalled in app.store.stalled_attempts(app.controller_id, patience).await? {
+        let ended = app.store.end_stalled(stalled, patience, app.timing.retry_delay).await;
+        if go_on("end a stalled attempt", stalled.step, ended)? == Some(true) {
+            warn!(step = %stalled.step, attempt = stalled.attempt, "attempt ended: it did not get on");
+            // One that is away learns it from the answer to its next Hello.
+            let _ = app.sessions.cancel(stalled.agent, (stalled.step, stalled.attempt));
+            app.sessions.wake();
+        }
+    }
     for step in app.store.abandoned_steps(app.timing.give_up_after).await? {
         let given_up = app.store.give_up_step(step, app.timing.retry_delay).await;
         if go_on("give a step up", step, given_up)?.is_some() {

@@ -176,8 +176,7 @@ fn what_a_purged_point_alone_needed_is_freed() {
 
 #[test]
 fn a_policy_keeps_what_it_says() {
-    // Long enough that no collection overtakes the catalogue's record of who deleted it.
-    let rig = Rig::with_points(&[("window", "4s"), ("collect", "1s")], 4);
+    let rig = Rig::with_points(&[("window", "1s"), ("collect", "1s")], 4);
     let world = &rig.world;
     let _ = world.cli.run(&["point", "lock", rig.id(1), "--for", "1h"]).succeeds();
     let policy = world.path("policy.yaml");

@@ -94,6 +94,32 @@ fn damage_is_found_named_and_healed() {
 }
 
 #[test]
+fn a_point_that_the_vault_lost_is_found() {
+    let world = World::start_with(Postgres::shared(), &[]);
+    let image = Image::random(&world.path("disk.raw"), SIZE, 1);
+    let _agent = world.running_agent("web1", &[("data", &image.path)]);
+    let first = world.back_up("web1");
+    let second = world.back_up("web1");
+    let machine = world.machine("web1")["id"].as_str().unwrap().to_owned();
+    let object = world.controller.vault_dir().join(format!("points/{machine}/{:020}", 2));
+    let kept = world.path("kept");
+    fs::rename(&object, &kept).unwrap();
+    let answer = world.cli.run(&["vault", "check", "-o", "json"]);
+    assert_eq!(answer.code, 1, "{answer:?}");
+    let finding = &answer.json()["findings"][0];
+    assert_eq!(
+        (&finding["machine"], &finding["point"]),
+        (&"web1".into(), &second.as_str().into()),
+        "{answer:?}"
+    );
+    assert_eq!(world.point(&second)["state"], "damaged");
+    assert_eq!(world.point("web1@latest")["id"], first.as_str());
+    fs::rename(&kept, &object).unwrap();
+    let _ = world.cli.run(&["point", "verify", &second]).succeeds();
+    assert_eq!(world.point(&second)["state"], "listed");
+}
+
+#[test]
 fn everything_is_read_in_its_time() {
     let world = World::start_with(Postgres::shared(), &[("verify", "1s")]);
     let image = Image::random(&world.path("disk.raw"), SIZE, 1);

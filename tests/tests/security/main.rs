@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod clones;
+mod reports;
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};

@@ -1,18 +1,36 @@
+use std::collections::BTreeMap;
+
 use uuid::Uuid;
 
 use holdfast_vault_format::container::Kind;
 use holdfast_vault_format::record::Abort;
 
+use crate::event::PointNames;
 use crate::{OpenBackup, Outcome, Vault, VaultError};
 
+/// What has become of a machine's backups.
+#[derive(Debug)]
+pub struct Backups {
+    /// Those without an outcome. One whose `open` object is damaged has nil ids: it can only be concluded.
+    pub unconcluded: Vec<OpenBackup>,
+    /// How much was decided about each of the others, points and aborts, by its sequence number.
+    pub decisions: BTreeMap<u64, u32>,
+}
+
 impl Vault {
-    /// Backups of a machine without an outcome. One whose `open` object is damaged has nil ids: it can only be
-    /// concluded.
+    /// Backups of a machine without an outcome.
     pub async fn unconcluded(&self, machine: Uuid) -> Result<Vec<OpenBackup>, VaultError> {
-        let decided = self.point_seqs(machine).await?;
+        Ok(self.backups(machine).await?.unconcluded)
+    }
+
+    /// All backups of a machine.
+    pub async fn backups(&self, machine: Uuid) -> Result<Backups, VaultError> {
+        let PointNames { seqs, events } = self.point_names(machine).await?;
+        let last = |seq| events.get(&seq).and_then(|numbers| numbers.last().copied()).unwrap_or(0);
+        let decisions: BTreeMap<u64, u32> = seqs.into_keys().map(|seq| (seq, last(seq))).collect();
         let mut open = Vec::new();
         for seq in self.open_seqs(machine).await? {
-            if decided.binary_search(&seq).is_ok() {
+            if decisions.contains_key(&seq) {
                 continue;
             }
             open.push(match self.read_open(machine, seq).await {
@@ -29,7 +47,7 @@ impl Vault {
                 Err(error) => return Err(error),
             });
         }
-        Ok(open)
+        Ok(Backups { unconcluded: open, decisions })
     }
 
     /// Decides that a backup has no point, unless it has one already: then that is the answer. Only after this is an attempt

@@ -103,21 +103,36 @@ impl Vault {
         self.standing_by(machine, seq, names.events.get(&seq)).await
     }
 
-    /// The same, with the numbers of its events as they were listed.
+    /// All that was decided about a point, in its order.
+    pub async fn events(&self, machine: Uuid, seq: u64) -> Result<Vec<Event>, VaultError> {
+        let names = self.point_names(machine).await?;
+        self.events_by(machine, seq, names.events.get(&seq)).await
+    }
+
+    /// Where a point stands, with the numbers of its events as they were listed.
     pub(crate) async fn standing_by(
         &self,
         machine: Uuid,
         seq: u64,
         numbers: Option<&Vec<u32>>,
     ) -> Result<Standing, VaultError> {
-        let mut standing = Standing::default();
+        Ok(Standing::after(&self.events_by(machine, seq, numbers).await?))
+    }
+
+    async fn events_by(
+        &self,
+        machine: Uuid,
+        seq: u64,
+        numbers: Option<&Vec<u32>>,
+    ) -> Result<Vec<Event>, VaultError> {
+        let mut events = Vec::new();
         for (expected, number) in (1..).zip(numbers.into_iter().flatten()) {
             if *number != expected {
                 return Err(VaultError::Missing { object: name::event(machine, seq, expected) });
             }
-            standing.apply(&self.read_event(machine, seq, *number).await?);
+            events.push(self.read_event(machine, seq, *number).await?);
         }
-        Ok(standing)
+        Ok(events)
     }
 
     pub(crate) async fn point_names(&self, machine: Uuid) -> Result<PointNames, VaultError> {

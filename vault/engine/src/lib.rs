@@ -33,6 +33,7 @@ mod vault;
 mod verify;
 mod writer;
 
+pub use abort::Backups;
 pub use backup::{Backup, DiskBase, NewCell, Receipt};
 pub use begin::{BeginBackup, Begun, DiskSpec};
 pub use collect::{
@@ -41,7 +42,7 @@ pub use collect::{
 pub use commit::Prepared;
 pub use disk::{DiskReader, Piece, StoredCell, Window};
 pub use error::VaultError;
-pub use holdfast_vault_format::event::{Action, LockMode};
+pub use holdfast_vault_format::event::{Action, Event, LockMode};
 pub use holdfast_vault_format::record::{Consistency, PointRef};
 pub use holdfast_vault_format::{
     BLOCK_SIZE, BlockHasher, CellError, Codec, Extent, MAX_CELL_BYTES, cell_hash, decode_cell, encode_cell,

@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -6,7 +6,6 @@ use uuid::Uuid;
 use holdfast_vault_format::container::Kind;
 use holdfast_vault_format::record::{self, Abort, Consistency, DeltaRef, Open, PointRef};
 
-use crate::event::PointNames;
 use crate::standing::{Deletion, PointState};
 use crate::{Vault, VaultError, name, object};
 
@@ -167,13 +166,6 @@ impl Vault {
             .iter()
             .filter_map(name::seq_of)
             .collect())
-    }
-
-    /// How much was decided about each of a machine's points and aborts, by its sequence number.
-    pub async fn decisions(&self, machine: Uuid) -> Result<BTreeMap<u64, u32>, VaultError> {
-        let PointNames { seqs, events } = self.point_names(machine).await?;
-        let last = |seq| events.get(&seq).and_then(|numbers| numbers.last().copied()).unwrap_or(0);
-        Ok(seqs.into_keys().map(|seq| (seq, last(seq))).collect())
     }
 
     /// What became of a backup, for ever; `None` while it is open.

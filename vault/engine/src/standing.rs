@@ -73,6 +73,16 @@ pub enum Refusal {
 }
 
 impl Standing {
+    /// After all that was decided, in its order.
+    #[must_use]
+    pub fn after(events: &[Event]) -> Self {
+        let mut standing = Self::default();
+        for event in events {
+            standing.apply(event);
+        }
+        standing
+    }
+
     /// What may follow: `Ok(None)` if it is so already.
     pub(crate) fn check(&self, action: Action, now: Now) -> Result<Option<Action>, Refusal> {
         use PointState::{Listed, Purged, SoftDeleted};

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use chrono::Utc;
 use tokio::sync::Semaphore;
@@ -9,7 +10,7 @@ use tonic::{Code, Status};
 use uuid::Uuid;
 
 use holdfast_gateway::{
-    Authority, Decided, FoundMachine, PointLocation, TransferGrant, UnsettledCommit, Verified,
+    Authority, Decided, FoundMachine, KeptPoint, PointLocation, TransferGrant, UnsettledCommit, Verified,
 };
 use holdfast_proto::error::{ErrorDetailExt as _, agent_error, system_error, user_error};
 use holdfast_proto::ids::{AgentId, MachineId, PointId, SnapshotId, StepId};
@@ -35,7 +36,7 @@ pub(crate) struct Script {
     pub(crate) points: BTreeMap<(MachineId, u64), Point>,
     pub(crate) standings: BTreeMap<(MachineId, u64), Standing>,
     pub(crate) aborted: Vec<(StepId, i64)>,
-    pub(crate) damaged: Vec<(PointId, String)>,
+    pub(crate) damaged: Vec<(PointLocation, String)>,
     pub(crate) verified: Vec<Verified>,
     pub(crate) restores: Vec<(String, PointId, String)>,
     /// So many more calls of `record_point` fail.
@@ -43,6 +44,10 @@ pub(crate) struct Script {
     pub(crate) record_calls: u32,
     /// So many more calls of `begin_commit` fail after they took effect.
     pub(crate) begin_failures: u32,
+    pub(crate) begin_calls: u32,
+    pub(crate) authorise_calls: u32,
+    /// How long a commit may take; `None`: as long as it likes.
+    pub(crate) commit_lease: Option<Duration>,
     /// Commits whose lease is over.
     pub(crate) unsettled: Vec<UnsettledCommit>,
 }
@@ -104,7 +109,8 @@ impl Authority for ScriptedAuthority {
         step: StepId,
         attempt: i64,
     ) -> Result<TransferGrant, Status> {
-        let script = self.script();
+        let mut script = self.script();
+        script.authorise_calls += 1;
         let row = script.steps.get(&step).ok_or_else(|| Status::not_found("no such step"))?;
         if row.agent != agent {
             return Err(
@@ -132,9 +138,10 @@ impl Authority for ScriptedAuthority {
         })
     }
 
-    async fn begin_commit(&self, step: StepId, attempt: i64, seq: u64) -> Result<(), Status> {
+    async fn begin_commit(&self, step: StepId, attempt: i64, seq: u64) -> Result<Duration, Status> {
         {
             let mut script = self.script();
+            script.begin_calls += 1;
             let row = script.steps.get_mut(&step).unwrap();
             if row.attempt != attempt || !row.running || row.committing.is_some_and(|other| other > seq) {
                 return Err(stale(attempt));
@@ -154,7 +161,7 @@ impl Authority for ScriptedAuthority {
             hold.reached.add_permits(1);
             hold.released.acquire().await.unwrap().forget();
         }
-        Ok(())
+        Ok(self.script().commit_lease.unwrap_or(Duration::from_secs(600)))
     }
 
     async fn record_point(&self, point: &Point) -> Result<(), Status> {
@@ -213,6 +220,20 @@ impl Authority for ScriptedAuthority {
         Ok(of.map(|(_, seq)| (*seq, known(*seq))).collect())
     }
 
+    async fn kept_points(&self, machine: MachineId) -> Result<Vec<KeptPoint>, Status> {
+        let script = self.script();
+        let found_damaged =
+            |seq| script.damaged.iter().filter(move |(at, _)| (at.machine, at.seq) == (machine, seq));
+        let of = script.points.iter().filter(|((of, _), _)| *of == machine);
+        let kept = of.map(|((_, seq), point)| KeptPoint {
+            id: PointId(point.id),
+            machine_name: point.machine_name.clone(),
+            seq: *seq,
+            damages: u32::try_from(found_damaged(*seq).count()).unwrap(),
+        });
+        Ok(kept.collect())
+    }
+
     async fn catalogued_points(&self) -> Result<BTreeMap<Uuid, Vec<u64>>, Status> {
         let mut all: BTreeMap<Uuid, Vec<u64>> = BTreeMap::new();
         for (machine, seq) in self.script().points.keys() {
@@ -223,7 +244,7 @@ impl Authority for ScriptedAuthority {
 
     async fn record_standing(&self, decided: &Decided) -> Result<(), Status> {
         let at = (decided.machine, decided.seq);
-        self.script().standings.insert(at, decided.standing.clone());
+        self.script().standings.insert(at, Standing::after(&decided.events));
         Ok(())
     }
 
@@ -236,7 +257,7 @@ impl Authority for ScriptedAuthority {
         Ok(())
     }
 
-    async fn mark_damaged(&self, point: PointId, reason: &str) -> Result<(), Status> {
+    async fn mark_damaged(&self, point: PointLocation, reason: &str) -> Result<(), Status> {
         self.script().damaged.push((point, reason.to_owned()));
         Ok(())
     }

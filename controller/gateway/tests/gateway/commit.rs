@@ -131,6 +131,51 @@ async fn a_transfer_with_a_hole_is_no_point() {
     assert_eq!(bed.points(agent.machine).await, 1);
 }
 
+/// What is not decided in its time anybody may decide: the agent does not wait for it, and finds out by beginning afresh.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_takes_no_longer_than_its_lease() {
+    let bed = Bed::new().await;
+    let image = noise(1, MIB);
+    let (agent, transfer) = sent(&bed, &image).await;
+    bed.authority.script().commit_lease = Some(Duration::ZERO);
+    let status = agent.try_commit(&transfer).await.unwrap_err();
+    assert_eq!((status.code(), detail_of(&status).code.as_str()), (Code::Unavailable, "vault_unavailable"));
+    assert_eq!(agent.try_commit(&transfer).await.unwrap_err().code(), Code::Unavailable);
+    assert_eq!(bed.authority.script().begin_calls, 1, "it is not open any more");
+    bed.authority.script().commit_lease = None;
+    // The write that was given up may have come through.
+    let open = agent.open().await;
+    if open.committed_point_id.is_empty() {
+        assert!(agent.changed(&open, "data", &image).await.is_empty(), "what was sent is kept");
+        agent.commit(&open.transfer_id).await;
+    }
+    assert_eq!(bed.points(agent.machine).await, 1);
+    assert_eq!(bed.authority.script().points.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_waited_for_another_one_does_nothing_for_a_transfer_that_was_replaced() {
+    let bed = Bed::new().await;
+    let (agent, transfer) = sent(&bed, &noise(1, MIB)).await;
+    let hold = bed.authority.hold_commits();
+    let commit = || {
+        let (agent, transfer) = (agent.clone(), transfer.clone());
+        tokio::spawn(async move { agent.try_commit(&transfer).await })
+    };
+    let first = commit();
+    hold.reached().await;
+    let second = commit();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    bed.authority.step(agent.step, |step| step.attempt = 2);
+    let next = Agent { attempt: 2, ..agent.clone() };
+    next.open().await;
+    hold.release();
+    assert_eq!(detail_of(&first.await.unwrap().unwrap_err()).code, "transfer_superseded");
+    assert_eq!(detail_of(&second.await.unwrap().unwrap_err()).code, "transfer_closed");
+    assert_eq!(bed.authority.script().begin_calls, 1);
+    assert_eq!(bed.points(agent.machine).await, 0);
+}
+
 /// A gateway that was paused between the control plane's word and the vault's.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_commit_is_refused() {

@@ -25,10 +25,14 @@ async fn another_agent_is_refused_everywhere() {
     let all = frames(&open.transfer_id, "data", blocks(&image));
     let foreign = Agent { id: AgentId::generate(), ..agent.clone() };
     let transfer = &open.transfer_id;
+    // Without a transfer of its own it does not even get as far as to name one.
+    assert_eq!(foreign.try_send(all.clone()).await.unwrap_err().code(), Code::Unavailable);
+    let other = bed.agent(&[("data", &image)]);
+    other.open().await;
     for status in [
         foreign.try_open().await.unwrap_err(),
         foreign.try_map(transfer, "data", MapLayer::Merged).await.unwrap_err(),
-        foreign.try_send(all.clone()).await.unwrap_err(),
+        other.try_send(all.clone()).await.unwrap_err(),
         foreign.try_commit(transfer).await.unwrap_err(),
     ] {
         assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");

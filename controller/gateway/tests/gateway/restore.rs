@@ -72,9 +72,19 @@ async fn damage_is_named_and_marked() {
     for part in ["web1", point.as_str(), "data", "bytes 0 to 4194304"] {
         assert!(status.message().contains(part), "{part:?} is not in {:?}", status.message());
     }
-    let damaged = bed.authority.script().damaged.clone();
-    assert_eq!(damaged.len(), 1);
-    assert_eq!(damaged[0].0.to_string(), point);
+    let damaged: Vec<_> = bed.authority.script().damaged.iter().map(|(at, _)| (at.machine, at.seq)).collect();
+    assert_eq!(damaged, [(machine, 1)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_point_that_is_gone_is_marked_however_it_is_named() {
+    let image = noise(1, MIB);
+    let (bed, machine, _) = backed_up(&[("data", &image)]).await;
+    std::fs::remove_dir_all(bed.root().join(format!("points/{machine}"))).unwrap();
+    let status = restore(&bed, "web1@latest", "data").await.unwrap_err();
+    assert_eq!(status.code(), Code::DataLoss);
+    let damaged: Vec<_> = bed.authority.script().damaged.iter().map(|(at, _)| (at.machine, at.seq)).collect();
+    assert_eq!(damaged, [(machine, 1)]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,127 @@
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::domain::error::JobError;
+use crate::store::Store;
+use crate::store::attempt::{AttemptEnd, AttemptKey};
+use crate::store::claim::ClaimedStep;
+use crate::store::session::ProgressUpdate;
+use holdfast_proto::ids::MachineId;
+
+use super::claims::{claim_one, point, taken};
+use super::{machines, queue, store};
+
+const NOW: Duration = Duration::ZERO;
+
+/// The transfer of a new backup.
+async fn transfer(store: &Store, controller: Uuid, machine: MachineId) -> ClaimedStep {
+    let _ = queue(store, machine).await;
+    let step = claim_one(store, controller).await.unwrap();
+    store.end_attempt(key(&step), taken(), NOW).await.unwrap();
+    claim_one(store, controller).await.unwrap()
+}
+
+fn key(step: &ClaimedStep) -> AttemptKey {
+    AttemptKey { step: step.step, attempt: step.attempt, machine: None }
+}
+
+async fn state_of(store: &Store, step: &ClaimedStep) -> (String, Option<String>) {
+    sqlx::query_as(
+        "SELECT s.state, a.error ->> 'code' FROM steps s JOIN step_attempts a ON a.step_id = s.id AND a.attempt = $2
+         WHERE s.id = $1",
+    )
+    .bind(step.step.0)
+    .bind(step.attempt)
+    .fetch_one(&store.pool)
+    .await
+    .unwrap()
+}
+
+#[tokio::test]
+async fn an_earlier_point_is_not_what_an_attempt_made() {
+    let Some(store) = store().await else { return };
+    let controller = Uuid::new_v4();
+    let (machine, _) = machines(&store, controller, 1).await[0];
+    let first = transfer(&store, controller, machine).await;
+    let made = point(machine, &first);
+    store.record_point(made.clone(), NOW).await.unwrap();
+    let release = claim_one(&store, controller).await.unwrap();
+    store.end_attempt(key(&release), AttemptEnd::Released, NOW).await.unwrap();
+
+    let second = transfer(&store, controller, machine).await;
+    let earlier = AttemptEnd::Transferred { point: made.id.0 };
+    store.end_attempt(key(&second), earlier.clone(), NOW).await.unwrap();
+    let unconfirmed = ("pending".to_owned(), Some(JobError::unconfirmed_point().code));
+    assert_eq!(state_of(&store, &second).await, unconfirmed, "it is tried again");
+    let again = claim_one(&store, controller).await.unwrap();
+    // Nor is that of another attempt of the same step.
+    store.record_point(point(machine, &second), NOW).await.unwrap();
+    store.end_attempt(key(&again), earlier, NOW).await.unwrap();
+    assert_eq!(state_of(&store, &again).await, unconfirmed);
+    let last = claim_one(&store, controller).await.unwrap();
+    let made = point(machine, &last);
+    store.record_point(made.clone(), NOW).await.unwrap();
+    let repeated = AttemptEnd::Transferred { point: made.id.0 };
+    store.end_attempt(key(&last), repeated, NOW).await.unwrap();
+    assert_eq!(state_of(&store, &last).await, ("done".to_owned(), None));
+}
+
+/// Only numbers that change are progress, not that they are told.
+#[tokio::test]
+async fn an_attempt_is_stalled_if_its_numbers_stand_still() {
+    let Some(store) = store().await else { return };
+    let controller = Uuid::new_v4();
+    let (machine, agent) = machines(&store, controller, 1).await[0];
+    let step = transfer(&store, controller, machine).await;
+    let long_ago = async || {
+        sqlx::query("UPDATE steps SET progressed_at = now() - interval '5 hours' WHERE id = $1")
+            .bind(step.step.0)
+            .execute(&store.pool)
+            .await
+            .unwrap();
+    };
+    let (patience, told) = (Duration::from_secs(4 * 3600), std::cell::Cell::new(0));
+    let tell = async |read_bytes: i64| {
+        told.set(told.get() + 1);
+        let update = ProgressUpdate {
+            machine: machine.0,
+            step: step.step.0,
+            attempt: step.attempt,
+            sequence: told.get(),
+            total_bytes: 4096,
+            read_bytes,
+            ..ProgressUpdate::default()
+        };
+        store.record_progress(&[update]).await.unwrap();
+    };
+    let stalled = async || store.stalled_attempts(controller, patience).await.unwrap();
+    assert_eq!(stalled().await, [], "it was claimed just now");
+    tell(1).await;
+    long_ago().await;
+    tell(1).await;
+    let [found] = stalled().await.try_into().unwrap();
+    assert_eq!((found.step, found.attempt, found.agent), (step.step, step.attempt, agent));
+    assert_eq!(store.stalled_attempts(Uuid::new_v4(), patience).await.unwrap(), [], "another one's");
+
+    // It gets on, or comes to another controller that knows nothing of it.
+    tell(2).await;
+    assert_eq!(stalled().await, []);
+    assert!(!store.end_stalled(found, patience, NOW).await.unwrap(), "it got on meanwhile");
+    long_ago().await;
+    let running = [(step.step, step.attempt)];
+    store.adopt(machine, controller, &running, NOW).await.unwrap();
+    assert_eq!(stalled().await.len(), 1, "a new session is no progress");
+    let other = Uuid::new_v4();
+    store.adopt(machine, other, &running, NOW).await.unwrap();
+    assert_eq!(store.stalled_attempts(other, patience).await.unwrap(), []);
+
+    // A commit that began is the resolver's.
+    long_ago().await;
+    store.begin_commit(step.step, step.attempt, 1, Duration::from_secs(60)).await.unwrap();
+    assert_eq!(store.stalled_attempts(other, patience).await.unwrap(), []);
+    assert!(!store.end_stalled(found, patience, NOW).await.unwrap());
+    store.commit_aborted(step.step, step.attempt, 1, NOW).await.unwrap();
+    assert!(store.end_stalled(found, patience, NOW).await.unwrap());
+    assert_eq!(state_of(&store, &step).await, ("failed".to_owned(), Some("no_progress".to_owned())));
+}

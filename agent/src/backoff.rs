@@ -5,7 +5,7 @@ use std::time::Duration;
 use rand::RngExt as _;
 
 /// Decorrelated jitter: each wait is random between the shortest and three times the one before.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Backoff {
     shortest: Duration,
     longest: Duration,

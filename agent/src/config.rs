@@ -78,7 +78,7 @@ pub(crate) struct Timing {
     /// How often the disks are listed again.
     #[serde(with = "crate::duration")]
     pub(crate) disk_poll: Duration,
-    /// How long a transfer may stand still before its connections are given up.
+    /// How long a transfer may stand still before its connections are given up, and a disk before its attempt is.
     #[serde(with = "crate::duration")]
     pub(crate) stall_timeout: Duration,
     /// How often an upload stream without data shows that it is alive.
@@ -173,7 +173,10 @@ impl Config {
         let mut names = std::collections::BTreeSet::new();
         for disk in &self.disks {
             if !is_disk_name(&disk.name) {
-                return Err(format!("disk name {:?} must be 1 to 64 of [A-Za-z0-9._-]", disk.name));
+                return Err(format!(
+                    "disk name {:?} must be 1 to 64 of [A-Za-z0-9._-] and not start with - or .",
+                    disk.name
+                ));
             }
             if !disk.path.is_absolute() {
                 return Err(format!("disk {:?}: path {:?} must be absolute", disk.name, disk.path));
@@ -197,6 +200,7 @@ impl Config {
 /// Whether the text may be the name of a disk.
 pub(crate) fn is_disk_name(name: &str) -> bool {
     (1..=64).contains(&name.len())
+        && !name.starts_with(['-', '.'])
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 

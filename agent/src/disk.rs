@@ -227,8 +227,10 @@ fn read_attribute(path: &Path) -> Option<String> {
 
 /// Makes a valid name of any text; what is too long keeps a hash, so that names stay different.
 fn disk_name(text: &str) -> String {
-    let name: String =
-        text.chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' }).collect();
+    // A controller refuses everything that an agent says of its disks for one name that looks like an option or is hidden.
+    let front = if text.starts_with(['-', '.']) { "_" } else { "" };
+    let rest = text.chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' });
+    let name: String = front.chars().chain(rest).collect();
     if name.len() <= 64 {
         return name;
     }

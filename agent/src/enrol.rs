@@ -8,8 +8,9 @@ use holdfast_proto::v1::EnrollRequest;
 use holdfast_proto::v1::agent_service_client::AgentServiceClient;
 
 use crate::config::Config;
+use crate::crash_point::crash_point;
 use crate::dial::{self, DialError, Purpose};
-use crate::identity::{AgentRecord, Identity, IdentityError, KeyRequest};
+use crate::identity::{self, AgentRecord, Identity, IdentityError, KeyRequest};
 use crate::state_dir::StateDir;
 use crate::tls::{self, FirstTrust, TlsError};
 
@@ -42,8 +43,8 @@ pub(crate) enum EnrolError {
     ExistingUnusable(#[source] IdentityError),
     #[error("no name for this machine: give --name")]
     NoName { source: std::io::Error },
-    #[error("cannot make a key")]
-    Key(#[from] rcgen::Error),
+    #[error("no key can be kept for the enrolment")]
+    Key(#[source] IdentityError),
     #[error(
         "the controller {controller} could not be checked or reached; compare its address and the CA (--ca-file \
          or --ca-fingerprint)"
@@ -51,7 +52,7 @@ pub(crate) enum EnrolError {
     Dial { controller: String, source: DialError },
     #[error("cannot use the CA")]
     Ca(#[from] TlsError),
-    #[error("the controller did not answer in time")]
+    #[error("the controller did not answer in time; run it again with the same token")]
     Timeout,
     #[error("the controller refused: {message}{}{action}", if action.is_empty() { "" } else { "; " })]
     Refused { message: String, action: String },
@@ -66,7 +67,7 @@ pub(crate) enum EnrolError {
 /// Exchanges the token for an identity and puts it in the state directory.
 ///
 /// # Errors
-/// Nothing on disk was changed then.
+/// The identity on disk is as it was then. The key of a lost answer is kept: the same token may be used for it again.
 pub(crate) async fn enrol(
     config: &Config,
     state: &StateDir,
@@ -88,7 +89,7 @@ pub(crate) async fn enrol(
         Some(name) => name,
         None => host_name().map_err(|source| EnrolError::NoName { source })?,
     };
-    let request = KeyRequest::generate()?;
+    let request = KeyRequest::for_enrolment(state).map_err(EnrolError::Key)?;
     let first_tls = tls::first_contact(&enrolment.trust)?;
     let controller = &config.controller.0;
     let channel = dial::connect(controller, Purpose::Control, &config.timing, move || first_tls.clone())
@@ -117,6 +118,7 @@ pub(crate) async fn enrol(
         EnrolError::Refused { message: detail.message, action }
     })?
     .into_inner();
+    crash_point("agent::enrolled");
     check_ca(&enrolment.trust, &answer.ca_pem)?;
     let identity = Identity {
         record: AgentRecord {
@@ -130,6 +132,7 @@ pub(crate) async fn enrol(
         ca_pem: answer.ca_pem,
     };
     identity.store(state)?;
+    identity::forget_enrolment_key(state);
     Ok(identity.record)
 }
 

@@ -66,6 +66,8 @@ pub(crate) enum IdentityError {
     Record { path: PathBuf, source: serde_json::Error },
     #[error("the agent's certificate cannot be read: {reason}")]
     Certificate { reason: String },
+    #[error("cannot make a key")]
+    Key(#[from] rcgen::Error),
     #[error("the certificate does not belong to the agent's key")]
     Mismatch,
     #[error("cannot write the identity to {}", path.display())]
@@ -181,9 +183,44 @@ impl KeyRequest {
     /// # Errors
     /// Of the random number generator or the encoder.
     pub(crate) fn generate() -> Result<Self, rcgen::Error> {
-        let key = rcgen::KeyPair::generate()?;
-        let request = rcgen::CertificateParams::default().serialize_request(&key)?;
+        Self::of(&rcgen::KeyPair::generate()?)
+    }
+
+    /// With the key of an earlier enrolment whose answer was lost, or with a fresh one that is kept before anybody is asked:
+    /// the controller answers the same token and key again.
+    ///
+    /// # Errors
+    /// If the key can be neither read nor kept.
+    pub(crate) fn for_enrolment(state: &StateDir) -> Result<Self, IdentityError> {
+        let path = state.enrolment_key();
+        match read_secret(&path) {
+            // What cannot be a key any more is of no use to anybody.
+            Ok(key_pem) => {
+                if let Ok(key) = rcgen::KeyPair::from_pem(&key_pem) {
+                    return Ok(Self::of(&key)?);
+                }
+            }
+            Err(IdentityError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        let request = Self::generate()?;
+        durable::replace(&path, request.key_pem.as_bytes())
+            .map_err(|source| IdentityError::Write { path, source })?;
+        Ok(request)
+    }
+
+    fn of(key: &rcgen::KeyPair) -> Result<Self, rcgen::Error> {
+        let request = rcgen::CertificateParams::default().serialize_request(key)?;
         Ok(Self { key_pem: key.serialize_pem(), csr_der: request.der().to_vec() })
+    }
+}
+
+/// Forgets the key of an enrolment that has come to its end.
+pub(crate) fn forget_enrolment_key(state: &StateDir) {
+    let path = state.enrolment_key();
+    if let Err(error) = std::fs::remove_file(&path) {
+        // It is this identity's, and no harm where that is.
+        tracing::warn!(path = %path.display(), %error, "the key of the enrolment is left");
     }
 }
 

@@ -70,6 +70,20 @@ pub(crate) fn extent_count(file: &File) -> io::Result<u32> {
     Ok(map.mapped_extents)
 }
 
+/// Writes out what the page cache has of a file or block device, and waits for that. The device's own cache is not flushed.
+///
+/// # Errors
+/// Of the device.
+pub(crate) fn write_out(file: &File) -> io::Result<()> {
+    let flags =
+        libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    // SAFETY: it takes numbers only; the descriptor is open. A length of 0 is everything.
+    match unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, flags) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Lets the signals that end a process by default pass by, for the rest of the life of this process.
 pub(crate) fn ignore_termination() {
     for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGPIPE] {

@@ -21,6 +21,9 @@ use crate::tls::{ClientTls, TlsError};
 const RENEW_AT: f64 = 0.7;
 /// Half-width of the random spread around [`RENEW_AT`], so that a fleet does not renew in one minute.
 const RENEW_JITTER: f64 = 0.05;
+/// Longest sleep between two looks at the clock: a sleep does not count the time in which the machine is suspended, nor that
+/// by which the clock is set.
+const LOOK_AT_CLOCK: Duration = Duration::from_secs(3600);
 
 /// Keeps the identity fresh while the agent runs.
 #[derive(Debug)]
@@ -68,7 +71,7 @@ impl Renewal {
     async fn renew_when_due(&mut self, identity: &Identity) -> Result<Identity, IdentityError> {
         let validity = identity.validity()?;
         let jitter = rand::rng().random_range(-1.0..=1.0);
-        tokio::time::sleep(renewal_delay(validity, Utc::now(), jitter)).await;
+        sleep_until_due(validity, jitter, Utc::now).await;
         let mut backoff = retry_backoff(validity);
         let mut told = false;
         loop {
@@ -77,9 +80,11 @@ impl Renewal {
                 biased;
                 // An error means that the session is gone, and the agent with it.
                 live = self.live.wait_for(Option::is_some) => live.ok().and_then(|channel| channel.clone()),
-                () = tokio::time::sleep(end), if !told => {
-                    told = true;
-                    tracing::error!("{}", ran_out(validity, &identity.record.machine_name));
+                () = tokio::time::sleep(end.min(LOOK_AT_CLOCK)), if !told => {
+                    told = Utc::now() >= validity.not_after;
+                    if told {
+                        tracing::error!("{}", ran_out(validity, &identity.record.machine_name));
+                    }
                     continue;
                 }
             };
@@ -133,6 +138,16 @@ fn ran_out(validity: Validity, machine: &str) -> String {
     )
 }
 
+async fn sleep_until_due(validity: Validity, jitter: f64, now: impl Fn() -> DateTime<Utc>) {
+    loop {
+        let left = renewal_delay(validity, now(), jitter);
+        if left.is_zero() {
+            return;
+        }
+        tokio::time::sleep(left.min(LOOK_AT_CLOCK)).await;
+    }
+}
+
 /// How long to wait, from `now`, until a certificate is to be renewed. `jitter` is -1 to 1.
 fn renewal_delay(validity: Validity, now: DateTime<Utc>, jitter: f64) -> Duration {
     let life = (validity.not_after - validity.not_before).to_std().unwrap_or_default();
@@ -177,6 +192,34 @@ mod tests {
         assert!(hours(0.0, 80).abs() < f64::EPSILON);
         assert!(hours(0.0, 200).abs() < f64::EPSILON);
         assert!((hours(0.0, -10) - 70.0).abs() < 0.01);
+    }
+
+    /// How long, by its own count, a machine sleeps until its certificate of 30 days is due. Its clock shows so many days after
+    /// the certificate's begin.
+    async fn slept(days: impl Fn(f64) -> f64) -> f64 {
+        let not_before = DateTime::from_timestamp(1_700_000_000, 0).unwrap();
+        let validity = Validity { not_before, not_after: not_before + chrono::TimeDelta::days(30) };
+        let began = tokio::time::Instant::now();
+        let counted = || began.elapsed().as_secs_f64() / 86_400.0;
+        let clock = || {
+            let age = Duration::from_secs_f64(days(counted()).abs() * 86_400.0);
+            let age = chrono::TimeDelta::from_std(age).unwrap();
+            if days(counted()) < 0.0 { not_before - age } else { not_before + age }
+        };
+        sleep_until_due(validity, 0.0, clock).await;
+        counted()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn renews_in_time_though_the_machine_was_suspended_or_its_clock_was_set() {
+        let is_about = |slept: f64, days: f64| {
+            assert!((days - 0.01..days + 0.05).contains(&slept), "{slept} for {days}")
+        };
+        is_about(slept(|counted| counted).await, 21.0);
+        // After a day it is suspended for ten.
+        is_about(slept(|counted| if counted < 1.0 { counted } else { counted + 10.0 }).await, 11.0);
+        // It starts with a clock that is a year behind, which is set soon after.
+        is_about(slept(|counted| if counted < 0.001 { -365.0 } else { 25.0 }).await, 0.0);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use holdfast_proto::error::agent_error;
+use holdfast_proto::error::{ErrorDetailExt as _, agent_error};
 use holdfast_proto::ids::StepId;
 use holdfast_proto::v1::{Cancelled, step_report::Outcome};
 use tokio_util::sync::CancellationToken;
@@ -40,14 +40,24 @@ struct Running {
     ended: CancellationToken,
 }
 
+/// What becomes of an attempt that is to start.
+enum Admission {
+    First,
+    /// When this one has ended.
+    InsteadOf(Arc<Running>),
+    /// It runs already, or a later one does.
+    Known,
+    TooMany,
+}
+
 impl Runner {
     pub(crate) fn new(steps: Arc<Steps>, outbox: Arc<Outbox>, spool: Arc<Spool>) -> Self {
         Self { steps, outbox, spool, running: Arc::default(), tracker: TaskTracker::new() }
     }
 
     /// Starts an attempt. One that runs or has ended already is left alone; a lower one of the same step stops
-    /// first.
-    pub(crate) fn dispatch(&self, attempt: Attempt, work: Work) {
+    /// first. Where too many run, it has failed, which is told: otherwise the controller would wait for it.
+    pub(crate) async fn dispatch(&self, attempt: Attempt, work: Work) {
         if self.spool.holds(attempt) {
             return;
         }
@@ -57,21 +67,15 @@ impl Runner {
             silent: AtomicBool::new(false),
             ended: CancellationToken::new(),
         });
-        let before = {
-            let mut running = self.lock();
-            if running.len() >= MAX_RUNNING && !running.contains_key(&attempt.step) {
-                tracing::error!(%attempt, "too many attempts run already; this one is ignored");
+        let before = match self.admit(&started) {
+            Admission::First => None,
+            Admission::InsteadOf(before) => Some(before),
+            Admission::Known => return,
+            Admission::TooMany => {
+                tracing::error!(%attempt, "too many attempts run already; this one is refused");
+                let detail = agent_error("too_many_attempts", "the agent runs as many attempts as it can");
+                self.outbox.finish(attempt, 1, Outcome::Failed(detail.retryable())).await;
                 return;
-            }
-            match running.entry(attempt.step) {
-                Entry::Occupied(mut entry) if entry.get().attempt.number < attempt.number => {
-                    Some(entry.insert(Arc::clone(&started)))
-                }
-                Entry::Occupied(_) => return,
-                Entry::Vacant(entry) => {
-                    entry.insert(Arc::clone(&started));
-                    None
-                }
             }
         };
         if let Some(before) = &before {
@@ -93,6 +97,22 @@ impl Runner {
             drop(running);
             started.ended.cancel();
         });
+    }
+
+    fn admit(&self, started: &Arc<Running>) -> Admission {
+        let mut running = self.lock();
+        let is_full = running.len() >= MAX_RUNNING;
+        match running.entry(started.attempt.step) {
+            Entry::Occupied(mut entry) if entry.get().attempt.number < started.attempt.number => {
+                Admission::InsteadOf(entry.insert(Arc::clone(started)))
+            }
+            Entry::Occupied(_) => Admission::Known,
+            Entry::Vacant(_) if is_full => Admission::TooMany,
+            Entry::Vacant(entry) => {
+                entry.insert(Arc::clone(started));
+                Admission::First
+            }
+        }
     }
 
     /// Stops an attempt, which then reports that it was cancelled.

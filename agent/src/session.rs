@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use holdfast_proto::error::detail_of;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -89,10 +90,15 @@ impl Session {
             Ok(link) => link,
             Err(error) => return error,
         };
-        backoff.reset();
         tracing::info!(controller = %self.config.controller.0, "connected");
         self.live.send_replace(Some(channel));
-        link.run().await
+        let welcome = Instant::now();
+        let ended = link.run().await;
+        // A controller that welcomes and then ends every session is none that all agents may try at once again and again.
+        if welcome.elapsed() >= self.config.timing.reconnect_max {
+            backoff.reset();
+        }
+        ended
     }
 
     fn log_end(&self, ended: &SessionError, wait: Duration) {

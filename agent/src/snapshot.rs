@@ -1,6 +1,7 @@
 //! Snapshots: the disks of one attempt at one instant, readable until they are released. Those that are made of clones
 //! outlive this process, the others live as long as it does; what a crash leaves behind is removed at the next start.
 
+mod device;
 mod error;
 pub(crate) mod journal;
 pub(crate) mod lease;
@@ -21,6 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use holdfast_proto::ids::{SnapshotId, StepId};
 use holdfast_proto::v1::Disk;
 
+use device::WriteCount;
 pub(crate) use error::SnapshotError;
 use journal::Journal;
 use reflink::{CloneDir, CloneName};
@@ -50,11 +52,11 @@ pub(crate) struct SnapshotDisk {
     broken: AtomicBool,
 }
 
-/// What keeps others from writing.
+/// What keeps others from writing, or tells us that they did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Hold {
-    /// The kernel refuses to mount the device or to open it exclusively.
-    Exclusive,
+    /// The kernel refuses to mount the device or to open it exclusively, and counts what is written to it all the same.
+    Exclusive(WriteCount),
     /// The kernel makes a writer wait, and tells us.
     Lease,
     /// Nobody else knows of this file: it is a clone of the disk.
@@ -69,7 +71,7 @@ impl Snapshot {
         Ok(Self { id: SnapshotId::generate(), step, disks, journal: None })
     }
 
-    /// Confirms that nobody wrote to any disk up to now.
+    /// Confirms that nobody wrote to any disk up to now. May wait for the disks.
     ///
     /// # Errors
     /// [`SnapshotError::Broken`] for the first disk of which that is not certain.
@@ -79,7 +81,8 @@ impl Snapshot {
 }
 
 impl SnapshotDisk {
-    /// Confirms that nobody wrote to it up to now: what was read before this call returns `Ok` is the snapshot.
+    /// Confirms that nobody wrote to it up to now: what was read before this call returns `Ok` is the snapshot. May wait for
+    /// the disk, unless it is held by a lease.
     ///
     /// # Errors
     /// [`SnapshotError::Broken`] if that is not certain; then it stays so.
@@ -113,7 +116,8 @@ impl SnapshotDisk {
 
     fn is_held(&self) -> bool {
         let held = match self.hold {
-            Hold::Exclusive | Hold::Clone => true,
+            Hold::Exclusive(count) => count.is_unchanged(&self.file),
+            Hold::Clone => true,
             Hold::Lease => lease::is_held(&self.file),
         };
         held && offline::size(&self.file).is_ok_and(|size| size == self.size_bytes)

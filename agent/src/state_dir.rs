@@ -59,6 +59,11 @@ impl StateDir {
         self.root.join("identity")
     }
 
+    /// The key of an enrolment whose answer has not come yet.
+    pub(crate) fn enrolment_key(&self) -> PathBuf {
+        self.root.join("enrolment.key")
+    }
+
     /// Terminal reports that nobody acknowledged yet.
     pub(crate) fn spool(&self) -> PathBuf {
         self.root.join("spool")

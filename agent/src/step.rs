@@ -4,6 +4,7 @@ mod take_snapshot;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use holdfast_proto::error::{ErrorDetailExt as _, agent_error, system_error};
 use holdfast_proto::ids::SnapshotId;
@@ -21,6 +22,9 @@ use crate::hooks::Hooks;
 use crate::snapshot::Snapshots;
 use crate::transfer::Transfer;
 use crate::transfer::map_store::MapStore;
+
+/// How long clones may take to be removed. What takes longer goes on alone.
+const RELEASE_LIMIT: Duration = Duration::from_secs(300);
 
 /// What one dispatch asks for.
 #[derive(Debug)]
@@ -108,16 +112,16 @@ impl Steps {
     }
 
     async fn release(&self, snapshot: SnapshotId) -> Result<(), StepFailure> {
-        match self.snapshots.release(snapshot).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => {
-                Err(agent_error("release_failed", format!("cannot remove the snapshot: {error}"))
-                    .retryable()
-                    .action("see the directory .holdfast-snapshots beside the images of this machine")
-                    .into())
-            }
-            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-        }
+        let why = match tokio::time::timeout(RELEASE_LIMIT, self.snapshots.release(snapshot)).await {
+            Ok(Ok(Ok(()))) => return Ok(()),
+            Ok(Ok(Err(error))) => error.to_string(),
+            Ok(Err(panic)) => std::panic::resume_unwind(panic.into_panic()),
+            Err(_) => format!("its disks did not answer within {} s", RELEASE_LIMIT.as_secs()),
+        };
+        Err(agent_error("release_failed", format!("cannot remove the snapshot: {why}"))
+            .retryable()
+            .action("see the directory .holdfast-snapshots beside the images of this machine")
+            .into())
     }
 
     async fn transfer(

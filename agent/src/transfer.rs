@@ -4,6 +4,7 @@
 mod base;
 mod compress;
 mod disk_scan;
+mod disk_wait;
 mod error;
 mod gather;
 mod map_file;
@@ -36,6 +37,8 @@ use meter::Meter;
 const PROGRESS_PERIOD: Duration = Duration::from_secs(1);
 /// Passes in a row that end with an internal error, or a map that is damaged again, before the attempt fails.
 const MAX_FAULTS: u32 = 4;
+/// How long an attempt that has ended waits for its scans: a read that hangs in the kernel must not keep it.
+const SCANS_END: Duration = Duration::from_secs(10);
 
 /// One attempt to transfer one snapshot.
 #[derive(Debug, Clone)]
@@ -69,9 +72,11 @@ impl Transfer {
                 }
             }
         };
-        // The scan threads hold the snapshot; it must be free when the attempt has ended.
+        // The scan threads hold the snapshot; if the disk lets them, it is free when the attempt has ended.
         scans.close();
-        scans.wait().await;
+        if tokio::time::timeout(SCANS_END, scans.wait()).await.is_err() {
+            tracing::warn!(attempt = %context.attempt, "a disk does not answer; its scan is left alone");
+        }
         result
     }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use holdfast_restore::Existing;
 
 pub(crate) use point::{LockArgs, LockModeArg, PointCommand};
 pub(crate) use vault::{CheckArgs, GcArgs, VaultCommand};
@@ -254,7 +255,13 @@ pub(crate) struct RestoreArgs {
     pub(crate) format: ImageFormat,
     /// Replaces the file if there is one; it stays until the new one is complete.
     #[arg(long)]
-    pub(crate) overwrite: bool,
+    overwrite: bool,
+}
+
+impl RestoreArgs {
+    pub(crate) fn existing(&self) -> Existing {
+        if self.overwrite { Existing::Replace } else { Existing::Keep }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -3,6 +3,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use holdfast_proto::error::{ErrorDetail, detail_of};
+use holdfast_restore::RestoreError;
 use tonic::{Code, Status};
 
 use crate::client::{chain, is_away};
@@ -30,18 +31,12 @@ pub(crate) enum CliError {
     Lost { detail: String },
     #[error("{}", .0.message)]
     Refused(Box<ErrorDetail>, Code),
-    #[error("{} exists already", path.display())]
-    TargetExists { path: PathBuf },
-    #[error("{} is not a regular file", path.display())]
-    TargetNotAFile { path: PathBuf },
+    #[error(transparent)]
+    Target(RestoreError),
     #[error("interrupted")]
     Interrupted,
     #[error("cannot listen for signals")]
     Signals { source: io::Error },
-    #[error("{} is being restored to by another process", path.display())]
-    TargetBusy { path: PathBuf },
-    #[error("cannot {operation} {}", path.display())]
-    Target { operation: &'static str, path: PathBuf, source: io::Error },
     #[error("what the controller sent is not the disk: {detail}")]
     BadStream { detail: String },
     #[error("something is damaged; points that do not restore: {points}")]
@@ -62,6 +57,15 @@ impl From<Status> for CliError {
             return Self::Lost { detail: chain(cause) };
         }
         Self::Refused(Box::new(detail_of(&status)), status.code())
+    }
+}
+
+impl From<RestoreError> for CliError {
+    fn from(error: RestoreError) -> Self {
+        match error {
+            RestoreError::Content(error) => Self::BadStream { detail: chain(&error) },
+            error => Self::Target(error),
+        }
     }
 }
 
@@ -95,13 +99,13 @@ impl CliError {
             Self::BadPolicy { .. } => "bad_policy",
             Self::Unreachable { .. } | Self::Lost { .. } => "unreachable",
             Self::Refused(detail, _) => &detail.code,
-            Self::TargetExists { .. } => "target_exists",
-            Self::TargetNotAFile { .. } => "target_not_a_file",
-            Self::TargetBusy { .. } => "target_busy",
+            Self::Target(RestoreError::Exists { .. }) => "target_exists",
+            Self::Target(RestoreError::NotAFile { .. }) => "target_not_a_file",
+            Self::Target(RestoreError::Busy { .. }) => "target_busy",
+            Self::Target(_) => "target_failed",
             Self::Damage { .. } => "damage_found",
             Self::Interrupted => "interrupted",
             Self::Signals { .. } => "signals",
-            Self::Target { .. } => "target_failed",
             Self::BadStream { .. } => "bad_stream",
             Self::JobEnded { detail: Some(detail), .. } => &detail.code,
             Self::JobEnded { detail: None, .. } => "job_failed",
@@ -130,11 +134,11 @@ impl CliError {
             Self::Damage { .. } => {
                 "restore other points; the next backup of each machine is a full one, which heals what comes after".to_owned()
             }
-            Self::TargetExists { .. } => "choose another file, or replace it with --overwrite".to_owned(),
+            Self::Target(RestoreError::Exists { .. }) => "choose another file, or replace it with --overwrite".to_owned(),
             Self::Interrupted => "run it again: it starts from the beginning".to_owned(),
-            Self::TargetNotAFile { .. } => "give --to the name of a file".to_owned(),
-            Self::TargetBusy { .. } => "wait for the other restore, or choose another file".to_owned(),
-            Self::Target { .. } => "check the folder, its permissions and its free space".to_owned(),
+            Self::Target(RestoreError::NotAFile { .. }) => "give --to the name of a file".to_owned(),
+            Self::Target(RestoreError::Busy { .. }) => "wait for the other restore, or choose another file".to_owned(),
+            Self::Target(_) => "check the folder, its permissions and its free space".to_owned(),
             Self::BadSetting { what: "the address", .. } => {
                 "set HOLDFAST_ADDRESS, such as https://controller.example:7444".to_owned()
             }

@@ -2,7 +2,6 @@
 //! gets its name.
 
 mod frame;
-mod target;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +13,7 @@ use tokio::task::JoinSet;
 use tonic::Streaming;
 
 use holdfast_proto::v1::{DiskFrame, ReadDiskRequest, disk_frame};
+use holdfast_restore::Target;
 use holdfast_vault_format::block::blocks_of;
 
 use crate::args::RestoreArgs;
@@ -21,7 +21,6 @@ use crate::client::Client;
 use crate::error::CliError;
 use crate::output::{Output, size};
 use frame::bad_stream;
-use target::Target;
 
 /// Frames that are decoded and written at once; each is about 1 MiB.
 const WRITING: usize = 8;
@@ -38,7 +37,7 @@ struct Restored {
 
 /// Refuses a file that is there before the controller is asked anything.
 pub(crate) fn check_target(args: &RestoreArgs) -> Result<(), CliError> {
-    target::check(&args.to, args.overwrite)
+    Ok(holdfast_restore::check(&args.to, args.existing())?)
 }
 
 /// Restores; a signal ends it without leaving anything behind.
@@ -56,12 +55,13 @@ pub(crate) async fn run(client: Client, output: Output, args: RestoreArgs) -> Re
 }
 
 async fn restore(client: Client, output: Output, args: RestoreArgs) -> Result<(), CliError> {
+    let existing = args.existing();
     let request = ReadDiskRequest { point: args.point, disk_name: args.disk.unwrap_or_default() };
     let mut frames = client.restores().read_disk(request).await?.into_inner();
     let Some(disk_frame::Kind::Start(start)) = next(&mut frames).await?.and_then(|frame| frame.kind) else {
         return Err(bad_stream("it does not start with the disk's size"));
     };
-    let target = Arc::new(Target::create(&args.to, start.size_bytes, args.overwrite)?);
+    let target = Arc::new(Target::create(&args.to, start.size_bytes, existing)?);
     let bar = progress(output, start.size_bytes);
     let mut writing = JoinSet::new();
     let mut end = None;

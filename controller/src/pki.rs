@@ -9,7 +9,7 @@ mod server;
 pub(crate) mod tests;
 mod tls;
 
-pub(crate) use ca::{AgentCertificate, Ca, CaOrigin, check_host};
+pub(crate) use ca::{AgentCertificate, Ca, CaOrigin, RequestedKey, check_host};
 pub(crate) use error::PkiError;
 pub(crate) use server::ServerIdentity;
 pub(crate) use tls::{agents_tls, operators_tls};

@@ -89,13 +89,28 @@ impl Agent {
         self.enrol_with(enrolment, &["--force"])
     }
 
+    /// Runs `enrol`, and dies there.
+    pub fn dies_enrolling(&self, enrolment: &Enrolment, args: &[&str], failpoint: &str) {
+        let mut command = self.enrolment_command(enrolment, args);
+        command.env("FAILPOINTS", format!("{failpoint}=return"));
+        let answer = cli::finish("holdfast-agent enrol", command);
+        assert_eq!(
+            answer.code, -1,
+            "it is built without its failpoints (tests/run does otherwise): {answer:?}"
+        );
+    }
+
     fn enrol_with(&self, enrolment: &Enrolment, args: &[&str]) -> Answer {
+        cli::finish("holdfast-agent enrol", self.enrolment_command(enrolment, args))
+    }
+
+    fn enrolment_command(&self, enrolment: &Enrolment, args: &[&str]) -> Command {
         let token_file = self.config.with_extension("token");
         fs::write(&token_file, &enrolment.token).unwrap();
         let mut command = program::command("holdfast-agent");
         command.args(["enrol", "--name", &self.name, "--config"]).arg(&self.config);
         command.arg("--token-file").arg(&token_file).arg("--ca-file").arg(&enrolment.ca_file).args(args);
-        cli::finish("holdfast-agent enrol", command)
+        command
     }
 
     pub fn start(&mut self) {

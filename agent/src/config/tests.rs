@@ -36,6 +36,7 @@ fn every_mistake_is_named() {
         (format!("{MINIMAL}compression_level = 23\n"), "compression_level"),
         (format!("{MINIMAL}allowed_gateways = [\"a b\"]\n"), "a b"),
         (format!("{MINIMAL}[[disk]]\nname = \"a/b\"\npath = \"/x\"\n"), "a/b"),
+        (format!("{MINIMAL}[[disk]]\nname = \"-a\"\npath = \"/x\"\n"), "-a"),
         (format!("{MINIMAL}[[disk]]\nname = \"a\"\npath = \"x.raw\"\n"), "x.raw"),
         (
             format!(

@@ -50,6 +50,20 @@ fn any_text_becomes_a_valid_name_and_long_ones_stay_different() {
 }
 
 #[test]
+fn no_serial_makes_a_name_that_a_controller_refuses() {
+    let root = tempfile::tempdir().unwrap();
+    for (device_name, serial) in [("vda", "-rf"), ("vdb", ".hidden"), ("vdc", "..")] {
+        device(root.path(), device_name, 1, Some(serial));
+    }
+    let found = discover(&root.path().join("block"), &root.path().join("dev")).unwrap();
+    let names: Vec<&str> = found.iter().map(|source| source.name.as_str()).collect();
+    assert_eq!(names, ["_-rf", "_.hidden", "_.."]);
+    assert!(names.iter().all(|name| is_disk_name(name)));
+    let long = format!("-{}", "x".repeat(100));
+    assert!(is_disk_name(&disk_name(&long)));
+}
+
+#[test]
 fn an_unknown_name_is_refused_and_no_name_means_all() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.raw");

@@ -118,7 +118,7 @@ impl<'a> Link<'a> {
             self.sent.remove(&attempt);
             return self.send_reports().await;
         }
-        self.session.runner.dispatch(attempt, Work::from_wire(dispatch));
+        self.session.runner.dispatch(attempt, Work::from_wire(dispatch)).await;
         Ok(())
     }
 

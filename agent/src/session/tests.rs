@@ -7,6 +7,7 @@ use holdfast_proto::v1::{
 };
 
 use crate::attempt::Attempt;
+use crate::backoff::Backoff;
 use crate::testing::agent::TestMachine;
 use crate::testing::controller::{TestController, TestSession};
 
@@ -190,6 +191,60 @@ async fn running_attempts_are_told_abandoned_fenced_and_cancelled() {
     drop(session);
     let (_session, hello) = controller.session().await;
     assert!(hello.snapshot_ids.is_empty());
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_session_that_lasted_a_while_makes_the_waits_short_again() {
+    let mut controller = TestController::start().await;
+    let machine = TestMachine::new();
+    let assembled = machine.assemble(&controller);
+    let timing = assembled.session.config.timing.clone();
+    let fresh = Backoff::new(timing.reconnect_min, timing.reconnect_max);
+    let mut backoff = fresh.clone();
+    while backoff == fresh {
+        backoff.next_wait();
+    }
+    let before = backoff.clone();
+    let short = async { drop(controller.welcome().await) };
+    let _ = tokio::join!(assembled.session.once(&mut backoff), short);
+    assert_eq!(backoff, before, "it was welcomed and sent away");
+    let lasting = async {
+        let session = controller.welcome().await;
+        tokio::time::sleep(timing.reconnect_max * 2).await;
+        drop(session);
+    };
+    let _ = tokio::join!(assembled.session.once(&mut backoff), lasting);
+    assert_eq!(backoff, fresh);
+    assembled.stop.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_that_cannot_be_run_has_failed() {
+    let mut controller = TestController::start().await;
+    controller.gateway.state().hang_open = true;
+    let mut machine = TestMachine::new();
+    machine.disk("data", &[1; 5000]);
+    let agent = machine.start(&controller);
+    let mut session = controller.welcome().await;
+    let snapshot = taken(&mut session).await.snapshot_id;
+    let running: Vec<Attempt> = (0..256).map(|_| attempt(1)).collect();
+    for attempt in &running {
+        session.dispatch(*attempt, transfer(&snapshot)).await;
+    }
+    let refused = attempt(1);
+    session.dispatch(refused, transfer(&snapshot)).await;
+    let report = session.terminal_report().await;
+    assert_eq!(report.attempt, Some(refused.to_wire()));
+    let detail = failure(report.outcome.clone().unwrap());
+    assert_eq!((detail.code.as_str(), detail.retryable), ("too_many_attempts", true));
+    session.acknowledge(&report, AckResult::Recorded).await;
+    // A later attempt at what runs already takes its place.
+    let next = Attempt { number: 2, ..running[7] };
+    session.dispatch(next, release(&snapshot)).await;
+    let report = session.terminal_report().await;
+    assert_eq!(report.attempt, Some(next.to_wire()));
+    assert!(matches!(report.outcome, Some(Outcome::SnapshotReleased(_))), "{report:?}");
     agent.stop().await;
 }
 

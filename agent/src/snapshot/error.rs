@@ -26,6 +26,8 @@ pub(crate) enum SnapshotError {
     Unsupported { disk: String, path: PathBuf },
     #[error("disk {disk}: cannot open {}: {source}", path.display())]
     Open { disk: String, path: PathBuf, source: io::Error },
+    #[error("disk {disk}: cannot find out whether something writes to {}: {source}", path.display())]
+    Uncounted { disk: String, path: PathBuf, source: io::Error },
     #[error("disk {disk}: something began to write to it during the backup")]
     Broken { disk: String },
     #[error(
@@ -73,6 +75,9 @@ impl SnapshotError {
                 .action("run the agent as root, or as the owner of the file"),
             Self::Unsupported { .. } => user_error("disk_unsupported", message)
                 .action("name a block device, or a file on a local file system"),
+            Self::Uncounted { .. } => user_error("disk_unsupported", message).action(
+                "write 1 to queue/iostats of the device below /sys/block, and run the agent where it sees /sys and /proc",
+            ),
             Self::Open { .. } => agent_error("disk_unreadable", message).retryable(),
             Self::Broken { .. } => user_error("disk_in_use", message)
                 .action("keep the disk unused until the backup is done, and try again"),

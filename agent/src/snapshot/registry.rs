@@ -9,9 +9,9 @@ use holdfast_proto::ids::{SnapshotId, StepId};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::Snapshot;
 use super::journal::Journals;
 use super::undertaking::undo;
+use super::{Hold, Snapshot};
 
 /// How long a writer waits at most until a lease is given up.
 const WATCH_PERIOD: Duration = Duration::from_millis(200);
@@ -79,7 +79,8 @@ impl Snapshots {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
             let snapshots: Vec<Arc<Snapshot>> = self.lock().values().cloned().collect();
-            for disk in snapshots.iter().flat_map(|snapshot| &snapshot.disks) {
+            let disks = snapshots.iter().flat_map(|snapshot| &snapshot.disks);
+            for disk in disks.filter(|disk| disk.hold == Hold::Lease) {
                 // Marks the disk as broken; whoever reads it finds that out by itself.
                 let _ = disk.check();
             }

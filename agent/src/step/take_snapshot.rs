@@ -10,7 +10,7 @@ use holdfast_proto::ids::SnapshotId;
 use holdfast_proto::v1::{Consistency, ErrorDetail, SnapshotTaken, step_report::Outcome};
 use tokio::sync::oneshot;
 
-use super::Steps;
+use super::{RELEASE_LIMIT, Steps};
 use crate::config::OnFailure;
 use crate::context::{Context, StepFailure};
 use crate::crash_point::crash_point;
@@ -40,7 +40,7 @@ impl Steps {
         let hooks = self.open_hooks(minimum, &mut warnings)?;
         // An earlier attempt whose report was lost holds the same disks.
         for released in self.snapshots.release_of_step(context.attempt.step) {
-            let _ = released.await;
+            let _ = tokio::time::timeout(RELEASE_LIMIT, released).await;
         }
         let undertaking = Undertaking::begin(self.snapshots.journals().clone(), context.attempt.step);
         let id = undertaking.id();

@@ -12,12 +12,23 @@ use super::controller::TestController;
 use crate::agent::assemble;
 use crate::config::Config;
 use crate::identity::{AgentRecord, Identity, KeyRequest};
+use crate::runner::Runner;
+use crate::session::Session;
 use crate::state_dir::StateDir;
 
 pub(crate) struct TestAgent {
     stop: CancellationToken,
     tasks: TaskTracker,
     task: tokio::task::JoinHandle<()>,
+}
+
+/// An agent that does not run yet.
+pub(crate) struct Assembled {
+    pub(crate) session: Session,
+    runner: Arc<Runner>,
+    state: Arc<StateDir>,
+    pub(crate) stop: CancellationToken,
+    tasks: TaskTracker,
 }
 
 /// A directory for one machine: `state/`, and its disks.
@@ -84,8 +95,8 @@ impl TestMachine {
         identity.store(&StateDir::open(&self.path().join("state")).unwrap()).unwrap();
     }
 
-    /// Starts an agent, enrolled for an hour if it is not yet.
-    pub(crate) fn start(&self, controller: &TestController) -> TestAgent {
+    /// What an agent is made of, enrolled for an hour if it is not yet.
+    pub(crate) fn assemble(&self, controller: &TestController) -> Assembled {
         if !self.path().join("state/identity").try_exists().unwrap() {
             self.enrol(controller, Duration::from_secs(3600));
         }
@@ -94,6 +105,12 @@ impl TestMachine {
         let identity = Identity::load(&state).unwrap();
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let (session, runner) = assemble(config, &state, identity, &stop, &tasks).unwrap();
+        Assembled { session, runner, state, stop, tasks }
+    }
+
+    /// Starts an agent, enrolled for an hour if it is not yet.
+    pub(crate) fn start(&self, controller: &TestController) -> TestAgent {
+        let Assembled { session, runner, state, stop, tasks } = self.assemble(controller);
         let task = tokio::spawn({
             let stop = stop.clone();
             async move {

@@ -72,6 +72,90 @@ impl LoopDir {
     }
 }
 
+/// A loop device without anything on it. Dropped, it is detached.
+pub(crate) struct LoopDevice {
+    path: PathBuf,
+    partitions: Mutex<Vec<String>>,
+}
+
+impl LoopDevice {
+    pub(crate) fn attach(dir: &LoopDir, name: &str, mebibytes: u64) -> Option<Self> {
+        let image = dir.path().join(format!("{name}.img"));
+        File::create(&image).unwrap().set_len(mebibytes << 20).unwrap();
+        let path = tool("losetup", &["--show", "-f", image.to_str().unwrap()])?.into();
+        Some(Self { path, partitions: Mutex::default() })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes a part of it a device of its own; in MiB.
+    pub(crate) fn partition(&self, number: u32, start: u64, length: u64) -> Option<PathBuf> {
+        let (device, number) = (self.path.to_str().unwrap(), number.to_string());
+        let sectors = |mebibytes: u64| (mebibytes << 11).to_string();
+        tool("addpart", &[device, &number, &sectors(start), &sectors(length)])?;
+        let path = PathBuf::from(format!("{device}p{number}"));
+        self.partitions.lock().unwrap().push(number);
+        if !path.try_exists().unwrap() {
+            eprintln!("SKIPPED: no node {} appears here", path.display());
+            return None;
+        }
+        Some(path)
+    }
+
+    /// Makes this process wait for whatever it reads from it.
+    pub(crate) fn hang(&self) -> Option<Hanging> {
+        let number = std::fs::metadata(&self.path).unwrap().rdev();
+        let device = format!("{}:{}", rustix::fs::major(number), rustix::fs::minor(number));
+        let group = PathBuf::from(format!("/sys/fs/cgroup/blkio/{PREFIX}{}", std::process::id()));
+        let hanging = Hanging { group, device };
+        if let Err(error) = hanging.begin() {
+            eprintln!("SKIPPED: reads cannot be held up here: {error}");
+            return None;
+        }
+        Some(hanging)
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        for number in self.partitions.get_mut().unwrap() {
+            let _ = Command::new("delpart").arg(&self.path).arg(number).status();
+        }
+        let _ = Command::new("losetup").arg("-d").arg(&self.path).status();
+    }
+}
+
+/// Reads from a device hang, as they do when the storage behind it does not answer. Dropped, they go on.
+pub(crate) struct Hanging {
+    group: PathBuf,
+    device: String,
+}
+
+impl Hanging {
+    fn begin(&self) -> std::io::Result<()> {
+        std::fs::create_dir_all(&self.group)?;
+        // A byte per second.
+        self.limit(1)?;
+        std::fs::write(self.group.join("cgroup.procs"), std::process::id().to_string())
+    }
+
+    fn limit(&self, bytes: u32) -> std::io::Result<()> {
+        let file = self.group.join("blkio.throttle.read_bps_device");
+        std::fs::write(file, format!("{} {bytes}", self.device))
+    }
+}
+
+impl Drop for Hanging {
+    fn drop(&mut self) {
+        let _ = self.limit(0);
+        let root = self.group.with_file_name("cgroup.procs");
+        let _ = std::fs::write(root, std::process::id().to_string());
+        let _ = std::fs::remove_dir(&self.group);
+    }
+}
+
 const MKFS_EXT4: [&str; 2] = ["mkfs.ext4", "-q"];
 
 impl Mounted {

@@ -14,6 +14,7 @@ use tonic::transport::Channel;
 
 use super::Transfer;
 use super::base::{Base, RunSource};
+use super::disk_wait::DiskWait;
 use super::error::{TransferError, joined};
 use super::gather::{Batch, Gatherer, Layout};
 use super::map_file::MapLog;
@@ -54,7 +55,10 @@ impl DiskScan {
         let local = self.open_local(key).await?;
         let base = self.open_base(local.as_ref(), &mut feeds);
         let DiskScan { transfer, disk, base: known, cell_blocks, batches, meter, scans, stop, .. } = self;
+        let (wait, limit) = (Arc::new(DiskWait::default()), transfer.config.timing.stall_timeout);
         let layout = if known.base_size_bytes == 0 { Layout::Aligned } else { Layout::Gathered };
+        let name = known.name.clone();
+        let waiting = Arc::clone(&wait);
         let mut scanning = scans.spawn_blocking(move || {
             let _idle = IdleIo::begin();
             let source = &transfer.snapshot.disks[disk];
@@ -67,6 +71,7 @@ impl DiskScan {
             });
             let scan = Scan {
                 disk: source,
+                wait: &waiting,
                 hasher: BlockHasher::new(&key),
                 base,
                 gatherer: Gatherer::new(layout, cell_blocks, |batch| {
@@ -78,8 +83,11 @@ impl DiskScan {
             };
             scan.run()
         });
+        let silent = wait.longer_than(limit);
+        tokio::pin!(silent);
         let scanned = loop {
             tokio::select! {
+                () = &mut silent => return Err(TransferError::Silent { disk: name, limit_s: limit.as_secs() }),
                 scanned = &mut scanning => break joined(scanned)?,
                 Some(fed) = feeds.join_next() => joined(fed)??,
             }

@@ -34,6 +34,8 @@ pub(super) enum TransferError {
     MapDamaged { disk: String },
     #[error("cannot read disk {disk} at byte {offset}")]
     Read { disk: String, offset: u64, source: io::Error },
+    #[error("disk {disk} did not answer within {limit_s} s")]
+    Silent { disk: String, limit_s: u64 },
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
 }
@@ -73,7 +75,7 @@ impl TransferError {
             Self::Stopped => 0,
             Self::Dial(_) | Self::Timeout { .. } | Self::Lost { .. } | Self::Unacknowledged => 1,
             Self::MapDamaged { .. } => 2,
-            Self::Refused(_) | Self::Protocol { .. } | Self::Read { .. } => 3,
+            Self::Refused(_) | Self::Protocol { .. } | Self::Read { .. } | Self::Silent { .. } => 3,
             Self::Snapshot(_) => 4,
         }
     }
@@ -97,6 +99,9 @@ impl From<TransferError> for StepFailure {
             TransferError::Read { .. } => {
                 agent_error("disk_read_failed", message).action("check the disk and the machine's kernel log")
             }
+            TransferError::Silent { .. } => agent_error("disk_stalled", message)
+                .retryable()
+                .action("see whether the storage answers, and the machine's kernel log"),
             TransferError::Lost { status, .. } if has_detail(&status) => detail_of(&status),
             TransferError::MapDamaged { .. }
             | TransferError::Dial(_)

@@ -64,7 +64,7 @@ impl Transfer {
         meter: &Arc<Meter>,
         scans: &TaskTracker,
     ) -> Result<String, TransferError> {
-        self.snapshot.check()?;
+        self.check_snapshot().await?;
         let (gateway, channel) = self.connect().await?;
         let mut client = client(channel);
         let answer = self.open(context, &mut client).await?;
@@ -74,12 +74,28 @@ impl Transfer {
         }
         let opened = self.check_answer(gateway, client, answer)?;
         let scanned = self.send_all(&opened, meter, scans).await?;
-        self.snapshot.check()?;
+        self.check_snapshot().await?;
         crash_point("agent::before_commit");
         let answer = self.commit(context, &opened, &scanned).await?;
         crash_point("agent::committed");
         self.keep_maps(scanned, &answer).await;
         Ok(answer.point_id)
+    }
+
+    /// Each disk on a thread of its own: it may not answer.
+    async fn check_snapshot(&self) -> Result<(), TransferError> {
+        let limit = self.config.timing.stall_timeout;
+        for (index, disk) in self.snapshot.disks.iter().enumerate() {
+            let snapshot = Arc::clone(&self.snapshot);
+            let check = tokio::task::spawn_blocking(move || snapshot.disks[index].check());
+            match tokio::time::timeout(limit, check).await {
+                Ok(checked) => joined(checked)??,
+                Err(_) => {
+                    return Err(TransferError::Silent { disk: disk.name.clone(), limit_s: limit.as_secs() });
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Connects to the first gateway that can be reached.

@@ -54,7 +54,7 @@ impl<'a> Reader<'a> {
     pub(super) fn new(disk: &'a SnapshotDisk) -> Self {
         // Advice only: a kernel that ignores it still reads the right bytes.
         let _ = fadvise(&disk.file, 0, None, Advice::Sequential);
-        let is_file = disk.hold != Hold::Exclusive;
+        let is_file = !matches!(disk.hold, Hold::Exclusive(_));
         // Nobody else reads a clone.
         let small = disk.hold == Hold::Lease && disk.size_bytes <= CACHE_FRIENDLY_BYTES;
         Self {

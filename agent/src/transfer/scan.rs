@@ -7,6 +7,7 @@ use holdfast_vault_format::{BLOCK_SIZE, BlockHasher};
 use tokio_util::sync::CancellationToken;
 
 use super::base::{Base, BaseError, Known};
+use super::disk_wait::DiskWait;
 use super::error::TransferError;
 use super::gather::{Batch, Gatherer};
 use super::map_store::PendingMap;
@@ -24,6 +25,7 @@ const HOLE_STEP_BLOCKS: u64 = 1 << 30;
 /// A disk to scan, and everything that the scan needs.
 pub(super) struct Scan<'a, S> {
     pub(super) disk: &'a SnapshotDisk,
+    pub(super) wait: &'a DiskWait,
     pub(super) hasher: BlockHasher,
     pub(super) base: Base,
     pub(super) gatherer: Gatherer<S>,
@@ -64,10 +66,11 @@ impl<S: FnMut(Batch) -> Result<(), TransferError>> Scan<'_, S> {
                 return Err(TransferError::Stopped);
             }
             if windows.is_multiple_of(WINDOWS_PER_CHECK) {
-                self.disk.check()?;
+                self.wait.during(|| self.disk.check())?;
             }
             windows += 1;
-            let span = reader.span(block).map_err(|source| self.read_error(block, source))?;
+            let span =
+                self.wait.during(|| reader.span(block)).map_err(|source| self.read_error(block, source))?;
             block = match span {
                 Span::Hole { end } => {
                     let end = end.min(block + HOLE_STEP_BLOCKS);
@@ -78,14 +81,16 @@ impl<S: FnMut(Batch) -> Result<(), TransferError>> Scan<'_, S> {
                     let end = end.min(block - block % WINDOW_BLOCKS + WINDOW_BLOCKS);
                     let length = usize::try_from(end - block).unwrap_or(0) * BLOCK_SIZE;
                     let window = &mut buffer[..length];
-                    reader.read(block, window).map_err(|source| self.read_error(block, source))?;
+                    self.wait
+                        .during(|| reader.read(block, window))
+                        .map_err(|source| self.read_error(block, source))?;
                     read_bytes += (length as u64).min(self.disk.size_bytes - block * BLOCK_SIZE as u64);
                     self.window(block, window)?;
                     end
                 }
             };
         }
-        self.disk.check()?;
+        self.wait.during(|| self.disk.check())?;
         self.gatherer.finish()?;
         Ok(Scanned { read_bytes, map: self.map })
     }

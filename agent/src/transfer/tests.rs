@@ -1,3 +1,5 @@
+mod devices;
+
 use std::path::Path;
 use std::time::Duration;
 

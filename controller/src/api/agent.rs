@@ -19,7 +19,7 @@ use crate::app::App;
 use crate::domain::name::is_machine_name;
 use crate::identity::revoked;
 use crate::live::OUTBOUND;
-use crate::pki::{AgentCertificate, sha256};
+use crate::pki::{AgentCertificate, RequestedKey, sha256};
 use crate::session;
 use crate::store::agent::NewAgent;
 
@@ -41,15 +41,27 @@ impl AgentApi {
         Self { app, enrolments: Semaphore::new(ENROLMENTS_AT_ONCE) }
     }
 
-    fn sign(&self, csr_der: &[u8], agent: AgentId) -> Result<AgentCertificate, Status> {
-        if csr_der.len() > MAX_CSR_BYTES {
-            return Err(invalid("invalid_csr", "the certificate request is larger than 8 KiB"));
-        }
+    fn sign(&self, key: &RequestedKey, agent: AgentId) -> Result<AgentCertificate, Status> {
         self.app
             .ca
-            .sign_agent(csr_der, agent, self.app.timing.certificate_lifetime)
+            .sign_agent(key, agent, self.app.timing.certificate_lifetime)
             .map_err(|error| invalid("invalid_csr", error.to_string()))
     }
+}
+
+fn requested_key(csr_der: &[u8]) -> Result<RequestedKey, Status> {
+    if csr_der.len() > MAX_CSR_BYTES {
+        return Err(invalid("invalid_csr", "the certificate request is larger than 8 KiB"));
+    }
+    RequestedKey::from_request(csr_der).map_err(|error| invalid("invalid_csr", error.to_string()))
+}
+
+/// An agent is who its token, its key and its machine's name say: one that asks again, since the answer was lost, is the same one.
+fn agent_of(token_sha256: &[u8; 32], key: &RequestedKey, machine_name: &str) -> AgentId {
+    let hash = sha256(&[&token_sha256[..], &key.sha256(), machine_name.as_bytes()].concat());
+    let mut id = [0; 16];
+    id.copy_from_slice(&hash[..16]);
+    AgentId(uuid::Builder::from_custom_bytes(id).into_uuid())
 }
 
 #[tonic::async_trait]
@@ -72,12 +84,13 @@ impl AgentService for AgentApi {
         if request.token.len() > 128 || request.os.len() > 256 || request.agent_version.len() > 256 {
             return Err(invalid("invalid_argument", "a field is too long"));
         }
-        let (agent, machine) = (AgentId::generate(), MachineId::generate());
-        let certificate = self.sign(&request.csr_der, agent)?;
+        let (token_sha256, key) = (sha256(request.token.as_bytes()), requested_key(&request.csr_der)?);
+        let agent = agent_of(&token_sha256, &key, &request.machine_name);
+        let certificate = self.sign(&key, agent)?;
         let new = NewAgent {
-            token_sha256: sha256(request.token.as_bytes()),
+            token_sha256,
             agent,
-            machine,
+            machine: MachineId::generate(),
             machine_name: request.machine_name,
             os: request.os,
             version: request.agent_version,
@@ -101,7 +114,7 @@ impl AgentService for AgentApi {
         request: Request<RenewCertificateRequest>,
     ) -> Result<Response<RenewCertificateResponse>, Status> {
         let agent = caller::agent(&request)?;
-        let certificate = self.sign(&request.get_ref().csr_der, agent)?;
+        let certificate = self.sign(&requested_key(&request.get_ref().csr_der)?, agent)?;
         self.app.store.add_certificate(agent, certificate.serial.clone(), certificate.not_after).await?;
         info!(%agent, serial = certificate.serial, "certificate renewed");
         Ok(Response::new(RenewCertificateResponse {

@@ -17,7 +17,7 @@ use holdfast_proto::v1::{CellFrame, RenewCertificateRequest};
 
 use super::*;
 use crate::listen::{Limits, Listener};
-use crate::pki::tests::{agent_request, new_ca};
+use crate::pki::tests::{agent_request, new_ca, requested};
 use crate::pki::{Ca, ServerIdentity, agents_tls};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -113,7 +113,7 @@ async fn an_agent_is_known_by_its_certificate_and_a_stranger_may_only_enrol() {
     let ca = new_ca();
     let agent = AgentId::generate();
     let (key, request) = agent_request();
-    let certificate = ca.sign_agent(&request, agent, DAY).unwrap();
+    let certificate = ca.sign_agent(&requested(&request), agent, DAY).unwrap();
     let address = serve(&ca, known(agent, &certificate.serial, &KeyText::generate()));
 
     let identity = Identity::from_pem(&certificate.chain_pem, key.serialize_pem());
@@ -149,25 +149,25 @@ async fn certificates_that_are_not_current_are_refused() {
     let ca = new_ca();
     let agent = AgentId::generate();
     let (key, request) = agent_request();
-    let current = ca.sign_agent(&request, agent, DAY).unwrap();
+    let current = ca.sign_agent(&requested(&request), agent, DAY).unwrap();
     let address = serve(&ca, known(agent, &current.serial, &KeyText::generate()));
     let with =
         |chain_pem: &str| channel(address, &ca, Some(Identity::from_pem(chain_pem, key.serialize_pem())));
 
     // The same key and name, but nobody recorded this certificate; and another agent.
     for agent in [agent, AgentId::generate()] {
-        let unknown = ca.sign_agent(&request, agent, DAY).unwrap();
+        let unknown = ca.sign_agent(&requested(&request), agent, DAY).unwrap();
         let (status, _) = call(&with(&unknown.chain_pem), SESSION).await.unwrap();
         assert_eq!(status.code(), Code::PermissionDenied);
         assert_eq!(detail_of(&status).code, "agent_revoked");
     }
 
     // A stranger's authority that signs the same name; even enrolment is refused then.
-    let foreign = with(&new_ca().sign_agent(&request, agent, DAY).unwrap().chain_pem);
+    let foreign = with(&new_ca().sign_agent(&requested(&request), agent, DAY).unwrap().chain_pem);
     assert!(call(&foreign, SESSION).await.is_none());
     assert!(call(&foreign, "/holdfast.v1.AgentService/Enroll").await.is_none());
 
-    let short = ca.sign_agent(&request, agent, Duration::from_secs(1)).unwrap();
+    let short = ca.sign_agent(&requested(&request), agent, Duration::from_secs(1)).unwrap();
     tokio::time::sleep(Duration::from_millis(2500)).await;
     assert!(call(&with(&short.chain_pem), SESSION).await.is_none());
 

@@ -47,6 +47,38 @@ pub(crate) struct AgentCertificate {
     pub(crate) not_after: DateTime<Utc>,
 }
 
+/// The public key of a certificate request. Whatever else the request asks for (subject, names, usages, validity) is not even
+/// looked at.
+#[derive(Debug)]
+pub(crate) struct RequestedKey(SubjectPublicKeyInfo);
+
+impl RequestedKey {
+    /// Takes it out of the request.
+    ///
+    /// # Errors
+    /// A request that cannot be read, is not signed by its own key, or has a key of another kind.
+    pub(crate) fn from_request(csr_der: &[u8]) -> Result<Self, PkiError> {
+        let (rest, request) = X509CertificationRequest::from_der(csr_der).map_err(|_| PkiError::Request)?;
+        if !rest.is_empty() {
+            return Err(PkiError::Request);
+        }
+        let key = SubjectPublicKeyInfo::from_der(request.certification_request_info.subject_pki.raw)
+            .map_err(|_| PkiError::RequestKey)?;
+        let accepted: [&rcgen::SignatureAlgorithm; 3] =
+            [&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ED25519];
+        if !accepted.contains(&key.algorithm()) {
+            return Err(PkiError::RequestKey);
+        }
+        request.verify_signature().map_err(|_| PkiError::RequestSignature)?;
+        Ok(Self(key))
+    }
+
+    /// SHA-256 of the key, which is the same in each request for it.
+    pub(crate) fn sha256(&self) -> [u8; 32] {
+        super::sha256(&self.0.subject_public_key_info())
+    }
+}
+
 impl Ca {
     /// Loads the authority of `dir`, or makes one if there is none. Several processes may do this at once: one makes it,
     /// the others load that.
@@ -116,18 +148,16 @@ impl Ca {
         hex::encode(super::sha256(&self.0.certificate))
     }
 
-    /// Certifies the public key of a certificate request for this agent. Whatever else the request asks for (subject,
-    /// names, usages, validity) is not even looked at.
+    /// Certifies a public key for this agent.
     ///
     /// # Errors
-    /// A request that cannot be read, is not signed by its own key, or has a key of another kind.
+    /// If the certificate cannot be made.
     pub(crate) fn sign_agent(
         &self,
-        csr_der: &[u8],
+        key: &RequestedKey,
         agent: AgentId,
         lifetime: Duration,
     ) -> Result<AgentCertificate, PkiError> {
-        let key = requested_key(csr_der)?;
         let what = "an agent";
         let uri = format!("{AGENT_URI}{agent}");
         let uri = uri.try_into().map_err(|source| PkiError::Issue { what, source })?;
@@ -138,7 +168,7 @@ impl Ca {
         params.serial_number = Some(SerialNumber::from_slice(&serial));
         set_validity(&mut params, not_before, not_after);
         let certificate =
-            params.signed_by(&key, &self.0.issuer).map_err(|source| PkiError::Issue { what, source })?;
+            params.signed_by(&key.0, &self.0.issuer).map_err(|source| PkiError::Issue { what, source })?;
         let end = i64::try_from(not_after).ok().and_then(|end| DateTime::from_timestamp(end, 0));
         Ok(AgentCertificate {
             chain_pem: certificate.pem(),
@@ -235,22 +265,6 @@ fn new_serial() -> [u8; 16] {
     let mut serial: [u8; 16] = rand::random();
     serial[0] = serial[0] & 0x7f | 0x40;
     serial
-}
-
-fn requested_key(csr_der: &[u8]) -> Result<SubjectPublicKeyInfo, PkiError> {
-    let (rest, request) = X509CertificationRequest::from_der(csr_der).map_err(|_| PkiError::Request)?;
-    if !rest.is_empty() {
-        return Err(PkiError::Request);
-    }
-    let key = SubjectPublicKeyInfo::from_der(request.certification_request_info.subject_pki.raw)
-        .map_err(|_| PkiError::RequestKey)?;
-    let accepted: [&rcgen::SignatureAlgorithm; 3] =
-        [&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ED25519];
-    if !accepted.contains(&key.algorithm()) {
-        return Err(PkiError::RequestKey);
-    }
-    request.verify_signature().map_err(|_| PkiError::RequestSignature)?;
-    Ok(key)
 }
 
 fn read(path: &Path) -> Result<String, PkiError> {

@@ -27,6 +27,11 @@ pub(crate) fn agent_request() -> (KeyPair, Vec<u8>) {
     (key, request.der().to_vec())
 }
 
+/// The key that a request asks a certificate for.
+pub(crate) fn requested(request: &[u8]) -> RequestedKey {
+    RequestedKey::from_request(request).unwrap()
+}
+
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o777
 }
@@ -110,7 +115,7 @@ fn nothing_but_the_key_of_a_request_gets_into_the_certificate() {
     let request = hostile.serialize_request(&key).unwrap();
 
     let agent = AgentId::generate();
-    let certificate = ca.sign_agent(request.der(), agent, DAY).unwrap();
+    let certificate = ca.sign_agent(&requested(request.der()), agent, DAY).unwrap();
     let (_, pem) = x509_parser::pem::parse_x509_pem(certificate.chain_pem.as_bytes()).unwrap();
     let parsed = pem.parse_x509().unwrap();
     let names = parsed.subject_alternative_name().unwrap().unwrap();
@@ -136,7 +141,7 @@ fn nothing_but_the_key_of_a_request_gets_into_the_certificate() {
 fn a_request_must_be_whole_signed_and_of_an_accepted_kind() {
     let ca = new_ca();
     let agent = AgentId::generate();
-    let refused = |request: &[u8]| ca.sign_agent(request, agent, DAY).unwrap_err();
+    let refused = |request: &[u8]| RequestedKey::from_request(request).unwrap_err();
     let (_, request) = agent_request();
 
     let mut forged = request.clone();
@@ -152,7 +157,7 @@ fn a_request_must_be_whole_signed_and_of_an_accepted_kind() {
     for kind in [&rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ED25519] {
         let key = KeyPair::generate_for(kind).unwrap();
         let request = CertificateParams::default().serialize_request(&key).unwrap();
-        ca.sign_agent(request.der(), agent, DAY).unwrap();
+        ca.sign_agent(&requested(request.der()), agent, DAY).unwrap();
     }
 }
 

@@ -26,10 +26,14 @@ pub(crate) struct NewAgent {
 
 impl Store {
     /// Uses the token, and makes machine and agent, or changes nothing; answers the machine. A token for a machine that exists
-    /// puts the new agent in the place of that machine's old one.
+    /// puts the new agent in the place of that machine's old one. An agent that has enrolled with this token already only gets
+    /// another certificate: the answer was lost.
     pub(crate) async fn enrol(&self, new: NewAgent) -> Result<MachineId, StoreError> {
         self.transaction("enrol an agent", move |connection| {
             Box::pin(async move {
+                if let Some(machine) = enrolled_with(connection, &new).await? {
+                    return certify_again(connection, machine, &new).await;
+                }
                 let token = token::consume(connection, &new.token_sha256).await?;
                 match token.machine {
                     Some(machine) => take_over(connection, machine, &new).await,
@@ -95,6 +99,34 @@ impl Store {
         row.map(|(id,)| MachineId(id))
             .ok_or_else(|| StoreError::NotFound { noun: "agent", name: agent.to_string() })
     }
+}
+
+/// The machine of an agent that has enrolled with this token, as long as that would be valid if it had a use left.
+async fn enrolled_with(
+    connection: &mut PgConnection,
+    new: &NewAgent,
+) -> Result<Option<MachineId>, StoreError> {
+    let row: Option<(Uuid,)> = sqlx::query_as(
+        "SELECT a.machine_id FROM agents a, enrolment_tokens t
+         WHERE a.id = $1 AND a.revoked_at IS NULL AND t.hash = $2 AND t.expires_at > now()",
+    )
+    .bind(new.agent.0)
+    .bind(new.token_sha256.as_slice())
+    .fetch_optional(connection)
+    .await
+    .during("look for an earlier enrolment")?;
+    Ok(row.map(|(id,)| MachineId(id)))
+}
+
+async fn certify_again(
+    connection: &mut PgConnection,
+    machine: MachineId,
+    new: &NewAgent,
+) -> Result<MachineId, StoreError> {
+    insert_certificate(connection, new.agent, &new.serial, new.not_after).await?;
+    let detail = json!({ "machine": new.machine_name, "token": token::short(&new.token_sha256), "serial": new.serial });
+    record(connection, "agent.enrol_again", machine, new.agent, detail).await?;
+    Ok(machine)
 }
 
 /// A machine of that name is replaced only if its agent never had a session.

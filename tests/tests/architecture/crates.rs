@@ -18,17 +18,19 @@ const FORMAT: &str = "holdfast-vault-format";
 const ENGINE: &str = "holdfast-vault-engine";
 const GATEWAY: &str = "holdfast-gateway";
 const PROTO: &str = "holdfast-proto";
+const RESTORE: &str = "holdfast-restore";
 
-const RULES: [Rule; 8] = [
+const RULES: [Rule; 9] = [
     Rule { name: PROTO, ours: &[], never: &["sqlx", "object_store"] },
     Rule { name: FORMAT, ours: &[], never: &["tokio", "tonic", "prost", "sqlx", "object_store"] },
+    Rule { name: RESTORE, ours: &[FORMAT], never: &["tokio", "tonic", "prost", "sqlx", "object_store"] },
     Rule { name: ENGINE, ours: &[FORMAT], never: &["tonic", "prost", "sqlx"] },
-    Rule { name: "holdfast-vault", ours: &[FORMAT, ENGINE], never: &["tonic", "prost", "sqlx"] },
+    Rule { name: "holdfast-vault", ours: &[FORMAT, ENGINE, RESTORE], never: &["tonic", "prost", "sqlx"] },
     Rule { name: GATEWAY, ours: &[PROTO, FORMAT, ENGINE], never: &["sqlx"] },
     Rule { name: "holdfast-controller", ours: &[PROTO, FORMAT, ENGINE, GATEWAY], never: &[] },
     // They hold no storage credential and keep no database: they could not even use one.
     Rule { name: "holdfast-agent", ours: &[PROTO, FORMAT], never: &["sqlx", "object_store"] },
-    Rule { name: "holdfast-cli", ours: &[PROTO, FORMAT], never: &["sqlx", "object_store"] },
+    Rule { name: "holdfast-cli", ours: &[PROTO, FORMAT, RESTORE], never: &["sqlx", "object_store"] },
 ];
 
 #[test]

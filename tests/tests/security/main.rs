@@ -103,6 +103,37 @@ fn an_agent_that_lost_its_identity_before_it_was_ever_seen_enrols_again() {
 }
 
 #[test]
+fn an_enrolment_whose_answer_was_lost_is_answered_again() {
+    let world = World::start();
+    let uses = || world.database.number("SELECT sum(uses)::bigint FROM enrolment_tokens");
+    let id = || world.machine("web1")["id"].clone();
+    let mut agent = world.new_agent("web1", &[]);
+    let token = world.enrolment(&["--uses", "1"]);
+    agent.dies_enrolling(&token, &[], "agent::enrolled");
+    let machine = id();
+    assert!(!agent.state_dir.join("identity").try_exists().unwrap());
+    // The token is this machine's now, under this name.
+    let other = world.new_agent("web2", &[]);
+    unchanged(&world, || assert_enrol_refused(&other.enrol(&token), "holdfast token create"));
+    let _ = agent.enrol(&token).succeeds();
+    assert_eq!((uses(), id()), (1, machine.clone()));
+    agent.start();
+    world.wait_for_machine("web1", "online");
+    agent.stop();
+    assert!(!agent.state_dir.join("enrolment.key").try_exists().unwrap());
+    // Its key is forgotten: whoever has the token cannot make another agent with it.
+    unchanged(&world, || assert_enrol_refused(&agent.enrol_again(&token), "holdfast token create"));
+
+    let token = world.enrolment(&["--machine", "web1"]);
+    agent.dies_enrolling(&token, &["--force"], "agent::enrolled");
+    let _ = agent.enrol_again(&token).succeeds();
+    assert_eq!((uses(), id()), (2, machine));
+    assert_eq!(world.database.number("SELECT count(*) FROM agents"), 1);
+    agent.start();
+    world.wait_for_machine("web1", "online");
+}
+
+#[test]
 fn another_ca_is_refused_on_both_sides() {
     let (world, other) = (World::start(), World::start());
     let foreign = Cli { ca_file: other.controller.ca_file(), ..world.cli.clone() };

@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use holdfast_restore::Existing;
 use uuid::Uuid;
 
 /// Reads a Holdfast vault, and says who can unlock it, with nothing but its place and its key: no controller, no database.
@@ -177,7 +178,13 @@ pub(crate) struct RestoreOptions {
     pub(crate) to: PathBuf,
     /// Replace the file if it is there.
     #[arg(long)]
-    pub(crate) overwrite: bool,
+    overwrite: bool,
+}
+
+impl RestoreOptions {
+    pub(crate) fn existing(&self) -> Existing {
+        if self.overwrite { Existing::Replace } else { Existing::Keep }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

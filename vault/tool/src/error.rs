@@ -3,7 +3,8 @@ use std::error::Error as _;
 use std::io;
 use std::path::PathBuf;
 
-use holdfast_vault_engine::{CellError, VaultError};
+use holdfast_restore::RestoreError;
+use holdfast_vault_engine::VaultError;
 
 /// Why a command failed. `Display` is what happened, [`ToolError::next_step`] what to do.
 #[derive(Debug, thiserror::Error)]
@@ -40,22 +41,12 @@ pub(crate) enum ToolError {
     NoDisk { wanted: String, known: String },
     #[error("the point has several disks: {known}")]
     WhichDisk { known: String },
-    #[error("{} exists already", .0.display())]
-    Exists(PathBuf),
-    #[error("{} is not a regular file", .0.display())]
-    NotAFile(PathBuf),
-    #[error("another restore is writing {}", .0.display())]
-    Busy(PathBuf),
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
     #[error("{} cannot be written", path.display())]
     Write { path: PathBuf, source: io::Error },
     #[error("the disk cannot be restored")]
     Read(#[source] VaultError),
-    #[error("a cell of the disk at byte {first_byte} does not decode")]
-    Cell { first_byte: u64, source: CellError },
-    #[error("a cell of the disk at byte {first_byte} holds other bytes than were backed up")]
-    Content { first_byte: u64 },
-    #[error("the vault gave {found} blocks of a disk of {expected}")]
-    Coverage { expected: u64, found: u64 },
     #[error("something is damaged: {findings} findings")]
     Damage { findings: u64 },
     #[error("the output cannot be printed")]
@@ -127,15 +118,19 @@ impl ToolError {
             Self::ManyMachines { .. } => "use the machine's id instead of its name",
             Self::LatestDamaged { .. } => "restore an older point by its id: see `holdfast-vault ... list`",
             Self::NoDisk { .. } | Self::WhichDisk { .. } => "name one of them with --disk",
-            Self::Exists(_) => "choose another file, or replace it with --overwrite",
-            Self::NotAFile(_) => "choose a file that does not exist yet",
-            Self::Busy(_) => "wait for it, or choose another file",
-            Self::Write { .. } => "make room or choose another place, then try again",
+            Self::Restore(RestoreError::Exists { .. }) => {
+                "choose another file, or replace it with --overwrite"
+            }
+            Self::Restore(RestoreError::NotAFile { .. }) => "choose a file that does not exist yet",
+            Self::Restore(RestoreError::Busy { .. }) => "wait for it, or choose another file",
+            Self::Restore(RestoreError::File { .. }) | Self::Write { .. } => {
+                "make room or choose another place, then try again"
+            }
             Self::Read(error) if error.is_damage() => {
                 "restore another point, or bring the object back from a copy"
             }
             Self::Read(_) => "check the vault's storage and try again",
-            Self::Cell { .. } | Self::Content { .. } | Self::Coverage { .. } => {
+            Self::Restore(RestoreError::Content(_)) => {
                 "restore another point, or bring the vault back from a copy"
             }
             Self::Damage { .. } => {

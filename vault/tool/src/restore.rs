@@ -1,55 +1,40 @@
 //! Writing a disk to a file: `FILE.partial` first, which becomes FILE when all of it is there, verified and durable.
 
-mod target;
-
 use std::sync::Arc;
 
 use futures::TryStreamExt as _;
-use holdfast_vault_engine::{BLOCK_SIZE, StoredCell, Vault, Window, cell_hash, decode_cell};
-use holdfast_vault_format::block::blocks_of;
+use holdfast_restore::{Cell, Target};
+use holdfast_vault_engine::{BLOCK_SIZE, StoredCell, Vault, Window};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::args::RestoreOptions;
 use crate::error::ToolError;
 use crate::find;
-use target::Target;
 
 /// Windows that are decoded and written at once; each holds a few MiB.
 const WRITERS: usize = 4;
 
 pub(crate) async fn restore(vault: &Vault, options: RestoreOptions) -> Result<(), ToolError> {
     // Before the vault is searched: a refusal should not take minutes.
-    target::check(&options.to, options.overwrite)?;
+    holdfast_restore::check(&options.to, options.existing())?;
     let point = find::point(vault, &options.point).await?;
     let disk = find::disk(&point, options.disk.as_deref())?;
     let reader = vault.open_disk(&point, &disk.name).await.map_err(ToolError::Read)?;
-    let target = Arc::new(Target::create(&options.to, reader.size_bytes())?);
-    let bar = progress_bar(reader.size_bytes());
-    let result = write_all(reader.windows(), &target, &bar).await;
+    let target = Arc::new(Target::create(&options.to, disk.size_bytes, options.existing())?);
+    let bar = progress_bar(disk.size_bytes);
+    let written = write_all(reader.windows(), &target, &bar).await;
     bar.finish_and_clear();
-    let expected = blocks_of(disk.size_bytes);
-    let result = result.and_then(|found| {
-        if found == expected { Ok(()) } else { Err(ToolError::Coverage { expected, found }) }
-    });
-    let overwrite = options.overwrite;
-    let finish = move || match result {
-        Ok(()) => target.publish(overwrite),
-        Err(error) => {
-            target.discard();
-            Err(error)
-        }
-    };
-    tokio::task::spawn_blocking(finish).await.map_err(ToolError::Worker)??;
+    written?;
+    tokio::task::spawn_blocking(move || target.finish()).await.map_err(ToolError::Worker)??;
     eprintln!("restored disk {} of point {} to {}", disk.name, point.id, options.to.display());
     Ok(())
 }
 
-/// Answers how many blocks there were.
 async fn write_all(
     windows: impl futures::Stream<Item = Result<Window, holdfast_vault_engine::VaultError>>,
     target: &Arc<Target>,
     bar: &ProgressBar,
-) -> Result<u64, ToolError> {
+) -> Result<(), ToolError> {
     windows
         .map_err(ToolError::Read)
         .map_ok(|window| async {
@@ -58,40 +43,36 @@ async fn write_all(
                 .await
                 .map_err(ToolError::Worker)??;
             bar.inc(blocks * BLOCK_SIZE as u64);
-            Ok(blocks)
+            Ok(())
         })
         .try_buffer_unordered(WRITERS)
-        .try_fold(0, |sum, blocks| async move { Ok(sum + blocks) })
+        .try_collect()
         .await
 }
 
+/// Answers how many blocks it was.
 fn write_window(target: &Target, window: Window) -> Result<u64, ToolError> {
-    // Zeros are holes: the file was empty.
-    let mut blocks: u64 = window.zeros.iter().map(|extent| extent.block_count).sum();
+    let (mut blocks, mut memory) = (0, Vec::new());
+    for extent in window.zeros {
+        target.zeros(extent)?;
+        blocks += extent.block_count;
+    }
     for cell in &window.cells {
-        blocks += write_cell(target, cell)?;
+        blocks += write_cell(target, cell, &mut memory)?;
     }
     Ok(blocks)
 }
 
-fn write_cell(target: &Target, cell: &StoredCell) -> Result<u64, ToolError> {
-    let first_byte = cell.pieces.first().map_or(0, |piece| piece.extent.first_block * BLOCK_SIZE as u64);
-    let plain = decode_cell(cell.codec, cell.plain_bytes, &cell.data)
-        .map_err(|source| ToolError::Cell { first_byte, source })?;
-    if cell_hash(&plain) != cell.plain_hash {
-        return Err(ToolError::Content { first_byte });
-    }
-    let mut blocks = 0;
-    for piece in &cell.pieces {
-        let content = usize::try_from(piece.extent.block_count).ok().and_then(|count| {
-            let start = (piece.cell_block as usize).checked_mul(BLOCK_SIZE)?;
-            plain.get(start..start.checked_add(count.checked_mul(BLOCK_SIZE)?)?)
-        });
-        let content = content.ok_or(ToolError::Content { first_byte })?;
-        target.write(piece.extent.first_block, content)?;
-        blocks += piece.extent.block_count;
-    }
-    Ok(blocks)
+fn write_cell(target: &Target, cell: &StoredCell, memory: &mut Vec<u8>) -> Result<u64, ToolError> {
+    let pieces: Vec<_> = cell.pieces.iter().map(|piece| (piece.cell_block, piece.extent)).collect();
+    let cell = Cell {
+        codec: cell.codec,
+        plain_bytes: cell.plain_bytes,
+        plain_hash: &cell.plain_hash,
+        data: &cell.data,
+        pieces: &pieces,
+    };
+    Ok(target.write_cell(&cell, memory)?)
 }
 
 fn progress_bar(size_bytes: u64) -> ProgressBar {

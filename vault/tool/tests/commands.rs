@@ -216,12 +216,7 @@ fn refusals() {
     fixture.refused(&fixture.restore("web2@latest", "data", "out"), 1, "no machine web2", "out");
     fixture.refused(&fixture.restore("nonsense", "data", "out"), 1, "neither", "out");
     fixture.refused(&fixture.restore(&id, "tape", "out"), 1, "data, boot", "out");
-    fixture.refused(
-        &fixture.restore(&id, "data", "no/such/folder"),
-        1,
-        "cannot be written",
-        "no/such/folder",
-    );
+    fixture.refused(&fixture.restore(&id, "data", "no/such/folder"), 1, "cannot create", "no/such/folder");
     let which = fixture.run(&["restore", "--point", &id, "--to", "out"]);
     fixture.refused(&which, 1, "several disks", "out");
     fixture.refused(&fixture.run(&["restore", "--to", "out"]), 2, "--point", "out");

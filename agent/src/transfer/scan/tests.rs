@@ -150,6 +150,7 @@ fn scan(path: &Path, base: Base, layout: Layout, map: Option<PendingMap>) -> Res
         gatherer: Gatherer::new(layout, CELL_BLOCKS, sink),
         map,
         meter: &meter,
+        wait: &DiskWait::default(),
         stop: &CancellationToken::new(),
     };
     let scanned = scan.run()?;
@@ -270,6 +271,7 @@ fn a_hole_of_a_tebibyte_is_neither_read_nor_sent_as_data() {
         }),
         map: None,
         meter: &meter,
+        wait: &DiskWait::default(),
         stop: &CancellationToken::new(),
     };
     let scanned = scan.run().unwrap();
@@ -322,6 +324,7 @@ fn a_writer_in_the_middle_of_a_scan_fails_it() {
         }),
         map: None,
         meter: &Meter::new(0),
+        wait: &DiskWait::default(),
         stop: &CancellationToken::new(),
     };
     let error = scan.run().unwrap_err();

@@ -13,11 +13,11 @@ use arbitrary::{Arbitrary, Unstructured};
 use holdfast_fuzz::sample::plain;
 use holdfast_fuzz::vault::scratch;
 use holdfast_proto::v1;
+use holdfast_restore::{Existing, Target};
 use holdfast_vault_format::{BLOCK_SIZE, Codec, cell_hash, decode_cell, encode_cell};
 use libfuzzer_sys::fuzz_target;
 use prost::Message as _;
 use restore::frame::write;
-use restore::target::Target;
 
 /// Larger disks are only begun.
 const MAX_READ_BACK: u64 = 1 << 20;
@@ -39,7 +39,7 @@ fuzz_target!(|data: &[u8]| {
 });
 
 fn restore(path: &Path, size_bytes: u64, frames: &[v1::DiskCells]) -> bool {
-    let Ok(target) = Target::create(path, size_bytes, false) else { return false };
+    let Ok(target) = Target::create(path, size_bytes, Existing::Keep) else { return false };
     frames.iter().all(|frame| write(&target, frame).is_ok()) && target.finish().is_ok()
 }
 

@@ -1,4 +1,3 @@
 //! The part of `restore` that frames go through.
 
 pub(crate) mod frame;
-pub(crate) mod target;

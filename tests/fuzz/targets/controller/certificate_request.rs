@@ -17,15 +17,16 @@ use std::time::Duration;
 use holdfast_fuzz::vault::scratch;
 use holdfast_proto::ids::AgentId;
 use libfuzzer_sys::fuzz_target;
-use pki::Ca;
+use pki::{Ca, RequestedKey};
 use uuid::Uuid;
 
 static CA: LazyLock<Ca> =
     LazyLock::new(|| Ca::load_or_create(&scratch("ca").join("pki")).expect("an authority can be made").0);
 
 fuzz_target!(|data: &[u8]| {
-    let signed = CA.sign_agent(data, AgentId(Uuid::from_u128(7)), Duration::from_secs(3600));
-    let Ok(certificate) = signed else { return };
+    let Ok(key) = RequestedKey::from_request(data) else { return };
+    let signed = CA.sign_agent(&key, AgentId(Uuid::from_u128(7)), Duration::from_secs(3600));
+    let certificate = signed.expect("a key that was taken is certified");
     assert_eq!(certificate.serial.len(), 32);
     let (_, pem) = x509_parser::pem::parse_x509_pem(certificate.chain_pem.as_bytes()).expect("it is PEM");
     let leaf = pem.parse_x509().expect("it is a certificate");

@@ -118,7 +118,7 @@ impl Vault {
 }
 
 /// A clock that is wrong must neither end a lock early nor keep a cooling-off period open.
-fn now(vault_time: Option<i64>) -> Now {
+pub(crate) fn now(vault_time: Option<i64>) -> Now {
     let clock = Utc::now();
     let Some(vault) = vault_time.and_then(DateTime::from_timestamp_micros) else {
         return Now { earliest: clock, latest: clock };

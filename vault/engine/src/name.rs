@@ -21,9 +21,11 @@ pub(crate) fn recipient_of(path: &Path, key: Uuid) -> Option<Uuid> {
     (of == key.to_string() && path.filename()?.ends_with(&recipient.to_string())).then_some(recipient)
 }
 
-/// What a storage is tried with while a vault is made.
+/// What a storage is tried with.
+pub(crate) const PROBES: &str = "probe";
+
 pub(crate) fn probe(id: Uuid) -> String {
-    format!("probe/{id}")
+    format!("{PROBES}/{id}")
 }
 
 pub(crate) fn open(machine: Uuid, seq: u64) -> String {

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use holdfast_vault_format::collection::CondemnedSegment;
 use holdfast_vault_format::record::DeltaRef;
 
+use crate::delta::segments_needed;
 use crate::segment::AnyGeneration;
 use crate::standing::PointState;
 use crate::{Outcome, Point, Vault, VaultError, name, object};
@@ -22,6 +23,9 @@ pub(super) struct Mark {
     pub(super) whole: Vec<CondemnedSegment>,
     /// What deltas name, in every generation that is there: of these, one that has the blocks that points need has to stay.
     pub(super) named: Vec<(CondemnedSegment, u64)>,
+    /// Backup and number of those that points under lock need, where the storage enforces that: nothing that it retains is worth
+    /// replacing.
+    pub(super) retained: HashSet<(u64, u32)>,
     /// The points that need it, also purged ones that a backup builds upon.
     pub(super) points: Vec<Point>,
     /// The newest point that is not purged, or 0.
@@ -87,9 +91,13 @@ impl Vault {
         let mut points = BTreeMap::new();
         let mut gone = HashMap::new();
         let mut aborted = BTreeSet::new();
+        let mut locked = BTreeSet::new();
         self.settle_decisions(machine, &names.seqs).await?;
         for seq in &names.seqs {
             let standing = self.standing_by(machine, *seq, names.events.get(seq)).await?;
+            if standing.lock.is_some_and(|lock| lock.until > options.now) {
+                locked.insert(*seq);
+            }
             let is_purged = standing.state == PointState::Purged || purged.contains(seq);
             match self.look(machine, *seq).await {
                 Ok(Some(Outcome::Point(point))) if is_purged => drop(gone.insert(*seq, point)),
@@ -103,11 +111,18 @@ impl Vault {
         }
         let newest = points.keys().next_back().copied().unwrap_or(0);
         let mut live = Live::default();
-        for point in points.values() {
+        let (first, others): (Vec<&Point>, Vec<&Point>) = points
+            .values()
+            .partition(|point| self.storage().object_lock().is_some() && locked.contains(&point.seq));
+        for point in first {
+            self.mark_point(point, &mut live, lent).await?;
+        }
+        let retained = live.segments.clone();
+        for point in others {
             self.mark_point(point, &mut live, lent).await?;
         }
         lent.looked_at.insert(machine, seen.clone());
-        let mut mark = Mark::default();
+        let mut mark = Mark { retained, ..Mark::default() };
         for seq in opens {
             if seen.contains(&seq) {
                 // Those since the newest point say what can be taken over.
@@ -240,13 +255,10 @@ impl Vault {
     ) -> Result<(), VaultError> {
         let root = self.delta_root(machine, delta).await?;
         lent.read_bytes += root.encode().len() as u64;
-        let parts = delta.parts.iter().map(|part| part.segment);
-        let pages = root.extent_pages.iter().chain(&root.hash_pages).map(|page| page.place.segment);
-        live.segments.extend(parts.chain(pages).map(|number| (delta.seq, number)));
-        for named in &root.segments {
-            match named.lender {
-                None => drop(live.segments.insert((named.seq, named.number))),
-                Some(lender) => drop(lent.segments.insert((lender, named.seq, named.number))),
+        for segment in segments_needed(machine, delta, &root) {
+            match segment {
+                (owner, seq, number) if owner == machine => drop(live.segments.insert((seq, number))),
+                lent_one => drop(lent.segments.insert(lent_one)),
             }
         }
         Ok(())

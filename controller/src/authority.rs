@@ -156,14 +156,29 @@ impl Authority for StoreAuthority {
                 vault::PointState::Purged => NewPointState::Purged,
             },
             decisions: i32::try_from(standing.decisions).unwrap_or(i32::MAX),
-            lock: standing.lock.map(|lock| match lock.mode {
-                vault::LockMode::Governance => ("governance", lock.until),
-                vault::LockMode::Compliance => ("compliance", lock.until),
-            }),
+            lock: standing.lock.map(|lock| (lock_mode(lock.mode), lock.until)),
             actor: decided.actor.clone(),
             action: decided.action,
         };
         self.0.store.record_standing(new).await.map_err(Status::from)
+    }
+
+    async fn unenforced_locks(&self) -> Result<Vec<PointLocation>, Status> {
+        let rows = self.0.store.unenforced_locks().await?;
+        let location = |(machine, seq): (Uuid, i64)| PointLocation {
+            machine: MachineId(machine),
+            seq: u64::try_from(seq).unwrap_or(0),
+        };
+        Ok(rows.into_iter().map(location).collect())
+    }
+
+    async fn record_retention(
+        &self,
+        point: PointLocation,
+        retention: vault::Retention,
+    ) -> Result<(), Status> {
+        let lock = (lock_mode(retention.mode), retention.until);
+        self.0.store.record_retention(point.machine, signed(point.seq)?, lock).await.map_err(Status::from)
     }
 
     async fn add_machine(&self, machine: &FoundMachine, actor: &str) -> Result<bool, Status> {
@@ -187,6 +202,13 @@ impl Authority for StoreAuthority {
 
     async fn mark_damaged(&self, point: PointId, reason: &str) -> Result<(), Status> {
         self.0.store.mark_damaged(PointKey::Id(point), reason).await.map_err(Status::from)
+    }
+}
+
+fn lock_mode(mode: vault::LockMode) -> &'static str {
+    match mode {
+        vault::LockMode::Governance => "governance",
+        vault::LockMode::Compliance => "compliance",
     }
 }
 

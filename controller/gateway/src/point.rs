@@ -49,7 +49,8 @@ impl Gateway {
     /// Decides, and tells the catalogue. What is so already is no error.
     ///
     /// # Errors
-    /// FAILED_PRECONDITION if it may not be. After any other it may have been decided: ask again.
+    /// FAILED_PRECONDITION if it may not be, or if it is locked and the storage does not enforce that as it has to. After any other it
+    /// may have been decided: ask again.
     pub async fn decide_point(
         &self,
         location: PointLocation,
@@ -65,7 +66,11 @@ impl Gateway {
         };
         let decided = self.inner.vault.decide_point(machine.0, seq, action, actor).await;
         let standing = decided.map_err(|error| status_of(&error))?;
-        self.record_standing(location, standing, actor, decision.audited()).await
+        self.record_standing(location, standing, actor, decision.audited()).await?;
+        match decision {
+            Decision::Lock { .. } => self.enforce_lock(location).await,
+            Decision::Delete | Decision::Undelete | Decision::Unlock => Ok(()),
+        }
     }
 
     /// Reads where a point stands and tells the catalogue.

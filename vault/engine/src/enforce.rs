@@ -9,7 +9,7 @@ mod needs;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use futures::{StreamExt as _, TryStreamExt as _};
 use uuid::Uuid;
 
@@ -28,13 +28,24 @@ const TRIES: u32 = 8;
 const IN_FLIGHT: usize = 16;
 
 impl Vault {
-    /// What the storage has to enforce of a point's lock now; `None` if it has nothing to, or is not one that is asked to.
-    pub async fn retention_due(&self, machine: Uuid, seq: u64) -> Result<Option<Retention>, VaultError> {
-        if self.storage().object_lock().is_none() {
+    /// Whether its storage is asked to enforce locks, and was found to do so.
+    #[must_use]
+    pub fn enforces_locks(&self) -> bool {
+        self.storage().object_lock().is_some()
+    }
+
+    /// What the storage has to enforce of a point's lock now, by this clock; `None` if it has nothing to, or is not asked to.
+    pub async fn retention_due(
+        &self,
+        machine: Uuid,
+        seq: u64,
+        clock: DateTime<Utc>,
+    ) -> Result<Option<Retention>, VaultError> {
+        if !self.enforces_locks() {
             return Ok(None);
         }
         let epoch = self.newest_collection().await?;
-        let now = event::now(epoch.map(|collection| collection.vault_time));
+        let now = event::now(clock, epoch.map(|collection| collection.vault_time));
         Ok(self.standing(machine, seq).await?.retention(now))
     }
 
@@ -43,9 +54,14 @@ impl Vault {
     ///
     /// # Errors
     /// If something of it is not retained, or cannot be read.
-    pub async fn enforce_lock(&self, machine: Uuid, seq: u64) -> Result<Option<Retention>, VaultError> {
+    pub async fn enforce_lock(
+        &self,
+        machine: Uuid,
+        seq: u64,
+        clock: DateTime<Utc>,
+    ) -> Result<Option<Retention>, VaultError> {
         let Some(lock) = self.storage().object_lock() else { return Ok(None) };
-        let Some(due) = self.retention_due(machine, seq).await? else { return Ok(None) };
+        let Some(due) = self.retention_due(machine, seq, clock).await? else { return Ok(None) };
         let Some(Outcome::Point(point)) = self.look(machine, seq).await? else {
             return Err(VaultError::Missing { object: name::point(machine, seq) });
         };

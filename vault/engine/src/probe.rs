@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use chrono::{TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use tracing::{debug, warn};
 use uuid::Uuid;
 
@@ -116,19 +116,18 @@ fn noise() -> Bytes {
 }
 
 impl Vault {
-    /// Removes what the storage was tried with, once nothing retains it any more. What cannot be removed now only takes the room of a
-    /// few bytes.
-    pub async fn sweep_probes(&self) {
+    /// Removes what the storage was tried with some time before `now`, unless it still retains that. What cannot be removed now only takes
+    /// the room of a few bytes.
+    pub async fn sweep_probes(&self, now: DateTime<Utc>) {
         let Some(lock) = self.storage().object_lock() else { return };
-        match self.sweep_with(lock).await {
+        match self.sweep_with(lock, now).await {
             Ok(0) => {}
             Ok(count) => debug!(count, "probes are removed"),
             Err(error) => warn!(error = &error as &dyn std::error::Error, "probes are not removed"),
         }
     }
 
-    async fn sweep_with(&self, lock: &ObjectLock) -> Result<usize, VaultError> {
-        let now = Utc::now();
+    async fn sweep_with(&self, lock: &ObjectLock, now: DateTime<Utc>) -> Result<usize, VaultError> {
         let mut swept = 0;
         for probe in object::list_meta(self.store(), name::PROBES).await? {
             if (now - probe.last_modified).to_std().is_ok_and(|age| age >= LEFT_ALONE)

@@ -26,6 +26,7 @@ mod round_trip;
 mod s3;
 mod s3_connection;
 mod s3_failover;
+mod s3_object_lock;
 mod staging;
 mod support;
 mod verify;

@@ -151,7 +151,11 @@ fn describe_retention(point: &Point) -> String {
     point.retention.as_ref().map_or_else(
         || "not enforced by the storage".to_owned(),
         |retention| {
-            format!("enforced by the storage ({} until {})", retention.mode, or_dash(retention.until.as_deref()))
+            format!(
+                "enforced by the storage ({} until {})",
+                retention.mode,
+                or_dash(retention.until.as_deref())
+            )
         },
     )
 }

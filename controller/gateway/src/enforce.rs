@@ -8,7 +8,7 @@ use tonic::{Code, Status};
 use tracing::{info, warn};
 
 use holdfast_proto::error::{ErrorDetailExt as _, system_error};
-use holdfast_vault_engine::VaultError;
+use holdfast_vault_engine::{Enforced, VaultError};
 
 use crate::error::chain;
 use crate::metrics::{ENFORCED_LOCKS, UNENFORCED_LOCKS};
@@ -50,10 +50,13 @@ impl Gateway {
             }
             Ok(Err(Unenforced { reason, next_step })) => {
                 self.failed(location, &reason);
-                let wait = "the controller tries again every hour; `holdfast point show POINT` tells when it is";
+                let wait =
+                    "the controller tries again every hour; `holdfast point show POINT` tells when it is";
                 Err(system_error(
                     "lock_not_enforced",
-                    format!("the point is locked by Holdfast, but its storage does not enforce that: {reason}"),
+                    format!(
+                        "the point is locked by Holdfast, but its storage does not enforce that: {reason}"
+                    ),
                 )
                 .action(next_step.unwrap_or(wait))
                 .into_status(Code::FailedPrecondition))
@@ -63,12 +66,21 @@ impl Gateway {
 
     async fn enforce(&self, location: PointLocation) -> Result<(), Unenforced> {
         let PointLocation { machine, seq } = location;
-        let Some(retention) = self.inner.vault.enforce_lock(machine.0, seq, Utc::now()).await? else {
+        let Some(Enforced { due, retained }) =
+            self.inner.vault.enforce_lock(machine.0, seq, Utc::now()).await?
+        else {
             return Ok(());
         };
-        within(self.inner.authority.record_retention(location, retention)).await?;
+        within(self.inner.authority.record_retention(location, retained)).await?;
+        if !retained.covers(due) {
+            self.failed(
+                location,
+                "some of it is under governance retention, which this key may not make compliance",
+            );
+            return Ok(());
+        }
         ENFORCED_LOCKS.add(1);
-        info!(%machine, seq, ?retention, "the storage retains all that a locked point needs");
+        info!(%machine, seq, ?retained, "the storage retains all that a locked point needs");
         Ok(())
     }
 

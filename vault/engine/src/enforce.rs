@@ -27,6 +27,16 @@ const TRIES: u32 = 8;
 /// Requests under way.
 const IN_FLIGHT: usize = 16;
 
+/// How a lock is enforced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Enforced {
+    /// What the lock calls for.
+    pub due: Retention,
+    /// What everything that the point needs is retained for, at least. Less than is due where something is under governance that this
+    /// key may not bypass.
+    pub retained: Retention,
+}
+
 impl Vault {
     /// Whether its storage is asked to enforce locks, and was found to do so.
     #[must_use]
@@ -34,23 +44,19 @@ impl Vault {
         self.storage().object_lock().is_some()
     }
 
-    /// What the storage has to enforce of a point's lock now, by this clock; `None` if it has nothing to, or is not asked to.
-    pub async fn retention_due(
+    /// What the storage has to enforce of a point's lock now, by this clock.
+    async fn retention_due(
         &self,
         machine: Uuid,
         seq: u64,
         clock: DateTime<Utc>,
     ) -> Result<Option<Retention>, VaultError> {
-        if !self.enforces_locks() {
-            return Ok(None);
-        }
         let epoch = self.newest_collection().await?;
         let now = event::now(clock, epoch.map(|collection| collection.vault_time));
         Ok(self.standing(machine, seq).await?.retention(now))
     }
 
-    /// Has the storage retain everything that a locked point needs, and answers what it retains of all of it: less than the lock calls
-    /// for where something is under governance that this key may not bypass. `None` as in [`Self::retention_due`].
+    /// Has the storage retain everything that a locked point needs. `None` if nothing is to be enforced now.
     ///
     /// # Errors
     /// If something of it is not retained, or cannot be read.
@@ -59,7 +65,7 @@ impl Vault {
         machine: Uuid,
         seq: u64,
         clock: DateTime<Utc>,
-    ) -> Result<Option<Retention>, VaultError> {
+    ) -> Result<Option<Enforced>, VaultError> {
         let Some(lock) = self.storage().object_lock() else { return Ok(None) };
         let Some(due) = self.retention_due(machine, seq, clock).await? else { return Ok(None) };
         let Some(Outcome::Point(point)) = self.look(machine, seq).await? else {
@@ -72,7 +78,7 @@ impl Vault {
             match retain_all(lock, names, due).await {
                 // A collection has replaced it since it was listed.
                 Err(VaultError::Missing { .. }) if tries < TRIES => tries += 1,
-                retained => return retained.map(Some),
+                retained => return Ok(Some(Enforced { due, retained: retained? })),
             }
         }
     }

@@ -175,7 +175,9 @@ impl VaultError {
                 "use a storage that honours conditional writes: docs/operating.md lists those that were tried; a vault on one that \
                  does not is not supported",
             ),
-            Self::NotEnforced { reason: NotEnforced::Untried | NotEnforced::Untold | NotEnforced::Denied } => Some(
+            Self::NotEnforced {
+                reason: NotEnforced::Untried | NotEnforced::Untold | NotEnforced::Denied,
+            } => Some(
                 "let this key read and set retentions, and delete versions under probe/: docs/operating.md has a policy to copy",
             ),
             Self::NotEnforced { reason: NotEnforced::Slow } => Some("try again"),

@@ -41,6 +41,7 @@ pub use collect::{
 };
 pub use commit::Prepared;
 pub use disk::{DiskReader, Piece, StoredCell, Window};
+pub use enforce::Enforced;
 pub use error::{NotEnforced, VaultError};
 pub use holdfast_vault_format::event::{Action, LockMode};
 pub use holdfast_vault_format::record::{Consistency, PointRef};
@@ -54,7 +55,9 @@ pub use point::{OpenBackup, Outcome, Point, PointDisk, PointStatus};
 pub use retention::Retention;
 pub use samples::{SampleStats, Samples};
 pub use standing::{COOLING_OFF, Deletion, Lock, PointState, Refusal, Standing};
-pub use store::{Problem, S3, S3Addressing, S3Credentials, S3Limits, S3Location, S3ObjectLock, S3Transport, Storage};
+pub use store::{
+    Problem, S3, S3Addressing, S3Credentials, S3Limits, S3Location, S3ObjectLock, S3Transport, Storage,
+};
 pub use vault::Vault;
 pub use verify::{DamagedPoint, Finding, VerifyDepth, VerifyPace, VerifyProgress, VerifyReport, VerifyScope};
 

@@ -13,8 +13,8 @@ use object_store::local::LocalFileSystem;
 use crate::VaultError;
 
 pub use problem::Problem;
-pub use s3::{S3, S3Addressing, S3Credentials, S3Limits, S3Location, S3ObjectLock, S3Transport};
 pub(crate) use s3::{Answered, Bypass, ObjectLock};
+pub use s3::{S3, S3Addressing, S3Credentials, S3Limits, S3Location, S3ObjectLock, S3Transport};
 
 /// How long a store is asked again what became of a write, unless its settings say otherwise.
 const PATIENCE: Duration = Duration::from_secs(120);

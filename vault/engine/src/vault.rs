@@ -253,7 +253,8 @@ async fn refuse_foreign_files(store: &dyn ObjectStore) -> Result<(), VaultError>
         let object = object.map_err(|source| VaultError::storage("list", "", source))?;
         // A directory's `lost+found` is not listed; the keys and probes of an interrupted try are. Consoles mark a folder in a
         // bucket by an object that is called like it.
-        let ours = ["keys", name::PROBES].iter().any(|ours| object.location.prefix_matches(&Path::from(*ours)));
+        let ours =
+            ["keys", name::PROBES].iter().any(|ours| object.location.prefix_matches(&Path::from(*ours)));
         if !ours && !object.location.as_ref().is_empty() {
             return Err(VaultError::NotEmpty);
         }

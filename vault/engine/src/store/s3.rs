@@ -223,12 +223,7 @@ impl Storage {
                 Some(Arc::new(ObjectLock(requests)))
             }
         };
-        Ok(Self {
-            objects: Arc::new(store),
-            root: None,
-            patience: s3.limits.retry_for,
-            object_lock,
-        })
+        Ok(Self { objects: Arc::new(store), root: None, patience: s3.limits.retry_for, object_lock })
     }
 }
 

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use http::Method;
 use holdfast_vault_engine::{
     Action, ClockTrust, CollectOptions, CollectionReport, Compaction, KeyFile, Keys, LockMode, NotEnforced,
     Point, Retention, S3, S3Limits, S3ObjectLock, Samples, Storage, Unlock, Vault, VaultError,
 };
+use http::Method;
 use uuid::Uuid;
 
 use super::collect::AT_ONCE;
@@ -31,7 +31,7 @@ async fn lock(test: &S3Vault, point: &Point, mode: LockMode, until: DateTime<Utc
 }
 
 async fn enforce(vault: &Vault, point: &Point, clock: DateTime<Utc>) -> Option<Retention> {
-    vault.enforce_lock(point.machine, point.seq, clock).await.unwrap()
+    Some(vault.enforce_lock(point.machine, point.seq, clock).await.unwrap()?.retained)
 }
 
 async fn collect(vault: &Vault) -> CollectionReport {
@@ -73,7 +73,7 @@ async fn s3_a_server_that_does_not_enforce_locks_is_refused() {
     let versioned = LockBucket::on(server, &[]).await;
     let body = "<VersioningConfiguration xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Status>Enabled</Status>\
                 </VersioningConfiguration>";
-    let answered = versioned.request(Method::PUT, "", &[("versioning", "")], &[], body).await;
+    let answered = versioned.bucket.request(Method::PUT, "", &[("versioning", "")], &[], body).await;
     assert_eq!(answered.0, 200, "{answered:?}");
     let refused = refusal(&versioned.place()).await;
     assert!(matches!(refused, NotEnforced::Unable { .. }), "{refused:?}");
@@ -82,8 +82,8 @@ async fn s3_a_server_that_does_not_enforce_locks_is_refused() {
         (Locks::Ignored, NotEnforced::Deletes { mode: LockMode::Governance }),
         (Locks::Moto, NotEnforced::Shortens),
     ] {
-        let Some(bucket) = LockBucket::of_moto(locks).await else { return };
-        assert_eq!(refusal(&bucket.place()).await, expected, "{locks:?}");
+        let Some(server) = LockBucket::of_moto(locks).await else { return };
+        assert_eq!(refusal(&server.place()).await, expected, "{locks:?}");
     }
 }
 
@@ -91,8 +91,9 @@ async fn s3_a_server_that_does_not_enforce_locks_is_refused() {
 /// what can be deleted and hides the rest.
 #[tokio::test(flavor = "multi_thread")]
 async fn s3_what_a_locked_point_needs_outlives_the_buckets_key() {
-    let Some(bucket) = LockBucket::start().await else { return };
-    let test = S3Vault::new(bucket.place()).await;
+    let Some(server) = LockBucket::start().await else { return };
+    let bucket = &server.bucket;
+    let test = S3Vault::new(server.place()).await;
     let vault = test.vault.deduplicating(Arc::new(Samples::within(1 << 20)));
     let mut image = Image::noise(1, 4 * MIB);
     let lender = back_up(&vault, Uuid::new_v4(), &[("sda", &image)]).await.unwrap();
@@ -134,16 +135,13 @@ async fn s3_what_a_locked_point_needs_outlives_the_buckets_key() {
     assert!(refused > 5 && refused < before.len(), "{refused} of {}", before.len());
     let left = bucket.versions(&prefix).await;
     for version in &left {
-        let (status, said) = bucket.request(Method::DELETE, &version.key, &[], &[], "").await;
-        assert_eq!(status, 204, "{said}");
+        bucket.hide(&version.key).await;
     }
     let gone = Vault::open(Storage::s3(&test.place).unwrap(), &test.key).await.unwrap_err();
     assert!(matches!(gone, VaultError::NotAVault), "{gone:?}");
 
     // What an operator does then.
-    for version in bucket.versions(&prefix).await.iter().filter(|version| version.is_marker) {
-        assert_eq!(bucket.delete_version(version).await, 204, "{version:?}");
-    }
+    bucket.remove_markers(&prefix).await;
     for key in [&test.key, &second] {
         let vault = open(&test.place, key).await;
         assert_eq!(vault.machines().await.unwrap(), [machine]);
@@ -161,8 +159,9 @@ async fn open(place: &S3, key: &KeyFile) -> Vault {
 /// It would gain nothing: the server keeps what was replaced.
 #[tokio::test(flavor = "multi_thread")]
 async fn s3_collections_leave_what_is_retained() {
-    let Some(bucket) = LockBucket::start().await else { return };
-    let test = S3Vault::new(bucket.place()).await;
+    let Some(server) = LockBucket::start().await else { return };
+    let bucket = &server.bucket;
+    let test = S3Vault::new(server.place()).await;
     let mut worn = Vec::new();
     for machine in [Uuid::new_v4(), Uuid::new_v4()] {
         let mut image = Image::noise(1, 4 * MIB);
@@ -198,8 +197,9 @@ async fn s3_collections_leave_what_is_retained() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn s3_what_is_retained_is_only_ever_retained_for_longer() {
-    let Some(bucket) = LockBucket::start().await else { return };
-    let test = S3Vault::new(bucket.place()).await;
+    let Some(server) = LockBucket::start().await else { return };
+    let bucket = &server.bucket;
+    let test = S3Vault::new(server.place()).await;
     let machine = Uuid::new_v4();
     let mut image = Image::noise(1, MIB);
     let old = back_up(&test.vault, machine, &[("sda", &image)]).await.unwrap();
@@ -208,14 +208,14 @@ async fn s3_what_is_retained_is_only_ever_retained_for_longer() {
     let shared = test.name(&format!("seg/{machine}/{:020}/00000000.0", old.seq)).to_string();
     let own = test.name(&format!("points/{machine}/{:020}", new.seq)).to_string();
     let is = async |key: &str, mode: &str, until: DateTime<Utc>| {
-        let (found, end) = bucket.retention(key).await.unwrap();
+        let (found, end) = server.retention(key).await.unwrap();
         assert_eq!(found, mode, "{key}");
         assert!(end.starts_with(&until.format("%Y-%m-%dT%H:%M:%S").to_string()), "{key}: {end} {until}");
     };
     lock(&test, &old, LockMode::Governance, in_hours(3)).await;
     enforce(&test.vault, &old, Utc::now()).await.unwrap();
     is(&shared, "GOVERNANCE", in_hours(3)).await;
-    assert_eq!(bucket.retention(&own).await, None);
+    assert_eq!(server.retention(&own).await, None);
 
     lock(&test, &new, LockMode::Governance, in_hours(2)).await;
     let retained = enforce(&test.vault, &new, Utc::now()).await.unwrap();
@@ -247,8 +247,9 @@ async fn s3_what_is_retained_is_only_ever_retained_for_longer() {
 /// Amazon lets nobody make compliance of governance who may not bypass that: then it stays, for as long, and is not called more.
 #[tokio::test(flavor = "multi_thread")]
 async fn s3_governance_that_cannot_be_raised_is_not_called_compliance() {
-    let Some(bucket) = LockBucket::of_moto(Locks::NoBypass).await else { return };
-    let test = S3Vault::new(bucket.place()).await;
+    let Some(server) = LockBucket::of_moto(Locks::NoBypass).await else { return };
+    let bucket = &server.bucket;
+    let test = S3Vault::new(server.place()).await;
     let image = Image::noise(1, MIB);
     let point = back_up(&test.vault, Uuid::new_v4(), &[("sda", &image)]).await.unwrap();
     lock(&test, &point, LockMode::Governance, in_hours(2)).await;
@@ -256,15 +257,16 @@ async fn s3_governance_that_cannot_be_raised_is_not_called_compliance() {
     lock(&test, &point, LockMode::Compliance, in_hours(100)).await;
     let retained = enforce(&test.vault, &point, Utc::now() + TimeDelta::hours(73)).await;
     assert_eq!(retained, Some(Retention { mode: LockMode::Governance, until: in_hours(100) }));
-    let header = bucket.retention(test.name("vault.json").as_ref()).await.unwrap();
+    let header = server.retention(test.name("vault.json").as_ref()).await.unwrap();
     assert_eq!(header.0, "GOVERNANCE");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn s3_an_enforcement_that_is_interrupted_is_gone_on_with() {
-    let Some(bucket) = LockBucket::start().await else { return };
+    let Some(server) = LockBucket::start().await else { return };
     let slow = S3Limits { requests_per_second: NonZeroU32::new(40), ..S3Limits::default() };
-    let test = S3Vault::new(bucket.place()).await;
+    let bucket = &server.bucket;
+    let test = S3Vault::new(server.place()).await;
     let machine = Uuid::new_v4();
     let mut image = Image::noise(1, MIB);
     for round in 0..12 {
@@ -279,7 +281,7 @@ async fn s3_an_enforcement_that_is_interrupted_is_gone_on_with() {
         let mut keys = BTreeSet::new();
         let of_points = |key: &str| !key.contains("/probe/");
         for version in bucket.versions(&prefix).await.iter().filter(|version| of_points(&version.key)) {
-            if bucket.retention(&version.key).await.is_some_and(|(mode, _)| mode == "GOVERNANCE") {
+            if server.retention(&version.key).await.is_some_and(|(mode, _)| mode == "GOVERNANCE") {
                 keys.insert(version.key.clone());
             }
         }
@@ -304,8 +306,9 @@ async fn s3_an_enforcement_that_is_interrupted_is_gone_on_with() {
 /// Nobody can shorten what a trial retains, so it stays for a minute; no vault is refused because of it.
 #[tokio::test(flavor = "multi_thread")]
 async fn s3_what_a_server_was_tried_with_is_removed() {
-    let Some(bucket) = LockBucket::start().await else { return };
-    let test = S3Vault::new(bucket.place()).await;
+    let Some(server) = LockBucket::start().await else { return };
+    let bucket = &server.bucket;
+    let test = S3Vault::new(server.place()).await;
     let probes = test.name("probe").to_string();
     let count = async || bucket.versions(&probes).await.iter().filter(|version| !version.is_marker).count();
     let left = count().await;

@@ -2,6 +2,7 @@
 
 pub(crate) mod agent;
 pub(crate) mod anatomy;
+pub(crate) mod bucket;
 pub(crate) mod faulty;
 pub(crate) mod image;
 pub(crate) mod object_lock;

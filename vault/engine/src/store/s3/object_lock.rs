@@ -46,8 +46,13 @@ impl ObjectLock {
     /// # Errors
     /// [`VaultError::Missing`] if there is no such object, or it was deleted.
     pub(crate) async fn version(&self, object: &str) -> Result<Version, VaultError> {
-        let request =
-            Request { method: Method::HEAD, object, query: Vec::new(), headers: Vec::new(), body: String::new() };
+        let request = Request {
+            method: Method::HEAD,
+            object,
+            query: Vec::new(),
+            headers: Vec::new(),
+            body: String::new(),
+        };
         let failed = |source| VaultError::storage("look at the version of", object, source);
         let answer = self.0.send(&request).await.map_err(failed)?;
         if answer.status != StatusCode::OK {
@@ -77,7 +82,8 @@ impl ObjectLock {
     /// Deletes a version for good, if it is not retained.
     pub(crate) async fn delete_version(&self, object: &str, version: &str) -> Result<Answered, VaultError> {
         let query = vec![("versionId", version.to_owned())];
-        let request = Request { method: Method::DELETE, object, query, headers: Vec::new(), body: String::new() };
+        let request =
+            Request { method: Method::DELETE, object, query, headers: Vec::new(), body: String::new() };
         self.ask("delete a version of", request).await
     }
 

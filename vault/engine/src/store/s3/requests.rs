@@ -67,14 +67,19 @@ impl Requests {
             if Instant::now() + wait >= give_up_at {
                 return Err(error);
             }
-            info!(object = request.object, error = &error as &dyn std::error::Error, "a request failed: again");
+            info!(
+                object = request.object,
+                error = &error as &dyn std::error::Error,
+                "a request failed: again"
+            );
             tokio::time::sleep(wait).await;
             pause = (pause * 2).min(super::MAX_PAUSE);
         }
     }
 
     async fn send_once(&self, request: &Request<'_>) -> object_store::Result<Answer> {
-        let generic = |source: Box<dyn std::error::Error + Send + Sync>| Error::Generic { store: "S3", source };
+        let generic =
+            |source: Box<dyn std::error::Error + Send + Sync>| Error::Generic { store: "S3", source };
         let mut headers = HeaderMap::new();
         for (name, value) in &request.headers {
             headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));

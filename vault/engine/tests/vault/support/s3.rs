@@ -210,7 +210,9 @@ fn find_python() -> Option<PathBuf> {
 
 fn missing() {
     assert!(std::env::var_os("CI").is_none(), "moto is missing: pip install 'moto[server]'");
-    eprintln!("SKIPPED: moto is missing (pip install 'moto[server]'), so nothing was tried over the wire of S3");
+    eprintln!(
+        "SKIPPED: moto is missing (pip install 'moto[server]'), so nothing was tried over the wire of S3"
+    );
 }
 
 fn wait_for(address: SocketAddr) {

@@ -2,6 +2,7 @@
 //! databases may be made.
 
 mod claims;
+mod locks;
 mod objectives;
 mod schedules;
 mod transactions;

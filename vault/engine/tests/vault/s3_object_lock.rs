@@ -8,15 +8,14 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use holdfast_vault_engine::{
-    Action, ClockTrust, CollectOptions, CollectionReport, Compaction, KeyFile, Keys, LockMode, NotEnforced,
-    Point, Retention, S3, S3Limits, S3ObjectLock, Samples, Storage, Unlock, Vault, VaultError,
+    Action, ClockTrust, CollectOptions, CollectionReport, Compaction, KeyFile, Keys, LockMode, Outcome,
+    Point, Retention, S3, S3Limits, Samples, Storage, Unlock, Vault, VaultError,
 };
-use http::Method;
 use uuid::Uuid;
 
 use super::collect::AT_ONCE;
 use super::support::object_lock::{LockBucket, Locks};
-use super::support::s3::{S3Vault, Server, new_key};
+use super::support::s3::{S3Vault, new_key};
 use super::support::{Image, back_up, good_points, restore_disk};
 
 const MIB: usize = 1 << 20;
@@ -43,48 +42,6 @@ async fn collect(vault: &Vault) -> CollectionReport {
     let report = vault.collect(options, |_| {}).await.unwrap();
     assert!(report.held.is_empty(), "{report:?}");
     report
-}
-
-async fn refusal(place: &S3) -> NotEnforced {
-    let (_dir, key) = new_key();
-    let storage = Storage::s3(place).unwrap();
-    match Vault::create(storage.clone(), &key).await.unwrap_err() {
-        VaultError::NotEnforced { reason } => {
-            assert!(!Vault::is_in(&storage).await.unwrap(), "a vault was made");
-            reason
-        }
-        other => panic!("{other:?}"),
-    }
-}
-
-/// Nobody is told that something cannot be deleted which can be.
-#[tokio::test(flavor = "multi_thread")]
-async fn s3_a_server_that_does_not_enforce_locks_is_refused() {
-    let Some(server) = Server::start() else { return };
-    let unversioned = S3 { object_lock: S3ObjectLock::Required, ..server.place() };
-    assert_eq!(refusal(&unversioned).await, NotEnforced::Unversioned);
-    // It may have a vault since before the setting was switched on.
-    let test = S3Vault::new(server.place()).await;
-    let switched_on = S3 { object_lock: S3ObjectLock::Required, ..test.place.clone() };
-    let refused = Vault::open(Storage::s3(&switched_on).unwrap(), &test.key).await.unwrap_err();
-    assert!(matches!(refused, VaultError::NotEnforced { reason: NotEnforced::Unversioned }), "{refused:?}");
-    assert!(refused.next_step().unwrap().contains("object_lock = false"), "{refused:?}");
-
-    let versioned = LockBucket::on(server, &[]).await;
-    let body = "<VersioningConfiguration xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Status>Enabled</Status>\
-                </VersioningConfiguration>";
-    let answered = versioned.bucket.request(Method::PUT, "", &[("versioning", "")], &[], body).await;
-    assert_eq!(answered.0, 200, "{answered:?}");
-    let refused = refusal(&versioned.place()).await;
-    assert!(matches!(refused, NotEnforced::Unable { .. }), "{refused:?}");
-
-    for (locks, expected) in [
-        (Locks::Ignored, NotEnforced::Deletes { mode: LockMode::Governance }),
-        (Locks::Moto, NotEnforced::Shortens),
-    ] {
-        let Some(server) = LockBucket::of_moto(locks).await else { return };
-        assert_eq!(refusal(&server.place()).await, expected, "{locks:?}");
-    }
 }
 
 /// Clones that borrow from each other, an incremental over what a collection wrote anew, a second key: whoever has the bucket's key deletes
@@ -146,7 +103,7 @@ async fn s3_what_a_locked_point_needs_outlives_the_buckets_key() {
         let vault = open(&test.place, key).await;
         assert_eq!(vault.machines().await.unwrap(), [machine]);
         let point = vault.outcome(machine, locked.seq).await.unwrap();
-        assert_eq!(point, Some(holdfast_vault_engine::Outcome::Point(locked.clone())));
+        assert_eq!(point, Some(Outcome::Point(locked.clone())));
         restore_disk(&vault, locked, "sda", truth).await;
         assert_eq!(vault.standing(machine, locked.seq).await.unwrap().lock.unwrap().until, until);
     }
@@ -301,32 +258,4 @@ async fn s3_an_enforcement_that_is_interrupted_is_gone_on_with() {
     assert!(seen.is_sorted(), "{seen:?}");
     assert_eq!(enforce(&test.vault, &point, Utc::now()).await.unwrap().until, in_hours(1));
     assert_eq!(retained().await.len(), all, "something was left out");
-}
-
-/// Nobody can shorten what a trial retains, so it stays for a minute; no vault is refused because of it.
-#[tokio::test(flavor = "multi_thread")]
-async fn s3_what_a_server_was_tried_with_is_removed() {
-    let Some(server) = LockBucket::start().await else { return };
-    let bucket = &server.bucket;
-    let test = S3Vault::new(server.place()).await;
-    let probes = test.name("probe").to_string();
-    let count = async || bucket.versions(&probes).await.iter().filter(|version| !version.is_marker).count();
-    let left = count().await;
-    test.vault.sweep_probes(Utc::now()).await;
-    assert_eq!(count().await, left, "another controller may be at it");
-    let later = Utc::now() + TimeDelta::hours(1);
-    test.vault.sweep_probes(later).await;
-    assert!(count().await >= 2, "the server forgot a retention");
-    for object in bucket.versions(test.name("").as_ref()).await {
-        if !object.key.starts_with(&probes) {
-            assert_eq!(bucket.delete_version(&object).await, 204, "{object:?}");
-        }
-    }
-    Vault::create(Storage::s3(&test.place).unwrap(), &test.key).await.unwrap();
-    tokio::time::sleep(Duration::from_secs(62)).await;
-    test.vault.sweep_probes(later).await;
-    // That a name is taken once was tried by objects that were deleted like any other.
-    let plain = bucket.versions(&probes).await;
-    let hidden: BTreeSet<_> = plain.iter().filter(|v| v.is_marker).map(|v| v.key.clone()).collect();
-    assert!(plain.iter().all(|version| hidden.contains(&version.key)), "{plain:?}");
 }

@@ -32,7 +32,7 @@ const IN_FLIGHT: usize = 16;
 pub struct Enforced {
     /// What the lock calls for.
     pub due: Retention,
-    /// What everything that the point needs is retained for, at least. Less than is due where something is under governance that this
+    /// What of that holds for everything that the point needs. Less where something is under governance that this
     /// key may not bypass.
     pub retained: Retention,
 }
@@ -107,23 +107,22 @@ impl Vault {
     }
 }
 
+/// Answers what of what is due holds for all of them.
 async fn retain_all(
     lock: &ObjectLock,
     names: BTreeSet<String>,
     due: Retention,
 ) -> Result<Retention, VaultError> {
     let bypass = GovernanceBypass::default();
-    let mut retained = futures::stream::iter(names)
-        .map(|name| {
-            let bypass = &bypass;
-            async move { retain(lock, &name, due, bypass).await }
-        })
-        .buffer_unordered(IN_FLIGHT);
-    let mut all: Option<Retention> = None;
-    while let Some(retention) = retained.try_next().await? {
-        all = Some(all.map_or(retention, |all| all.and(retention)));
-    }
-    Ok(all.unwrap_or(due))
+    let retain = |name: String| {
+        let bypass = &bypass;
+        async move { retain(lock, &name, due, bypass).await }
+    };
+    futures::stream::iter(names)
+        .map(retain)
+        .buffer_unordered(IN_FLIGHT)
+        .try_fold(due, |all, retention| std::future::ready(Ok(all.and(retention))))
+        .await
 }
 
 /// Whether the key may make a compliance retention out of a governance one: whoever was denied once is not let through at the next
@@ -167,13 +166,8 @@ async fn set(
     due: Retention,
     there: Option<Retention>,
 ) -> Result<Retention, VaultError> {
-    match (due.to_set(there), there) {
-        (None, Some(there)) => Ok(there),
-        (to_set, _) => {
-            let retention = to_set.unwrap_or(due);
-            done(name, lock.retain(name, version, retention, Bypass::Nothing).await?, retention)
-        }
-    }
+    let Some(retention) = due.to_set(there) else { return Ok(there.unwrap_or(due)) };
+    done(name, lock.retain(name, version, retention, Bypass::Nothing).await?, retention)
 }
 
 fn done(name: &str, answered: Answered, retention: Retention) -> Result<Retention, VaultError> {

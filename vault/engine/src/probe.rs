@@ -44,8 +44,8 @@ pub(crate) async fn refuse_unenforced(storage: &Storage) -> Result<(), VaultErro
     // To a key that may delete nothing every version seems retained.
     let (name, version) = put(storage, lock).await?;
     match lock.delete_version(&name, &version).await? {
-        Answered::Done => {}
-        Answered::Denied | Answered::Missing => return refused(NotEnforced::Untried),
+        Answered::Done | Answered::Missing => {}
+        Answered::Denied => return refused(NotEnforced::Untried),
         Answered::Unable { said } => return refused(NotEnforced::Unable { said }),
     }
     for mode in [LockMode::Governance, LockMode::Compliance] {
@@ -88,7 +88,7 @@ async fn is_enforced(storage: &Storage, lock: &ObjectLock, mode: LockMode) -> Re
         return Ok(false);
     }
     let is_there = left.as_ref().is_some_and(|left| left.id.as_deref() == Some(version.as_str()));
-    if deleted == Answered::Done || !is_there {
+    if matches!(deleted, Answered::Done | Answered::Missing) || !is_there {
         return refused(NotEnforced::Deletes { mode });
     }
     if !told.is_some_and(|told| told.covers(retention)) {

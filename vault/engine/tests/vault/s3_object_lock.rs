@@ -155,7 +155,6 @@ async fn s3_collections_leave_what_is_retained() {
 #[tokio::test(flavor = "multi_thread")]
 async fn s3_what_is_retained_is_only_ever_retained_for_longer() {
     let Some(server) = LockBucket::start().await else { return };
-    let bucket = &server.bucket;
     let test = S3Vault::new(server.place()).await;
     let machine = Uuid::new_v4();
     let mut image = Image::noise(1, MIB);
@@ -205,7 +204,6 @@ async fn s3_what_is_retained_is_only_ever_retained_for_longer() {
 #[tokio::test(flavor = "multi_thread")]
 async fn s3_governance_that_cannot_be_raised_is_not_called_compliance() {
     let Some(server) = LockBucket::of_moto(Locks::NoBypass).await else { return };
-    let bucket = &server.bucket;
     let test = S3Vault::new(server.place()).await;
     let image = Image::noise(1, MIB);
     let point = back_up(&test.vault, Uuid::new_v4(), &[("sda", &image)]).await.unwrap();

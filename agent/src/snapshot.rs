@@ -75,6 +75,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// [`SnapshotError::Broken`] for the first disk of which that is not certain.
+    #[cfg(test)]
     pub(crate) fn check(&self) -> Result<(), SnapshotError> {
         self.disks.iter().try_for_each(SnapshotDisk::check)
     }

@@ -125,7 +125,10 @@ fn tell(output: Output, points: &[Point]) -> Result<(), CliError> {
         let lines = points.iter().map(|point| {
             let undelete =
                 point.purge_after.as_ref().map(|until| format!(", can be undeleted until {until}"));
-            let lock = point.lock.as_ref().map(|lock| format!(", {}", describe_lock(lock)));
+            let lock = point
+                .lock
+                .as_ref()
+                .map(|lock| format!(", {}, {}", describe_lock(lock), describe_retention(point)));
             format!(
                 "{} of {}: {}{}{}",
                 point.id,
@@ -143,10 +146,24 @@ fn describe_lock(lock: &PointLock) -> String {
     format!("{} lock until {}", lock.mode, or_dash(lock.until.as_deref()))
 }
 
+/// What stands behind a lock.
+fn describe_retention(point: &Point) -> String {
+    point.retention.as_ref().map_or_else(
+        || "not enforced by the storage".to_owned(),
+        |retention| {
+            format!(
+                "enforced by the storage ({} until {})",
+                retention.mode,
+                or_dash(retention.until.as_deref())
+            )
+        },
+    )
+}
+
 fn describe(point: &Point) -> String {
     let header = format!(
         "id           {}\nmachine      {}\ncreated      {}\nconsistency  {}\nstate        {}\ndeleted      {}\n\
-         purge after  {}\nlock         {}\n\n",
+         purge after  {}\nlock         {}\nretention    {}\n\n",
         point.id,
         point.machine,
         or_dash(point.created_at.as_deref()),
@@ -155,6 +172,7 @@ fn describe(point: &Point) -> String {
         or_dash(point.deleted_at.as_deref()),
         or_dash(point.purge_after.as_deref()),
         point.lock.as_ref().map_or("-".to_owned(), describe_lock),
+        describe_retention(point),
     );
     let disks = table(
         ["DISK", "SIZE", "READ", "CHANGED", "SENT", "STORED"],

@@ -100,6 +100,7 @@ pub(crate) struct Point {
     pub(crate) deleted_at: Option<String>,
     pub(crate) purge_after: Option<String>,
     pub(crate) lock: Option<PointLock>,
+    pub(crate) retention: Option<PointLock>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -256,15 +257,20 @@ impl From<v1::Point> for Point {
             created_at: time(point.created_at),
             deleted_at: time(point.deleted_at),
             purge_after: time(point.purge_after),
-            lock: point.lock.map(|lock| PointLock {
-                mode: match lock.mode() {
-                    v1::LockMode::Governance => "governance",
-                    v1::LockMode::Compliance => "compliance",
-                    v1::LockMode::Unspecified => "unknown",
-                },
-                until: time(lock.until),
-            }),
+            lock: point.lock.map(PointLock::from),
+            retention: point.retention.map(PointLock::from),
         }
+    }
+}
+
+impl From<v1::PointLock> for PointLock {
+    fn from(lock: v1::PointLock) -> Self {
+        let mode = match lock.mode() {
+            v1::LockMode::Governance => "governance",
+            v1::LockMode::Compliance => "compliance",
+            v1::LockMode::Unspecified => "unknown",
+        };
+        Self { mode, until: time(lock.until) }
     }
 }
 

@@ -178,6 +178,24 @@ impl Authority for StoreAuthority {
         self.0.store.record_standing(new).await.map_err(Status::from)
     }
 
+    async fn unenforced_locks(&self) -> Result<Vec<PointLocation>, Status> {
+        let rows = self.0.store.unenforced_locks().await?;
+        let location = |(machine, seq): (Uuid, i64)| PointLocation {
+            machine: MachineId(machine),
+            seq: u64::try_from(seq).unwrap_or(0),
+        };
+        Ok(rows.into_iter().map(location).collect())
+    }
+
+    async fn record_retention(
+        &self,
+        point: PointLocation,
+        retention: vault::Retention,
+    ) -> Result<(), Status> {
+        let lock = (lock_mode(retention.mode), retention.until);
+        self.0.store.record_retention(point.machine, signed(point.seq)?, lock).await.map_err(Status::from)
+    }
+
     async fn add_machine(&self, machine: &FoundMachine, actor: &str) -> Result<bool, Status> {
         let disks: Vec<DiskRow> = machine
             .disks

@@ -152,6 +152,9 @@ async fn make_vault(config: &InitConfig, key_path: &Path) -> Result<(), InitErro
     }
     tell(key_is_new, key_path.display(), "key of the vault");
     tell(vault_is_new, place, &format!("vault {}", vault.id()));
+    if vault.enforces_locks() {
+        println!("tried {place}: it deletes nothing that is under retention (object lock)");
+    }
     Ok(())
 }
 

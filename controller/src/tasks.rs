@@ -3,6 +3,7 @@
 
 mod collect;
 mod dispatch;
+mod enforce;
 mod flush;
 mod reap;
 mod retain;
@@ -41,6 +42,7 @@ pub(crate) fn spawn(app: &Arc<App>, gateway: &Gateway, retention: RetentionConfi
     let upkeep = Arc::new(Upkeep { app: Arc::clone(app), gateway: gateway.clone(), retention });
     periodic(app, &upkeep, "retain", retention.apply, retain::pass);
     periodic(app, &upkeep, "verify", verify::LOOK.min(timing.verify), verify::pass);
+    periodic(app, &upkeep, "enforce", enforce::LOOK, enforce::pass);
     periodic(app, &upkeep, "collect", retention.collect / collect::LOOKS, collect::pass);
 }
 

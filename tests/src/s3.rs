@@ -10,7 +10,12 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::{Process, wait};
+use crate::{Process, program, wait};
+
+#[path = "../../vault/engine/tests/vault/support/bucket.rs"]
+mod bucket;
+
+use bucket::{Bucket, OBJECT_LOCK};
 
 const BUCKET: &str = "holdfast";
 const START_PATIENCE: Duration = Duration::from_secs(60);
@@ -19,11 +24,33 @@ const START_PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct S3Server {
     endpoint: String,
+    bucket: String,
+    object_lock: ObjectLock,
     _moto: Option<Process>,
     credentials: TempDir,
 }
 
+/// Whether vaults are made in a bucket with Object Lock, and have the server enforce locks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ObjectLock {
+    Unused,
+    Required,
+}
+
 impl S3Server {
+    /// With a bucket of the test's own that has Object Lock: on a moto that is as strict as Amazon.
+    #[must_use]
+    pub fn start_with_object_lock(test: &str) -> Option<Self> {
+        let server = Self::start(test)?;
+        let server = Self {
+            bucket: format!("holdfast-{}", uuid::Uuid::new_v4()),
+            object_lock: ObjectLock::Required,
+            ..server
+        };
+        block_on(server.bucket().make(&[OBJECT_LOCK]));
+        Some(server)
+    }
+
     /// `None` without one, said loudly; in CI that is a failure.
     #[must_use]
     pub fn start(test: &str) -> Option<Self> {
@@ -37,7 +64,7 @@ impl S3Server {
             file.unwrap().write_all(given(variable).as_deref().unwrap_or("test").as_bytes()).unwrap();
         }
         if let Some(endpoint) = given("HOLDFAST_TEST_S3_ENDPOINT") {
-            return Some(Self { endpoint, _moto: None, credentials });
+            return Some(Self::in_shared_bucket(endpoint, None, credentials));
         }
         let Some(mut moto) = moto() else {
             assert!(given("CI").is_none(), "moto is missing: pip install 'moto[server]'");
@@ -58,13 +85,54 @@ impl S3Server {
         let mut answer = String::new();
         connection.read_to_string(&mut answer).unwrap();
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-        Some(Self { endpoint: format!("http://{address}"), _moto: Some(moto), credentials })
+        Some(Self::in_shared_bucket(format!("http://{address}"), Some(moto), credentials))
+    }
+
+    fn in_shared_bucket(endpoint: String, moto: Option<Process>, credentials: TempDir) -> Self {
+        let bucket = BUCKET.to_owned();
+        Self { endpoint, bucket, object_lock: ObjectLock::Unused, _moto: moto, credentials }
+    }
+
+    /// What somebody can do who has the bucket's key: of a place every version that the server lets go, for good, then hide the rest.
+    /// Answers how many it refused to delete, and how many it deleted.
+    #[must_use]
+    pub fn ravage(&self, place: &str) -> (usize, usize) {
+        let (bucket, prefix) = (self.bucket(), self.prefix(place));
+        block_on(async {
+            let mut deleted = 0;
+            for version in bucket.versions(&prefix).await {
+                match bucket.delete_version(&version).await {
+                    204 => deleted += 1,
+                    status => assert_eq!(status, 403, "{version:?}"),
+                }
+            }
+            let left = bucket.versions(&prefix).await;
+            for version in &left {
+                bucket.hide(&version.key).await;
+            }
+            (left.len(), deleted)
+        })
+    }
+
+    /// What an operator does then.
+    pub fn remove_markers(&self, place: &str) {
+        block_on(self.bucket().remove_markers(&self.prefix(place)));
+    }
+
+    fn bucket(&self) -> Bucket {
+        let read = |path: PathBuf| fs::read_to_string(path).unwrap();
+        let (id, secret) = (read(self.access_key_id_file()), read(self.secret_access_key_file()));
+        Bucket::new(&self.endpoint, &self.bucket, &id, &secret)
+    }
+
+    fn prefix(&self, place: &str) -> String {
+        place.strip_prefix(&format!("s3://{}/", self.bucket)).unwrap().to_owned()
     }
 
     /// A place in the bucket that nobody else uses.
     #[must_use]
     pub fn new_place(&self) -> String {
-        format!("s3://{BUCKET}/test-{}", uuid::Uuid::new_v4())
+        format!("s3://{}/test-{}", self.bucket, uuid::Uuid::new_v4())
     }
 
     /// The table `[vault]` of a controller's configuration.
@@ -72,10 +140,11 @@ impl S3Server {
     pub fn vault_table(&self, place: &str) -> String {
         format!(
             "[vault]\nurl = {place:?}\nendpoint = {:?}\nallow_http = true\naccess_key_id_file = {:?}\n\
-             secret_access_key_file = {:?}\n",
+             secret_access_key_file = {:?}\nobject_lock = {}\n",
             self.endpoint,
             self.access_key_id_file(),
-            self.secret_access_key_file()
+            self.secret_access_key_file(),
+            self.object_lock == ObjectLock::Required,
         )
     }
 
@@ -103,19 +172,18 @@ impl S3Server {
     }
 }
 
+fn block_on<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
+}
+
 fn moto() -> Option<Command> {
     let path = std::env::var_os("PATH")?;
-    let in_path =
-        |name: &str| std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file());
-    if let Some(server) = in_path("moto_server") {
-        return Some(Command::new(server));
-    }
-    let python = in_path("python3")?;
+    let python = std::env::split_paths(&path).map(|dir| dir.join("python3")).find(|file| file.is_file())?;
     if !has_moto(&python) {
         return None;
     }
     let mut command = Command::new(python);
-    command.args(["-m", "moto.server"]);
+    command.arg(program::repository().join("tests/s3/moto")).arg("strict");
     Some(command)
 }
 

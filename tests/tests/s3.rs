@@ -87,3 +87,60 @@ fn what_is_backed_up_to_s3_comes_back_through_every_controller() {
     let told = String::from_utf8_lossy(&again.stdout);
     assert!(again.status.success() && told.contains(&format!("kept {place} (vault ")), "{again:?}");
 }
+
+/// Whoever has the bucket's key, such as somebody who has taken the controller over.
+#[test]
+fn what_is_locked_outlives_whoever_has_the_buckets_key() {
+    let Some(server) =
+        S3Server::start_with_object_lock("what_is_locked_outlives_whoever_has_the_buckets_key")
+    else {
+        return;
+    };
+    let place = server.new_place();
+    let folder = tempfile::Builder::new().prefix("hf-test-").tempdir().unwrap();
+    fs::create_dir(folder.path().join("controller")).unwrap();
+    fs::write(folder.path().join("controller/controller.toml"), server.vault_table(&place)).unwrap();
+    let mut world = World::start_in(folder, Postgres::shared(), &[]);
+    let disk = Image::random(&world.path("disk.raw"), 24 * MIB + 77, 1);
+    let _agent = world.running_agent("web1", &[("data", &disk.path)]);
+    let mut points = Vec::new();
+    for round in 0..3 {
+        disk.scatter(50, 10 + round);
+        let point = world.back_up("web1");
+        let copy = world.path(&format!("copy-{round}.raw"));
+        disk.copy(&copy);
+        points.push((point, copy));
+    }
+
+    let (locked, copy) = &points[1];
+    assert_eq!(world.point(locked)["retention"], serde_json::Value::Null);
+    let told = world.cli.run(&["point", "lock", locked, "--for", "1h"]).succeeds().stdout;
+    assert!(told.contains("enforced by the storage (governance until 20"), "{told}");
+    let shown = world.point(locked);
+    assert_eq!(shown["retention"]["mode"], "governance");
+    assert!(shown["retention"]["until"].as_str() >= shown["lock"]["until"].as_str(), "{shown:#}");
+    // What can still be taken back is not made such that nobody can.
+    let (later, _) = &points[2];
+    let told =
+        world.cli.run(&["point", "lock", later, "--for", "1h", "--mode", "compliance"]).succeeds().stdout;
+    assert!(told.contains("compliance lock until") && told.contains("not enforced by the storage"), "{told}");
+
+    assert!(world.controller.stop().success());
+    let (refused, deleted) = server.ravage(&place);
+    assert!(refused >= 5 && deleted >= 5, "{refused} refused, {deleted} deleted");
+    let options = server.tool_options();
+    let tool = VaultTool { vault: PathBuf::from(&place), key: world.controller.vault_key() };
+    let with_options = |args: &[&str]| {
+        let all: Vec<&str> = options.iter().map(String::as_str).chain(args.iter().copied()).collect();
+        tool.run(&all)
+    };
+    let gone = with_options(&["list"]);
+    assert!(gone.code != 0 && gone.stderr.contains("there is no vault here"), "{gone:?}");
+
+    server.remove_markers(&place);
+    let file = world.path("by-tool.raw");
+    let _ = with_options(&["restore", "--point", locked, "--to", file.to_str().unwrap()]).succeeds();
+    image::assert_same(copy, &file);
+    world.controller.start();
+    world.assert_restores(locked, "data", copy);
+}

@@ -6,7 +6,7 @@ use tonic::Status;
 use uuid::Uuid;
 
 use holdfast_proto::ids::{AgentId, MachineId, PointId, SnapshotId, StepId};
-use holdfast_vault_engine::{Consistency, DiskSpec, Point};
+use holdfast_vault_engine::{Consistency, DiskSpec, Point, Retention};
 
 use crate::{Decided, FoundMachine, Verified};
 
@@ -117,6 +117,12 @@ pub trait Authority: Send + Sync + 'static {
 
     /// What was decided about a point in the vault. Idempotent; what is older than what the catalogue knows changes nothing.
     async fn record_standing(&self, decided: &Decided) -> Result<(), Status>;
+
+    /// Points under lock that the storage does not enforce as the lock calls for, as far as the catalogue knows.
+    async fn unenforced_locks(&self) -> Result<Vec<PointLocation>, Status>;
+
+    /// What the storage retains of everything that a point needs.
+    async fn record_retention(&self, point: PointLocation, retention: Retention) -> Result<(), Status>;
 
     /// Adds a machine that the catalogue does not have, without an agent; under another name if its own is taken. Answers whether
     /// it was added.

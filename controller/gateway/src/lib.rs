@@ -4,6 +4,7 @@
 mod authority;
 mod collect;
 mod commit;
+mod enforce;
 mod error;
 mod learn;
 mod metrics;

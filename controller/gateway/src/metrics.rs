@@ -21,6 +21,9 @@ pub(crate) const COLLECTED_BYTES: Counter = Counter("holdfast_gateway_collected_
 pub(crate) const VERIFIED_BYTES: Counter = Counter("holdfast_gateway_verified_bytes_total");
 /// Findings of verifications: points that do not restore.
 pub(crate) const DAMAGED_POINTS: Counter = Counter("holdfast_gateway_damage_found_total");
+/// Locks of points that the storage was made to enforce, and how often that failed.
+pub(crate) const ENFORCED_LOCKS: Counter = Counter("holdfast_gateway_enforced_locks_total");
+pub(crate) const UNENFORCED_LOCKS: Counter = Counter("holdfast_gateway_unenforced_locks_total");
 /// Transfers that this gateway holds.
 pub(crate) const TRANSFERS: Gauge = Gauge("holdfast_gateway_transfers");
 

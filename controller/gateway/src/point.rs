@@ -36,7 +36,8 @@ impl Gateway {
     /// Decides, and tells the catalogue. What is so already is no error.
     ///
     /// # Errors
-    /// FAILED_PRECONDITION if it may not be. After any other it may have been decided: ask again.
+    /// FAILED_PRECONDITION if it may not be, or if it is locked and the storage does not enforce that as it has to. After any other it
+    /// may have been decided: ask again.
     pub async fn decide_point(
         &self,
         location: PointLocation,
@@ -52,7 +53,11 @@ impl Gateway {
         };
         let decided = self.inner.vault.decide_point(machine.0, seq, action, actor).await;
         decided.map_err(|error| status_of(&error))?;
-        self.follow_point(location).await
+        self.follow_point(location).await?;
+        match decision {
+            Decision::Lock { .. } => self.enforce_lock(location).await,
+            Decision::Delete | Decision::Undelete | Decision::Unlock => Ok(()),
+        }
     }
 
     /// Tells the catalogue what was decided about a point, whoever did.

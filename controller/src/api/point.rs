@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use chrono::DateTime;
+use chrono::{DateTime, Utc};
 use prost::Message as _;
 use tonic::{Request, Response, Status};
 
@@ -148,14 +148,16 @@ fn to_wire(row: PointRow) -> Point {
         disks: disks.collect(),
         deleted_at: row.deleted_at.map(wire::timestamp),
         purge_after: row.purge_after.map(wire::timestamp),
-        lock: row.lock_mode.zip(row.locked_until).map(|(mode, until)| PointLock {
-            mode: match mode.as_str() {
-                "governance" => v1::LockMode::Governance,
-                "compliance" => v1::LockMode::Compliance,
-                _ => v1::LockMode::Unspecified,
-            }
-            .into(),
-            until: Some(wire::timestamp(until)),
-        }),
+        lock: row.lock_mode.zip(row.locked_until).map(lock_to_wire),
+        retention: row.retained_mode.zip(row.retained_until).map(lock_to_wire),
     }
+}
+
+fn lock_to_wire((mode, until): (String, DateTime<Utc>)) -> PointLock {
+    let mode = match mode.as_str() {
+        "governance" => v1::LockMode::Governance,
+        "compliance" => v1::LockMode::Compliance,
+        _ => v1::LockMode::Unspecified,
+    };
+    PointLock { mode: mode.into(), until: Some(wire::timestamp(until)) }
 }

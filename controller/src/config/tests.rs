@@ -2,6 +2,7 @@ use std::fs;
 use std::time::Duration;
 
 use clap::Parser as _;
+use holdfast_vault_engine::S3ObjectLock;
 
 use super::*;
 
@@ -113,7 +114,7 @@ fn a_vault_is_a_folder_or_in_s3() {
     let whole = "[vault]\nurl = \"s3://b/p\"\nendpoint = \"https://s3.example\"\nregion = \"eu\"\npath_style = false\n\
         allow_http = true\nca_file = \"/ca\"\naccess_key_id_file = \"/i\"\nsecret_access_key_file = \"/s\"\n\
         requests_in_flight = 8\nrequests_per_second = 100\nbytes_per_second = 1000000\nrequest_timeout = \"30s\"\n\
-        retry_for = \"1m\"\n";
+        retry_for = \"1m\"\nobject_lock = true\n";
     let VaultPlace::S3(s3) = place(whole).unwrap() else { panic!("no S3") };
     assert_eq!(
         (s3.location.to_string().as_str(), s3.endpoint.as_deref()),
@@ -121,10 +122,14 @@ fn a_vault_is_a_folder_or_in_s3() {
     );
     assert_eq!(s3.limits.bytes_per_second.unwrap().get(), 1_000_000);
     assert_eq!(s3.limits.retry_for, Duration::from_secs(60));
+    assert_eq!(s3.object_lock, S3ObjectLock::Required);
+    let VaultPlace::S3(s3) = place("[vault]\nurl = \"s3://b\"").unwrap() else { panic!("no S3") };
+    assert_eq!(s3.object_lock, S3ObjectLock::Unused);
     for (text, word) in [
         ("vault = \"s3://\"", "s3://bucket/prefix"),
         ("[vault]\nendpoint = \"https://s3.example\"", "url"),
         ("[vault]\nurl = \"/srv/vault\"", "s3://"),
+        ("[vault]\nurl = \"/srv/vault\"\nobject_lock = true", "a folder enforces no locks"),
         ("[vault]\nurl = \"s3://b\"\nend_point = \"x\"", "end_point"),
         ("[vault]\nurl = \"s3://b\"\naccess_key_id_file = \"/i\"", "go together"),
         ("[vault]\nurl = \"s3://b\"\nrequests_in_flight = 0", "nonzero"),

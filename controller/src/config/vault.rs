@@ -8,7 +8,7 @@ use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use holdfast_vault_engine::{
-    S3, S3Addressing, S3Credentials, S3Limits, S3Location, S3Transport, Storage, VaultError,
+    S3, S3Addressing, S3Credentials, S3Limits, S3Location, S3ObjectLock, S3Transport, Storage, VaultError,
 };
 
 use super::duration;
@@ -95,6 +95,8 @@ struct S3Table {
     request_timeout: Duration,
     #[serde(default = "retry_for", deserialize_with = "duration::deserialize")]
     retry_for: Duration,
+    #[serde(default)]
+    object_lock: bool,
 }
 
 const MAX_IN_FLIGHT: u32 = 1024;
@@ -103,6 +105,9 @@ const MAX_RETRY: Duration = Duration::from_secs(240);
 
 impl S3Table {
     fn settings(self) -> Result<S3, String> {
+        if self.object_lock && !self.url.starts_with(S3_SCHEME) {
+            return Err("object_lock is for a vault in S3: a folder enforces no locks".to_owned());
+        }
         let location = self.url.parse().map_err(|error: VaultError| error.to_string())?;
         let credentials = match (self.access_key_id_file, self.secret_access_key_file) {
             (Some(access_key_id), Some(secret_access_key)) => {
@@ -138,6 +143,7 @@ impl S3Table {
                 request_timeout: self.request_timeout,
                 retry_for: self.retry_for,
             },
+            object_lock: if self.object_lock { S3ObjectLock::Required } else { S3ObjectLock::Unused },
         })
     }
 }

@@ -22,6 +22,8 @@ pub(crate) struct PointRow {
     pub(crate) purge_after: Option<DateTime<Utc>>,
     pub(crate) lock_mode: Option<String>,
     pub(crate) locked_until: Option<DateTime<Utc>>,
+    pub(crate) retained_mode: Option<String>,
+    pub(crate) retained_until: Option<DateTime<Utc>>,
 }
 
 /// Which points are listed.

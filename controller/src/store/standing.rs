@@ -1,7 +1,7 @@
 //! Where points stand, as the vault decided.
 
 use chrono::{DateTime, Utc};
-use serde_json::Value;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use holdfast_proto::ids::MachineId;
@@ -85,6 +85,50 @@ impl Store {
                     audit::record(connection, &event.actor, event.action, &id.to_string(), event.detail).await?;
                 }
                 Ok(())
+            })
+        })
+        .await
+    }
+
+    /// Machine and sequence number of the points under lock of which the storage is not known to retain all, as strictly and as long as
+    /// the lock calls for.
+    pub(crate) async fn unenforced_locks(&self) -> Result<Vec<(Uuid, i64)>, StoreError> {
+        sqlx::query_as(
+            "SELECT machine_id, seq FROM points
+             WHERE locked_until > now() AND state <> 'purged'
+               AND (retained_until IS NULL OR retained_until < locked_until
+                    OR (retained_mode = 'governance' AND lock_mode = 'compliance'))
+             ORDER BY machine_id, seq",
+        )
+        .fetch_all(&self.pool)
+        .await
+        .during("list the locks that are not enforced")
+    }
+
+    /// Records what the storage retains of all that a point needs. Idempotent.
+    pub(crate) async fn record_retention(
+        &self,
+        machine: MachineId,
+        seq: i64,
+        (mode, until): (&'static str, DateTime<Utc>),
+    ) -> Result<(), StoreError> {
+        self.transaction("record what is retained of a point", move |connection| {
+            Box::pin(async move {
+                let updated: Option<(Uuid,)> = sqlx::query_as(
+                    "UPDATE points SET retained_mode = $3, retained_until = $4
+                     WHERE machine_id = $1 AND seq = $2 AND (retained_mode, retained_until) IS DISTINCT FROM ($3, $4)
+                     RETURNING id",
+                )
+                .bind(machine.0)
+                .bind(seq)
+                .bind(mode)
+                .bind(until)
+                .fetch_optional(&mut *connection)
+                .await
+                .during("record what is retained of a point")?;
+                let Some((id,)) = updated else { return Ok(()) };
+                let detail = json!({ "mode": mode, "until": until });
+                audit::record(connection, "gateway", "point.retain", &id.to_string(), detail).await
             })
         })
         .await

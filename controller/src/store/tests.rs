@@ -3,6 +3,7 @@
 
 mod claims;
 mod damage;
+mod locks;
 mod objectives;
 mod reports;
 mod schedules;

@@ -12,7 +12,7 @@ struct Ban {
     instead: &'static str,
 }
 
-const BANS: [Ban; 11] = [
+const BANS: [Ban; 12] = [
     Ban {
         folder: "controller/src/domain",
         words: &["sqlx", "tonic", "tokio", "prost", "holdfast_proto", "std::fs", "std::net", "::now()"],
@@ -52,6 +52,12 @@ const BANS: [Ban; 11] = [
             "vault/engine/src/probe.rs",
         ],
         instead: "objects are deleted by a collection, which found them dead twice; recipients of the keys by Keys::remove",
+    },
+    Ban {
+        folder: "vault/engine/src",
+        words: &[".delete_version("],
+        except: &["vault/engine/src/probe.rs"],
+        instead: "versions are what is left of a locked point: only what a storage was tried with is deleted by version",
     },
     Ban {
         folder: "controller/src",

@@ -6,11 +6,24 @@ use holdfast_vault_format::DecodeError;
 use holdfast_vault_format::delta::{DeltaRoot, PageRef};
 use holdfast_vault_format::record::DeltaRef;
 
-use crate::segment::SegmentId;
+use crate::segment::{AnyGeneration, SegmentId};
 use crate::{Vault, VaultError};
 
 /// Largest encoded root: a delta over 2,000,000 segments.
 const MAX_ROOT: usize = 128 << 20;
+
+/// The segments that a delta of a machine lies in and those that it names: what has to stay for it.
+pub(crate) fn segments_needed(
+    machine: Uuid,
+    delta: &DeltaRef,
+    root: &DeltaRoot,
+) -> impl Iterator<Item = AnyGeneration> {
+    let parts = delta.parts.iter().map(|part| part.segment);
+    let pages = root.extent_pages.iter().chain(&root.hash_pages).map(|page| page.place.segment);
+    let seq = delta.seq;
+    let own = parts.chain(pages).map(move |number| (machine, seq, number));
+    own.chain(root.segments.iter().map(move |named| SegmentId::named(machine, named).any_generation()))
+}
 
 impl Vault {
     /// Reads a delta's root and checks it against the hash that the point commits to.

@@ -1,4 +1,5 @@
 use holdfast_vault_format::container::SealError;
+use holdfast_vault_format::event::LockMode;
 use holdfast_vault_format::{CellError, DecodeError};
 
 use crate::store::Problem;
@@ -18,6 +19,8 @@ pub enum VaultError {
     PlainHttp { endpoint: String },
     #[error("the storage lets an object be created twice under one name: it ignores `If-None-Match: *`")]
     CreatesTwice,
+    #[error("the storage does not enforce object lock: {reason}")]
+    NotEnforced { reason: NotEnforced },
     #[error("{path} cannot be used as a vault")]
     Directory { path: String, source: std::io::Error },
     #[error("there is a vault already")]
@@ -83,6 +86,34 @@ pub enum VaultError {
     Worker { source: tokio::task::JoinError },
 }
 
+/// How a storage showed that it would not enforce a lock.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotEnforced {
+    #[error("its bucket is not versioned")]
+    Unversioned,
+    #[error("it retains nothing in this bucket ({said})")]
+    Unable { said: String },
+    #[error("it does not let this key retain anything")]
+    Denied,
+    #[error("it took a retention and does not tell it, or this key may not read it")]
+    Untold,
+    #[error("it deleted a version that was under retention ({})", mode_name(*mode))]
+    Deletes { mode: LockMode },
+    #[error("it let a compliance retention be shortened")]
+    Shortens,
+    #[error("this key may delete no version at all, so it cannot be tried")]
+    Untried,
+    #[error("it answers too slowly to be tried")]
+    Slow,
+}
+
+fn mode_name(mode: LockMode) -> &'static str {
+    match mode {
+        LockMode::Governance => "governance",
+        LockMode::Compliance => "compliance",
+    }
+}
+
 impl VaultError {
     /// The vault does not hold what it should.
     #[must_use]
@@ -143,6 +174,16 @@ impl VaultError {
             Self::CreatesTwice => Some(
                 "use a storage that honours conditional writes: docs/operating.md lists those that were tried; a vault on one that \
                  does not is not supported",
+            ),
+            Self::NotEnforced {
+                reason: NotEnforced::Untried | NotEnforced::Untold | NotEnforced::Denied,
+            } => Some(
+                "let this key read and set retentions, and delete versions under probe/: docs/operating.md has a policy to copy",
+            ),
+            Self::NotEnforced { reason: NotEnforced::Slow } => Some("try again"),
+            Self::NotEnforced { .. } => Some(
+                "use a bucket with Object Lock, which most servers enable only while it is made; or set object_lock = false in [vault]: \
+                 locks are then kept by Holdfast alone",
             ),
             _ => None,
         }

@@ -49,7 +49,7 @@ impl Vault {
         self.check_point(machine, seq).await?;
         for _ in 0..TRIES {
             let epoch = self.newest_collection().await?;
-            let now = now(epoch.map(|collection| collection.vault_time));
+            let now = now(Utc::now(), epoch.map(|collection| collection.vault_time));
             let standing = self.standing(machine, seq).await?;
             let refused = |source| VaultError::Refused { object: name::point(machine, seq), source };
             let Some(action) = standing.check(action, now).map_err(refused)? else { return Ok(standing) };
@@ -182,8 +182,7 @@ fn next_event(
 }
 
 /// A clock that is wrong must neither end a lock early nor keep a cooling-off period open.
-fn now(vault_time: Option<i64>) -> Now {
-    let clock = Utc::now();
+pub(crate) fn now(clock: DateTime<Utc>, vault_time: Option<i64>) -> Now {
     let Some(vault) = vault_time.and_then(DateTime::from_timestamp_micros) else {
         return Now { earliest: clock, latest: clock };
     };

@@ -11,6 +11,7 @@ mod collect;
 mod commit;
 mod delta;
 mod disk;
+mod enforce;
 mod error;
 mod event;
 mod key_file;
@@ -24,6 +25,7 @@ mod probe;
 mod received;
 mod record;
 mod reserve;
+mod retention;
 mod samples;
 mod segment;
 mod staging;
@@ -41,7 +43,8 @@ pub use collect::{
 };
 pub use commit::Prepared;
 pub use disk::{DiskReader, Piece, StoredCell, Window};
-pub use error::VaultError;
+pub use enforce::Enforced;
+pub use error::{NotEnforced, VaultError};
 pub use holdfast_vault_format::event::{Action, Event, LockMode};
 pub use holdfast_vault_format::record::{Consistency, PointRef};
 pub use holdfast_vault_format::{
@@ -51,9 +54,12 @@ pub use key_file::KeyFile;
 pub use keys::{Keys, MIN_PASSPHRASE, Passphrase, RecipientInfo, RecipientKind, Unlock};
 pub use map::{MapBlocks, MapLayer, MapRun};
 pub use point::{OpenBackup, Outcome, Point, PointDisk, PointStatus};
+pub use retention::Retention;
 pub use samples::{SampleStats, Samples};
 pub use standing::{COOLING_OFF, Deletion, Lock, PointState, Refusal, Standing};
-pub use store::{Problem, S3, S3Addressing, S3Credentials, S3Limits, S3Location, S3Transport, Storage};
+pub use store::{
+    Problem, S3, S3Addressing, S3Credentials, S3Limits, S3Location, S3ObjectLock, S3Transport, Storage,
+};
 pub use vault::Vault;
 pub use verify::{DamagedPoint, Finding, VerifyDepth, VerifyPace, VerifyProgress, VerifyReport, VerifyScope};
 

@@ -35,9 +35,11 @@ pub(crate) fn removal_of(path: &Path, key: Uuid) -> Option<u32> {
     number.parse().ok()
 }
 
-/// What a storage is tried with while a vault is made.
+/// What a storage is tried with.
+pub(crate) const PROBES: &str = "probe";
+
 pub(crate) fn probe(id: Uuid) -> String {
-    format!("probe/{id}")
+    format!("{PROBES}/{id}")
 }
 
 pub(crate) fn open(machine: Uuid, seq: u64) -> String {

@@ -6,6 +6,8 @@ use chrono::{DateTime, Utc};
 
 use holdfast_vault_format::event::{Action, Event, LockMode};
 
+use crate::retention::Retention;
+
 /// How long a compliance lock can still be taken back.
 pub const COOLING_OFF: Duration = Duration::from_secs(72 * 3600);
 
@@ -108,6 +110,14 @@ impl Standing {
             },
             (Listed, Action::Purge) => Err(Refusal::Listed),
         }
+    }
+
+    /// What the storage has to enforce now. Of a compliance lock nothing before it is final: what a server retains so, nobody can take
+    /// back.
+    pub(crate) fn retention(&self, now: Now) -> Option<Retention> {
+        let lock = self.lock.filter(|lock| lock.until > now.latest)?;
+        let is_final = lock.mode == LockMode::Governance || lock.since + COOLING_OFF <= now.earliest;
+        is_final.then(|| Retention::new(lock.mode, lock.until))
     }
 
     fn check_lock(&self, mode: LockMode, until: DateTime<Utc>, now: Now) -> Result<Option<Action>, Refusal> {

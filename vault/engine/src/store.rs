@@ -16,7 +16,8 @@ use crate::VaultError;
 use direct::DirectWrites;
 
 pub use problem::Problem;
-pub use s3::{S3, S3Addressing, S3Credentials, S3Limits, S3Location, S3Transport};
+pub(crate) use s3::{Answered, Bypass, ObjectLock};
+pub use s3::{S3, S3Addressing, S3Credentials, S3Limits, S3Location, S3ObjectLock, S3Transport};
 
 /// How long a store is asked again what became of a write, unless its settings say otherwise.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -28,6 +29,8 @@ pub struct Storage {
     /// Of a directory. There, unlike in an object store, a name can be seen before it is durable.
     root: Option<PathBuf>,
     patience: Duration,
+    /// Of a bucket that is to enforce locks.
+    object_lock: Option<Arc<ObjectLock>>,
 }
 
 impl Storage {
@@ -42,13 +45,13 @@ impl Storage {
         let store = LocalFileSystem::new_with_prefix(&root)
             .map_err(|source| failed(std::io::Error::other(source)))?;
         let objects = Arc::new(DirectWrites(store.with_fsync(true)));
-        Ok(Self { objects, root: Some(root), patience: PATIENCE })
+        Ok(Self { objects, root: Some(root), patience: PATIENCE, object_lock: None })
     }
 
     /// Any store in which a name is durable as soon as it can be seen.
     #[must_use]
     pub fn over(objects: Arc<dyn ObjectStore>) -> Self {
-        Self { objects, root: None, patience: PATIENCE }
+        Self { objects, root: None, patience: PATIENCE, object_lock: None }
     }
 
     /// The same, but a write whose outcome is not known is tried again for this long.
@@ -71,6 +74,11 @@ impl Storage {
     /// How long after its first try a write whose outcome is not known may be tried again.
     pub(crate) fn patience(&self) -> Duration {
         self.patience
+    }
+
+    /// What enforces locks, if it is to.
+    pub(crate) fn object_lock(&self) -> Option<&ObjectLock> {
+        self.object_lock.as_deref()
     }
 
     pub(crate) fn objects(&self) -> &dyn ObjectStore {

@@ -94,6 +94,7 @@ impl Vault {
         if storage.root().is_none() {
             probe::refuse_overwriting(&storage).await?;
         }
+        probe::refuse_unenforced(&storage).await?;
         let (vault_id, key_id) = (Uuid::new_v4(), Uuid::new_v4());
         let data_key = Zeroizing::new(rand::random::<[u8; 32]>());
         let seed = Zeroizing::new(rand::random::<[u8; 32]>());
@@ -117,7 +118,7 @@ impl Vault {
         let json = serde_json::to_vec_pretty(&header)
             .map_err(|error| VaultError::BadHeader { detail: error.to_string() })?;
         match object::create(&storage, name::HEADER, json.into()).await? {
-            Created::Now => Self::open(storage, key).await,
+            Created::Now => Self::open_with(Keys::unlock(storage, Unlock::Key(key)).await?),
             Created::Before => Err(VaultError::AlreadyExists),
         }
     }
@@ -134,9 +135,15 @@ impl Vault {
         }
     }
 
-    /// Unlocks a vault with a key file.
+    /// Unlocks a vault with a key file. A storage that has to enforce locks is tried each time: a server, its bucket or what the key may
+    /// do can have changed since.
+    ///
+    /// # Errors
+    /// [`VaultError::NotEnforced`] if it does not.
     pub async fn open(storage: Storage, key: &KeyFile) -> Result<Self, VaultError> {
-        Self::open_with(Keys::unlock(storage, Unlock::Key(key)).await?)
+        let keys = Keys::unlock(storage.clone(), Unlock::Key(key)).await?;
+        probe::refuse_unenforced(&storage).await?;
+        Self::open_with(keys)
     }
 
     /// Opens a vault whose keys are unlocked.
@@ -249,7 +256,8 @@ async fn refuse_foreign_files(store: &dyn ObjectStore) -> Result<(), VaultError>
         let object = object.map_err(|source| VaultError::storage("list", "", source))?;
         // A directory's `lost+found` is not listed; the keys and probes of an interrupted try are. Consoles mark a folder in a
         // bucket by an object that is called like it.
-        let ours = ["keys", "probe"].iter().any(|ours| object.location.prefix_matches(&Path::from(*ours)));
+        let ours =
+            ["keys", name::PROBES].iter().any(|ours| object.location.prefix_matches(&Path::from(*ours)));
         if !ours && !object.location.as_ref().is_empty() {
             return Err(VaultError::NotEmpty);
         }

@@ -14,7 +14,7 @@ use holdfast_gateway::{
 };
 use holdfast_proto::error::{ErrorDetailExt as _, agent_error, system_error, user_error};
 use holdfast_proto::ids::{AgentId, MachineId, PointId, SnapshotId, StepId};
-use holdfast_vault_engine::{Consistency, DiskSpec, Point, Standing};
+use holdfast_vault_engine::{Consistency, DiskSpec, Point, Retention, Standing};
 
 /// A step as its row would be.
 #[derive(Clone, Debug)]
@@ -245,6 +245,14 @@ impl Authority for ScriptedAuthority {
     async fn record_standing(&self, decided: &Decided) -> Result<(), Status> {
         let at = (decided.machine, decided.seq);
         self.script().standings.insert(at, Standing::after(&decided.events));
+        Ok(())
+    }
+
+    async fn unenforced_locks(&self) -> Result<Vec<PointLocation>, Status> {
+        Ok(Vec::new())
+    }
+
+    async fn record_retention(&self, _point: PointLocation, _retention: Retention) -> Result<(), Status> {
         Ok(())
     }
 

@@ -5,7 +5,8 @@
 //! condemned like any other and waits for the same backups. It goes only while a higher generation that nobody
 //! condemned has all that points need then: whatever several collectors do, the highest one stays, so no generation comes twice.
 //!
-//! Segments that other machines borrow from are left as they are, and so are those that a backup may go on with.
+//! Segments that other machines borrow from are left as they are, and so are those that a backup may go on with, and those that the
+//! storage retains for points under lock.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -153,6 +154,7 @@ impl CollectionRun {
         let segments: Vec<(AnyGeneration, Generations)> = generations(&mark)
             .into_iter()
             .filter(|(segment, _)| segment.1 <= mark.newest && !self.lent.segments.contains(segment))
+            .filter(|((_, seq, number), _)| !mark.retained.contains(&(*seq, *number)))
             .filter(|(_, generations)| may_gain(generations, least_gain))
             .collect();
         let mut plan = Plan::default();

@@ -8,9 +8,10 @@ use uuid::Uuid;
 use holdfast_vault_format::collection::CondemnedSegment;
 use holdfast_vault_format::record::{DeltaRef, PointRef};
 
+use crate::delta::segments_needed;
 use crate::event::PointNames;
 use crate::segment::AnyGeneration;
-use crate::standing::PointState;
+use crate::standing::{Lock, PointState};
 use crate::{Outcome, Point, Vault, VaultError, name, object};
 
 use super::CollectOptions;
@@ -24,6 +25,9 @@ pub(super) struct Mark {
     pub(super) whole: Vec<CondemnedSegment>,
     /// What deltas name, in every generation that is there: of these, one that has the blocks that points need has to stay.
     pub(super) named: Vec<(CondemnedSegment, u64)>,
+    /// Backup and number of those that points under lock need, where the storage enforces that: nothing that it retains is worth
+    /// replacing.
+    pub(super) retained: HashSet<(u64, u32)>,
     /// The points that need it, also purged ones that a backup builds upon.
     pub(super) points: Vec<Point>,
     /// The newest point that is not purged, or 0.
@@ -53,8 +57,8 @@ pub(super) struct Lent {
 
 /// What became of a backup.
 enum Became {
-    /// A point that is not purged.
-    Point(Point),
+    /// A point that is not purged, and what holds it.
+    Point(Point, Option<Lock>),
     Settled(Fate),
 }
 
@@ -90,21 +94,34 @@ impl Vault {
         options.check_catalogued(machine, &names)?;
         let mut points = BTreeMap::new();
         let mut aborted = BTreeSet::new();
+        let mut locked = BTreeSet::new();
         self.settle_decisions(machine, &names).await?;
         for seq in names.seqs.keys().copied().filter(|seq| !purged.contains(seq)) {
             match self.became(machine, seq, &names).await? {
-                Became::Point(point) => drop(points.insert(seq, point)),
+                Became::Point(point, lock) => {
+                    if lock.is_some_and(|lock| lock.until > options.now) {
+                        locked.insert(seq);
+                    }
+                    points.insert(seq, point);
+                }
                 Became::Settled(Fate::Aborted) => drop(aborted.insert(seq)),
                 Became::Settled(Fate::Purged) => {}
             }
         }
         let newest = points.keys().next_back().copied().unwrap_or(0);
         let mut live = Live::default();
-        for point in points.values() {
+        let (first, others): (Vec<&Point>, Vec<&Point>) = points
+            .values()
+            .partition(|point| self.storage().object_lock().is_some() && locked.contains(&point.seq));
+        for point in first {
+            self.mark_point(point, &mut live, lent).await?;
+        }
+        let retained = live.segments.clone();
+        for point in others {
             self.mark_point(point, &mut live, lent).await?;
         }
         lent.looked_at.insert(machine, names.seqs.keys().copied().collect());
-        let mut mark = Mark::default();
+        let mut mark = Mark { retained, ..Mark::default() };
         let mut bases = BTreeMap::new();
         for seq in opens {
             if names.seqs.contains_key(&seq) {
@@ -235,7 +252,7 @@ impl Vault {
             Fate::Purged
         } else {
             match self.look(machine, seq).await? {
-                Some(Outcome::Point(point)) => return Ok(Became::Point(point)),
+                Some(Outcome::Point(point)) => return Ok(Became::Point(point, standing.lock)),
                 Some(Outcome::Aborted { .. }) => Fate::Aborted,
                 None => return Err(VaultError::Missing { object: name::point(machine, seq) }),
             }
@@ -275,13 +292,10 @@ impl Vault {
     ) -> Result<(), VaultError> {
         let root = self.delta_root(machine, delta).await?;
         lent.read_bytes += root.encode().len() as u64;
-        let parts = delta.parts.iter().map(|part| part.segment);
-        let pages = root.extent_pages.iter().chain(&root.hash_pages).map(|page| page.place.segment);
-        live.segments.extend(parts.chain(pages).map(|number| (delta.seq, number)));
-        for named in &root.segments {
-            match named.lender {
-                None => drop(live.segments.insert((named.seq, named.number))),
-                Some(lender) => drop(lent.segments.insert((lender, named.seq, named.number))),
+        for segment in segments_needed(machine, delta, &root) {
+            match segment {
+                (owner, seq, number) if owner == machine => drop(live.segments.insert((seq, number))),
+                lent_one => drop(lent.segments.insert(lent_one)),
             }
         }
         Ok(())

@@ -96,3 +96,21 @@ fn a_wrong_clock_opens_nothing() {
     let back = Now { earliest: at(0), latest: at(50_000_000) };
     assert_eq!(point.decide(Action::Unlock, back), Err(Refusal::Compliance));
 }
+
+#[test]
+fn a_compliance_lock_is_enforced_once_it_is_final() {
+    const DAY: i64 = 86_400;
+    let mut point = Standing::default();
+    assert_eq!(point.retention(now(0)), None);
+    point.decide(lock(LockMode::Governance, 10 * DAY), now(0)).unwrap();
+    let governed = Retention { mode: LockMode::Governance, until: at(10 * DAY) };
+    assert_eq!(point.retention(now(0)), Some(governed));
+    assert_eq!(point.retention(now(10 * DAY)), None, "it is over");
+    point.decide(lock(LockMode::Compliance, 10 * DAY), now(DAY)).unwrap();
+    assert_eq!(point.retention(now(4 * DAY - 1)), None);
+    // By one of the clocks somebody could still take it back.
+    assert_eq!(point.retention(Now { earliest: at(4 * DAY - 1), latest: at(4 * DAY) }), None);
+    let complied = Retention { mode: LockMode::Compliance, until: at(10 * DAY) };
+    assert_eq!(point.retention(now(4 * DAY)), Some(complied));
+    assert_eq!(point.decide(Action::Unlock, now(4 * DAY)), Err(Refusal::Compliance));
+}

@@ -3,7 +3,9 @@
 
 mod credentials;
 mod http;
+mod object_lock;
 mod pace;
+mod requests;
 
 use std::fmt;
 use std::num::{NonZeroU32, NonZeroU64};
@@ -12,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
-use object_store::client::ClientConfigKey;
+use object_store::client::{ClientConfigKey, HttpConnector as _};
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use object_store::{BackoffConfig, Certificate, ClientOptions, RetryConfig};
@@ -21,7 +23,10 @@ use crate::VaultError;
 use crate::store::Storage;
 
 pub use credentials::S3Credentials;
+pub(crate) use object_lock::{Answered, Bypass, ObjectLock};
+
 use http::PacedConnector;
+use requests::Requests;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest pause between two tries of a request.
@@ -41,6 +46,7 @@ pub struct S3 {
     pub ca_file: Option<PathBuf>,
     pub credentials: S3Credentials,
     pub limits: S3Limits,
+    pub object_lock: S3ObjectLock,
 }
 
 /// Where in S3: `s3://BUCKET/PREFIX`.
@@ -66,6 +72,16 @@ pub enum S3Transport {
     #[default]
     TlsOnly,
     PlainAllowed,
+}
+
+/// Whether the server has to enforce locks of points.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum S3ObjectLock {
+    /// Locks are Holdfast's own: whoever may delete objects of the bucket is not kept from it.
+    #[default]
+    Unused,
+    /// The bucket is versioned and has Object Lock, which is tried before it is relied on.
+    Required,
 }
 
 /// What is asked of the server at most, and how long it may take.
@@ -108,6 +124,7 @@ impl S3 {
             ca_file: None,
             credentials: S3Credentials::Environment,
             limits: S3Limits::default(),
+            object_lock: S3ObjectLock::default(),
         }
     }
 
@@ -127,7 +144,8 @@ impl S3 {
             .fold(options.with_no_system_certificates(true), ClientOptions::with_root_certificate))
     }
 
-    fn builder(&self) -> Result<AmazonS3Builder, VaultError> {
+    /// With the options for its connections, which other requests take as well.
+    fn builder(&self) -> Result<(AmazonS3Builder, ClientOptions), VaultError> {
         let environment = AmazonS3Builder::from_env();
         let given = |key| environment.get_config_value(&key).filter(|value| !value.is_empty());
         let endpoint = self
@@ -140,12 +158,13 @@ impl S3 {
             Some("true" | "1") => S3Transport::PlainAllowed,
             _ => self.transport,
         };
+        let options = self.client_options(transport)?;
         let mut builder = self
             .credentials
             .begin(environment)?
             .with_bucket_name(&self.location.bucket)
             .with_virtual_hosted_style_request(self.addressing == S3Addressing::VirtualHost)
-            .with_client_options(self.client_options(transport)?);
+            .with_client_options(options.clone());
         if let Some(region) = region {
             builder = builder.with_region(region);
         }
@@ -154,7 +173,7 @@ impl S3 {
             // Both, because Amazon's variable for S3 alone would win.
             builder = builder.with_endpoint(&endpoint).with_config(AmazonS3ConfigKey::S3Endpoint, endpoint);
         }
-        Ok(builder)
+        Ok((builder, options))
     }
 
     /// The URL to which the client adds the bucket, unless it is in the host's name already.
@@ -185,20 +204,26 @@ impl Storage {
             retry_timeout: s3.limits.retry_for,
             ..RetryConfig::default()
         };
-        let builder = s3
-            .builder()?
+        let connector = PacedConnector::new(s3.limits);
+        let (builder, options) = s3.builder()?;
+        let builder = builder
             // Whatever the environment says: every object is created once.
             .with_conditional_put(S3ConditionalPut::ETagMatch)
             // One object at a time is deleted; not every server knows the other request.
             .with_disable_bulk_delete(true)
             .with_retry(retry)
-            .with_http_connector(PacedConnector::new(s3.limits));
-        let store = builder.build().map_err(|error| s3.wrong(error.to_string()))?;
-        Ok(Self {
-            objects: Arc::new(PrefixStore::new(store, s3.location.prefix.clone())),
-            root: None,
-            patience: s3.limits.retry_for,
-        })
+            .with_http_connector(connector.clone());
+        let wrong = |error: object_store::Error| s3.wrong(error.to_string());
+        let store = PrefixStore::new(builder.build().map_err(wrong)?, s3.location.prefix.clone());
+        let object_lock = match s3.object_lock {
+            S3ObjectLock::Unused => None,
+            S3ObjectLock::Required => {
+                let client = connector.connect(&options).map_err(wrong)?;
+                let requests = Requests { signer: store.clone(), client, retry_for: s3.limits.retry_for };
+                Some(Arc::new(ObjectLock(requests)))
+            }
+        };
+        Ok(Self { objects: Arc::new(store), root: None, patience: s3.limits.retry_for, object_lock })
     }
 }
 

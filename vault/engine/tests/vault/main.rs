@@ -26,6 +26,8 @@ mod round_trip;
 mod s3;
 mod s3_connection;
 mod s3_failover;
+mod s3_object_lock;
+mod s3_probe;
 mod staging;
 mod support;
 mod verify;

@@ -2,8 +2,10 @@
 
 pub(crate) mod agent;
 pub(crate) mod anatomy;
+pub(crate) mod bucket;
 pub(crate) mod faulty;
 pub(crate) mod image;
+pub(crate) mod object_lock;
 pub(crate) mod restore;
 pub(crate) mod s3;
 

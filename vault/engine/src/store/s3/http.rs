@@ -66,9 +66,10 @@ impl HttpService for Paced {
                 bytes.pass(request.body().content_length() as u64).await;
             }
             let is_listing = request.uri().query().is_some_and(|query| query.contains("list-type="));
-            let (is_put, is_get) = (request.method().as_str() == "PUT", request.method().as_str() == "GET");
+            let is_conditional = request.headers().contains_key("if-none-match");
+            let is_get = request.method().as_str() == "GET";
             let mut response = self.client.execute(request).await?;
-            if is_put && response.status().as_u16() == 409 {
+            if is_conditional && response.status().as_u16() == 409 {
                 // "Another conditional request is under way": nothing was decided, so this is a failure to try again after,
                 // not a name that is taken.
                 *response.status_mut() = UNAVAILABLE.try_into().unwrap_or(response.status());
@@ -95,8 +96,8 @@ const UNAVAILABLE: u16 = 503;
 /// A page of a listing has at most 1000 names of at most 1 KiB.
 const MAX_PAGE: usize = 16 << 20;
 
-/// Reads a page of a listing: one that is cut off is asked for again only while its request counts as running.
-async fn whole(response: HttpResponse) -> Result<HttpResponse, HttpError> {
+/// Reads an answer whole, such as a page of a listing: one that is cut off is asked for again only while its request counts as running.
+pub(super) async fn whole(response: HttpResponse) -> Result<HttpResponse, HttpError> {
     let (parts, body) = response.into_parts();
     let body = Limited::new(body, MAX_PAGE).collect().await.map_err(|error| {
         match error.downcast::<HttpError>() {

@@ -20,7 +20,7 @@ const START_PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Server {
     pub(crate) endpoint: String,
     pub(crate) access_key_id: String,
-    secret_access_key: String,
+    pub(crate) secret_access_key: String,
     moto: Option<Child>,
     dir: TempDir,
 }
@@ -41,13 +41,16 @@ impl Server {
 
     /// A moto of the test's own; `options` such as a certificate.
     pub(crate) fn own(options: &[&str]) -> Option<Self> {
-        let Some(mut command) = moto() else {
-            assert!(std::env::var_os("CI").is_none(), "moto is missing: pip install 'moto[server]'");
-            eprintln!(
-                "SKIPPED: moto is missing (pip install 'moto[server]'), so nothing was tried over the wire of S3"
-            );
+        let Some(command) = moto() else {
+            missing();
             return None;
         };
+        Some(Self::of(command, options))
+    }
+
+    /// Of this command, which takes the options of moto's.
+    pub(crate) fn of(command: Command, options: &[&str]) -> Self {
+        let mut command = ending_with_us(command);
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let (ip, port) = (address.ip().to_string(), address.port().to_string());
         let child = command
@@ -70,7 +73,7 @@ impl Server {
         if !tls {
             make_bucket(address, BUCKET);
         }
-        Some(server)
+        server
     }
 
     /// A place of its own in the bucket, which nobody else uses.
@@ -147,7 +150,7 @@ impl S3Vault {
     /// Name of an object in the bucket.
     pub(crate) fn name(&self, object: &str) -> object_store::path::Path {
         let location = self.place.location.to_string();
-        let prefix = location.split_once(&format!("{BUCKET}/")).unwrap().1;
+        let prefix = location.trim_start_matches("s3://").split_once('/').unwrap().1;
         format!("{prefix}/{object}").into()
     }
 }
@@ -164,34 +167,52 @@ pub(crate) fn write_private(path: &Path, content: &str) {
     file.unwrap().write_all(content.as_bytes()).unwrap();
 }
 
+fn in_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file())
+}
+
 /// Ends with the thread that starts it, should that be killed.
+fn ending_with_us(command: Command) -> Command {
+    let Some(setpriv) = in_path("setpriv") else { return command };
+    let mut ending = Command::new(setpriv);
+    ending.args(["--pdeathsig", "KILL"]).arg(command.get_program()).args(command.get_args());
+    ending
+}
+
 fn moto() -> Option<Command> {
-    let in_path = |name: &str| {
-        let path = std::env::var_os("PATH")?;
-        std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file())
-    };
-    let with = |program: PathBuf, args: &[&str]| {
-        let mut command = match in_path("setpriv") {
-            Some(setpriv) => {
-                let mut command = Command::new(setpriv);
-                command.args(["--pdeathsig", "KILL"]).arg(program);
-                command
-            }
-            None => Command::new(program),
-        };
-        command.args(args);
-        command
-    };
     if let Some(server) = in_path("moto_server") {
-        return Some(with(server, &[]));
+        return Some(Command::new(server));
     }
+    let mut command = Command::new(find_python()?);
+    command.args(["-m", "moto.server"]);
+    Some(command)
+}
+
+/// A Python that has moto; `None` without one, which is said.
+pub(crate) fn python_with_moto() -> Option<PathBuf> {
+    let python = find_python();
+    if python.is_none() {
+        missing();
+    }
+    python
+}
+
+fn find_python() -> Option<PathBuf> {
     let python = in_path("python3")?;
     let has_moto = Command::new(&python)
         .args(["-c", "import moto.server"])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .status();
-    has_moto.is_ok_and(|status| status.success()).then(|| with(python, &["-m", "moto.server"]))
+    has_moto.is_ok_and(|status| status.success()).then_some(python)
+}
+
+fn missing() {
+    assert!(std::env::var_os("CI").is_none(), "moto is missing: pip install 'moto[server]'");
+    eprintln!(
+        "SKIPPED: moto is missing (pip install 'moto[server]'), so nothing was tried over the wire of S3"
+    );
 }
 
 fn wait_for(address: SocketAddr) {

@@ -48,7 +48,7 @@ const BANS: [Ban; 12] = [
         except: &[
             "vault/engine/src/collect.rs",
             "vault/engine/src/collect/",
-            "vault/engine/src/keys.rs",
+            "vault/engine/src/keys/removal.rs",
             "vault/engine/src/probe.rs",
         ],
         instead: "objects are deleted by a collection, which found them dead twice; recipients of the keys by Keys::remove",

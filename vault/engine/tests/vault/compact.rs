@@ -294,11 +294,11 @@ async fn a_replacement_that_the_disk_lost_replaces_nothing() {
     for _ in 0..3 {
         worn.delete(0).await;
     }
-    let late = Faulty::new(&path, Fault::Late(Duration::from_secs(5)), "seg/", 0, 1);
+    let late = Faulty::new(&path, Fault::Late(Duration::from_secs(10)), "seg/", 0, 1);
     let vault = worn.test.open_through(late.clone()).await;
     let collection = tokio::spawn(async move { vault.collect(options(), |_| {}).await });
     late.struck().await;
-    let written = tokio::time::timeout(Duration::from_secs(4), async {
+    let written = tokio::time::timeout(Duration::from_secs(8), async {
         loop {
             let objects = worn.test.objects();
             match objects.into_iter().find(|name| name.starts_with("seg/") && name.ends_with(".1")) {
@@ -329,9 +329,9 @@ async fn a_replacement_that_the_disk_lost_replaces_nothing() {
     drop(disk);
 }
 
-/// Flips a bit of a file where its disk has it.
+/// Flips a bit of a file where its disk has it, in blocks as small as a file system may have.
 fn flip_below(backing: &Path, file: &[u8]) {
-    const BLOCK: usize = 4096;
+    const BLOCK: usize = 1024;
     let wanted = &file[file.len() / 2 / BLOCK * BLOCK..][..BLOCK];
     let disk = std::fs::File::options().read(true).write(true).open(backing).unwrap();
     let mut block = [0; BLOCK];

@@ -20,8 +20,10 @@ use super::support::{Image, back_up, good_points, restore_disk};
 
 const MIB: usize = 1 << 20;
 
-fn in_hours(hours: i64) -> DateTime<Utc> {
-    DateTime::from_timestamp(Utc::now().timestamp() + hours * 3600, 0).unwrap()
+/// Ends of locks, counted from now on, without parts of a second.
+fn clock() -> impl Fn(i64) -> DateTime<Utc> {
+    let now = DateTime::from_timestamp(Utc::now().timestamp(), 0).unwrap();
+    move |hours| now + TimeDelta::hours(hours)
 }
 
 async fn lock(test: &S3Vault, point: &Point, mode: LockMode, until: DateTime<Utc>) {
@@ -49,6 +51,7 @@ async fn collect(vault: &Vault) -> CollectionReport {
 #[tokio::test(flavor = "multi_thread")]
 async fn s3_what_a_locked_point_needs_outlives_the_buckets_key() {
     let Some(server) = LockBucket::start().await else { return };
+    let in_hours = clock();
     let bucket = &server.bucket;
     let test = S3Vault::new(server.place()).await;
     let vault = test.vault.deduplicating(Arc::new(Samples::within(1 << 20)));
@@ -117,6 +120,7 @@ async fn open(place: &S3, key: &KeyFile) -> Vault {
 #[tokio::test(flavor = "multi_thread")]
 async fn s3_collections_leave_what_is_retained() {
     let Some(server) = LockBucket::start().await else { return };
+    let in_hours = clock();
     let bucket = &server.bucket;
     let test = S3Vault::new(server.place()).await;
     let mut worn = Vec::new();
@@ -155,6 +159,7 @@ async fn s3_collections_leave_what_is_retained() {
 #[tokio::test(flavor = "multi_thread")]
 async fn s3_what_is_retained_is_only_ever_retained_for_longer() {
     let Some(server) = LockBucket::start().await else { return };
+    let in_hours = clock();
     let test = S3Vault::new(server.place()).await;
     let machine = Uuid::new_v4();
     let mut image = Image::noise(1, MIB);
@@ -204,6 +209,7 @@ async fn s3_what_is_retained_is_only_ever_retained_for_longer() {
 #[tokio::test(flavor = "multi_thread")]
 async fn s3_governance_that_cannot_be_raised_is_not_called_compliance() {
     let Some(server) = LockBucket::of_moto(Locks::NoBypass).await else { return };
+    let in_hours = clock();
     let test = S3Vault::new(server.place()).await;
     let image = Image::noise(1, MIB);
     let point = back_up(&test.vault, Uuid::new_v4(), &[("sda", &image)]).await.unwrap();
@@ -219,6 +225,7 @@ async fn s3_governance_that_cannot_be_raised_is_not_called_compliance() {
 #[tokio::test(flavor = "multi_thread")]
 async fn s3_an_enforcement_that_is_interrupted_is_gone_on_with() {
     let Some(server) = LockBucket::start().await else { return };
+    let in_hours = clock();
     let slow = S3Limits { requests_per_second: NonZeroU32::new(40), ..S3Limits::default() };
     let bucket = &server.bucket;
     let test = S3Vault::new(server.place()).await;

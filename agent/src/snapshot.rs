@@ -63,21 +63,12 @@ pub(crate) enum Hold {
     Clone,
 }
 
+#[cfg(test)]
 impl Snapshot {
     /// Disks that nobody uses, all or none of them.
-    #[cfg(test)]
     pub(crate) fn take(step: StepId, sources: &[crate::disk::DiskSource]) -> Result<Self, SnapshotError> {
         let disks = sources.iter().map(offline::hold).collect::<Result<_, _>>()?;
         Ok(Self { id: SnapshotId::generate(), step, disks, journal: None })
-    }
-
-    /// Confirms that nobody wrote to any disk up to now. May wait for the disks.
-    ///
-    /// # Errors
-    /// [`SnapshotError::Broken`] for the first disk of which that is not certain.
-    #[cfg(test)]
-    pub(crate) fn check(&self) -> Result<(), SnapshotError> {
-        self.disks.iter().try_for_each(SnapshotDisk::check)
     }
 }
 

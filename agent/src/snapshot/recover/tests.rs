@@ -160,7 +160,7 @@ fn whole_snapshots_survive_and_everything_else_goes() {
     let survivors = recover(&journals, vec![source(&disk.image)]);
     assert_eq!(survivors.iter().map(|snapshot| snapshot.id).collect::<Vec<_>>(), [whole_id]);
     assert_eq!(survivors[0].disks[0].path, whole_path);
-    survivors[0].check().unwrap();
+    survivors[0].disks.iter().for_each(|disk| disk.check().unwrap());
     let mut left: Vec<String> = std::fs::read_dir(&directory)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())

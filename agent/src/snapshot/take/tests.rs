@@ -161,7 +161,7 @@ fn idle_and_busy_disks_make_one_set() {
     assert_eq!(holds, [Hold::Lease, Hold::Clone]);
     let snapshot = fresh.keep().unwrap();
     assert_eq!(snapshot.journal.as_ref().unwrap().phase, Phase::Bound);
-    snapshot.check().unwrap();
+    snapshot.disks.iter().for_each(|disk| disk.check().unwrap());
 
     // Nobody uses it: nothing is cloned, and nothing has to be undone.
     let fresh = bench.take(&[("idle", &idle)], Consistency::FileSystem).unwrap();

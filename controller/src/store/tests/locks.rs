@@ -17,9 +17,11 @@ async fn lock(
     decisions: i32,
     lock: Option<(&'static str, DateTime<Utc>)>,
 ) {
-    let actor = "eva".to_owned();
-    let (state, action) = (NewPointState::Kept, "point.lock");
-    store.record_standing(NewStanding { machine, seq, state, decisions, lock, actor, action }).await.unwrap();
+    let state = NewPointState::Kept;
+    store
+        .record_standing(NewStanding { machine, seq, state, decisions, lock, events: Vec::new() })
+        .await
+        .unwrap();
 }
 
 #[tokio::test]

@@ -28,7 +28,7 @@ fn nobody_else_can_read_it() {
 fn what_lies_there_is_replaced_and_never_written_to() {
     let (_folder, partial, path) = paths();
     std::fs::write(&partial, vec![9; 50_000]).unwrap();
-    std::fs::set_permissions(&partial, PermissionsExt::from_mode(0o666)).unwrap();
+    std::fs::set_permissions(&partial, std::fs::Permissions::from_mode(0o666)).unwrap();
     let planted = File::open(&partial).unwrap();
     let file = create(&partial, &path).unwrap();
     assert!(is_named(&file, &partial).unwrap());

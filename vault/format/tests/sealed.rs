@@ -77,7 +77,7 @@ fn records_read_back_and_every_changed_bit_is_refused() {
 #[test]
 fn cells_are_bound_to_their_place_and_lengths() {
     let name = "seg/a/1/0.0";
-    let mut sealer = Sealer::new(&ring(1), Kind::Segment, name, [6; 32], 0).unwrap();
+    let mut sealer = Sealer::new(&ring(1), Kind::Segment, name, [6; 32], Vec::new()).unwrap();
     let first = sealer.cell(1, 4096, &[1; 4096]).unwrap() as usize;
     sealer.cell(1, 4096, &[2; 4096]).unwrap();
     let bytes = sealer.finish(b"table", b"body").unwrap();

@@ -54,6 +54,8 @@ impl Gateway {
         let failed = |error| status_of(&error);
         let scopes = match target {
             VerifyTarget::Vault => {
+                // In an empty folder nothing is damaged.
+                inner.vault.check_present().await.map_err(failed)?;
                 let machines = inner.vault.machines().await.map_err(failed)?;
                 machines.into_iter().map(VerifyScope::Machine).collect()
             }
@@ -70,6 +72,8 @@ impl Gateway {
                     progress.try_send(VerifyProgress { machines_done: done, machines, read_bytes, ..so_far });
             };
             let found = inner.vault.verify(scope, depth, pace, tell).await.map_err(failed)?;
+            // What was unmounted meanwhile is neither damaged nor lost.
+            inner.vault.check_present().await.map_err(failed)?;
             VERIFIED_BYTES.add(usize::try_from(found.read_bytes).unwrap_or(usize::MAX));
             self.record_verified(&found, depth, actor).await?;
             report.merge(found);

@@ -16,3 +16,4 @@ mod resolver;
 mod restore;
 mod resume;
 mod transfer;
+mod unmounted;

@@ -172,7 +172,8 @@ enrol() {
     echo "$machine" >"$dir/machine"
 }
 
-# Disks of the operator are remembered in $dir/disks, one NAME=PATH per line; the demonstration's in $dir/demo/agent.toml.
+# Disks of the operator are remembered in $dir/disks, one NAME=PATH per line; the demonstration's in $dir/demo/agent.toml. What was
+# written last is kept, so that a file which somebody edited is not overwritten.
 write_agent_config() {
     local disk name path
     touch "$dir/disks"
@@ -182,7 +183,8 @@ write_agent_config() {
         mv "$dir/disks.new" "$dir/disks"
     done
     {
-        echo "# Written by deploy/quickstart; add disks with its --disk."
+        echo "# Written by deploy/quickstart: add disks with its --disk, or in $dir/disks, one NAME=PATH per line. Once you have edited this"
+        echo "# file, quickstart leaves it alone; \`kill -HUP \$(cat $dir/run/agent.pid)\` has the agent read its disks again."
         echo "controller = \"https://127.0.0.1:$agents\""
         echo "state_dir = \"$dir/agent\""
         echo "discover = false"
@@ -191,6 +193,15 @@ write_agent_config() {
             printf '\n[[disk]]\nname = "%s"\npath = "%s"\n' "$name" "$path"
         done <"$dir/disks"
     } >"$dir/agent.toml.new"
+    if [ -e "$dir/agent.toml" ] && [ -e "$dir/.agent.toml.written" ] && ! cmp -s "$dir/agent.toml" "$dir/.agent.toml.written" &&
+        ! cmp -s "$dir/agent.toml" "$dir/agent.toml.new"; then
+        cmp -s "$dir/agent.toml.new" "$dir/.agent.toml.written" ||
+            fail "$dir/agent.toml was edited by hand, and is not overwritten" \
+                "put into it by hand what $dir/agent.toml.new has more, and then: cp $dir/agent.toml.new $dir/.agent.toml.written"
+        echo "$dir/agent.toml was edited by hand, and stays as it is"
+        rm "$dir/agent.toml.new"
+        return
+    fi
     if ! cmp -s "$dir/agent.toml.new" "$dir/agent.toml"; then
         mv "$dir/agent.toml.new" "$dir/agent.toml"
         # Not everything in it is read again while the agent runs.
@@ -198,6 +209,8 @@ write_agent_config() {
     else
         rm "$dir/agent.toml.new"
     fi
+    cp "$dir/agent.toml" "$dir/.agent.toml.written.new"
+    mv "$dir/.agent.toml.written.new" "$dir/.agent.toml.written"
 }
 
 write_env() {

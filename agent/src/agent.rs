@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -35,11 +35,11 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) enum StartError {
     #[error("the state directory cannot be used")]
     StateDir(#[from] StateDirError),
-    #[error("this machine is not enrolled ({} is missing); enrol it with `holdfast-agent enrol`", path.display())]
+    #[error("this machine is not enrolled: {} is missing", path.display())]
     NotEnrolled { path: PathBuf },
-    #[error("the identity cannot be used; enrol again with `holdfast-agent enrol --force`")]
+    #[error("the identity cannot be used")]
     Identity(#[from] IdentityError),
-    #[error("the identity cannot be used for TLS; enrol again with `holdfast-agent enrol --force`")]
+    #[error("the identity cannot be used for TLS")]
     Tls(#[from] TlsError),
     #[error(transparent)]
     Spool(#[from] SpoolError),
@@ -47,6 +47,22 @@ pub(crate) enum StartError {
     BootId(#[source] std::io::Error),
     #[error("cannot listen for signals")]
     Signals(#[source] std::io::Error),
+}
+
+impl StartError {
+    /// What a person can do, if it is known here.
+    pub(crate) fn action(&self) -> Option<&'static str> {
+        match self {
+            Self::NotEnrolled { .. } => Some(
+                "enrol it: `holdfast token create`, on an operator's machine, prints a token and the command that uses it here",
+            ),
+            Self::Identity(_) | Self::Tls(_) => Some(
+                "enrol it anew: `holdfast token create --machine NAME`, on an operator's machine, and `holdfast-agent enrol --force` \
+                 here",
+            ),
+            Self::StateDir(_) | Self::Spool(_) | Self::BootId(_) | Self::Signals(_) => None,
+        }
+    }
 }
 
 /// Runs the agent until SIGTERM or SIGINT. SIGHUP reads the disks of the configuration again.
@@ -135,6 +151,7 @@ pub(crate) fn assemble(
         boot_id: boot_id().map_err(StartError::BootId)?,
         process_id: uuid::Uuid::new_v4().to_string(),
         live: live_sender,
+        reloaded: Notify::new(),
     };
     Ok((session, runner))
 }
@@ -143,6 +160,7 @@ fn reload(path: &Path, session: &Session) {
     match Config::load(path) {
         Ok(config) => {
             session.inventory.reload(&config);
+            session.reloaded.notify_one();
             let unchanged = Config {
                 disks: config.disks.clone(),
                 discover: config.discover,
@@ -154,7 +172,13 @@ fn reload(path: &Path, session: &Session) {
                 tracing::warn!("the disks of the configuration were read again; the rest needs a restart");
             }
         }
-        Err(error) => tracing::error!(error = crate::error::chain(&error), "configuration not read again"),
+        Err(error) => {
+            let error = crate::error::chain(&error);
+            tracing::error!(
+                "the configuration was not read again, what was read before holds: {}",
+                error.trim_end()
+            );
+        }
     }
 }
 
@@ -165,3 +189,6 @@ fn boot_id() -> std::io::Result<String> {
 fn listen(kind: SignalKind) -> Result<Signal, StartError> {
     signal(kind).map_err(StartError::Signals)
 }
+
+#[cfg(test)]
+mod tests;

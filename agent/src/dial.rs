@@ -1,10 +1,13 @@
 //! Connections to controller and gateways: HTTP/2 over TLS, with keepalive and timeouts on all of them.
 
+use std::error::Error;
 use std::io;
 use std::sync::Arc;
 
+use chrono::{DateTime, SecondsFormat};
 use hyper_util::rt::TokioIo;
-use rustls_pki_types::ServerName;
+use rustls::CertificateError;
+use rustls_pki_types::{ServerName, UnixTime};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -37,6 +40,70 @@ pub(crate) enum DialError {
     Address { address: Address, source: Box<tonic::transport::Error> },
     #[error("cannot connect to {address}")]
     Connect { address: Address, source: Box<tonic::transport::Error> },
+    #[error(
+        "cannot connect to {address}: its certificate {validity}, but the clock of this machine says {now}"
+    )]
+    Clock { address: Address, validity: String, now: String },
+}
+
+/// What to do when two clocks differ, whichever of them is wrong.
+pub(crate) const COMPARE_CLOCKS: &str = "most likely the clock of this machine or the controller's is wrong: compare `date -u` on both, and set the wrong one";
+
+impl DialError {
+    fn of(address: &Address, error: tonic::transport::Error) -> Self {
+        let address = address.clone();
+        match rustls_error(&error) {
+            Some(rustls::Error::InvalidCertificate(CertificateError::NotValidYetContext {
+                time,
+                not_before,
+            })) => {
+                let validity = format!("is valid from {} on", date(*not_before));
+                Self::Clock { address, validity, now: date(*time) }
+            }
+            // A running controller renews it long before.
+            Some(rustls::Error::InvalidCertificate(CertificateError::ExpiredContext { time, not_after })) => {
+                let validity = format!("was valid until {}", date(*not_after));
+                Self::Clock { address, validity, now: date(*time) }
+            }
+            _ => Self::Connect { address, source: Box::new(error) },
+        }
+    }
+
+    /// What a person can do, if it is known.
+    pub(crate) fn action(&self) -> Option<&'static str> {
+        match self {
+            Self::Clock { .. } => Some(COMPARE_CLOCKS),
+            Self::Address { .. } | Self::Connect { .. } => None,
+        }
+    }
+}
+
+/// What TLS says, however deep it lies: an `io::Error` does not name what it wraps as its source.
+fn rustls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let found = wrapped.and_then(|wrapped| wrapped.downcast_ref());
+        if let Some(found) = error.downcast_ref().or(found) {
+            return Some(found);
+        }
+        next = error.source();
+    }
+    None
+}
+
+/// Whether the other side found our certificate to be of another time: for both ends of its life there is one alert. By the
+/// text, which is all that HTTP/2 keeps of it.
+pub(crate) fn is_certificate_of_another_time(error: &dyn Error) -> bool {
+    crate::error::chain(error).contains("received fatal alert: CertificateExpired")
+}
+
+fn date(time: UnixTime) -> String {
+    let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+    DateTime::from_timestamp(seconds, 0).map_or_else(
+        || format!("{seconds} s since 1970"),
+        |time| time.to_rfc3339_opts(SecondsFormat::Secs, true),
+    )
 }
 
 impl Dialer {
@@ -84,10 +151,7 @@ pub(crate) async fn connect(
         let (target, tls) = (target.clone(), tls());
         async move { handshake(&target, tls).await.map(TokioIo::new) }
     });
-    endpoint
-        .connect_with_connector(connector)
-        .await
-        .map_err(|source| DialError::Connect { address: address.clone(), source: Box::new(source) })
+    endpoint.connect_with_connector(connector).await.map_err(|error| DialError::of(address, error))
 }
 
 async fn handshake(address: &Address, tls: Arc<rustls::ClientConfig>) -> io::Result<TlsStream<TcpStream>> {
@@ -96,4 +160,54 @@ async fn handshake(address: &Address, tls: Arc<rustls::ClientConfig>) -> io::Res
     let tcp = TcpStream::connect((address.host.as_str(), address.port)).await?;
     tcp.set_nodelay(true)?;
     TlsConnector::from(tls).connect(name, tcp).await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+
+    use super::*;
+    use crate::testing::pki::TestCa;
+    use crate::tls::{FirstTrust, first_contact};
+
+    /// Connects to a server whose certificate begins and ends so many seconds from now.
+    async fn connect_to(from: i64, until: i64) -> DialError {
+        let at = |seconds: i64| {
+            let distance = Duration::from_secs(seconds.unsigned_abs());
+            let now = SystemTime::now();
+            if seconds < 0 { now - distance } else { now + distance }
+        };
+        let ca = TestCa::new();
+        let acceptor = TlsAcceptor::from(Arc::new(ca.server_config(at(from), at(until))));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address: Address =
+            format!("localhost:{}", listener.local_addr().unwrap().port()).parse().unwrap();
+        let server = tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            acceptor.accept(stream).await.err()
+        });
+        let tls = first_contact(&FirstTrust::CaPem(ca.pem.clone())).unwrap();
+        let error = connect(&address, Purpose::Control, &Timing::default(), move || Arc::clone(&tls))
+            .await
+            .unwrap_err();
+        assert!(server.await.unwrap().is_some(), "the handshake failed on both sides");
+        error
+    }
+
+    #[tokio::test]
+    async fn a_certificate_of_another_time_is_told_as_a_matter_of_clocks() {
+        let hour = 3600;
+        for (from, until, word) in
+            [(hour, 2 * hour, "is valid from 2"), (-2 * hour, -hour, "was valid until 2")]
+        {
+            let error = connect_to(from, until).await;
+            let text = crate::error::chain(&error);
+            assert!(text.contains(word) && text.contains("the clock of this machine says 2"), "{text}");
+            assert!(!text.contains("UNIX"), "{text}");
+            assert_eq!(error.action(), Some(COMPARE_CLOCKS));
+        }
+    }
 }

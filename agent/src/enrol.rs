@@ -34,34 +34,63 @@ pub(crate) enum Existing {
 /// Why this machine was not enrolled.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EnrolError {
-    #[error(
-        "this machine is enrolled already as {machine} (agent {agent}); start it with `holdfast-agent run`, or \
-         give --force to replace its identity"
-    )]
+    #[error("this machine is enrolled already as {machine} (agent {agent})")]
     AlreadyEnrolled { machine: String, agent: String },
-    #[error("an identity is there but cannot be used; give --force to replace it")]
+    #[error("an identity is there but cannot be used")]
     ExistingUnusable(#[source] IdentityError),
-    #[error("no name for this machine: give --name")]
+    #[error("there is no name for this machine")]
     NoName { source: std::io::Error },
     #[error("no key can be kept for the enrolment")]
     Key(#[source] IdentityError),
-    #[error(
-        "the controller {controller} could not be checked or reached; compare its address and the CA (--ca-file \
-         or --ca-fingerprint)"
-    )]
-    Dial { controller: String, source: DialError },
+    #[error(transparent)]
+    Dial(DialError),
     #[error("cannot use the CA")]
     Ca(#[from] TlsError),
     #[error("the controller did not answer in time; run it again with the same token")]
     Timeout,
-    #[error("the controller refused: {message}{}{action}", if action.is_empty() { "" } else { "; " })]
-    Refused { message: String, action: String },
+    #[error("the controller refused: {message} ({code})")]
+    Refused { message: String, code: String, action: String },
     #[error("the controller answered with another CA than the one that it was checked by")]
     OtherCa,
     #[error("the new identity could not be kept")]
     Identity(#[from] IdentityError),
     #[error("cannot read {}", path.display())]
     ReadFile { path: PathBuf, source: std::io::Error },
+}
+
+impl EnrolError {
+    /// What a person can do, if it is known here.
+    pub(crate) fn action(&self) -> Option<String> {
+        let action = match self {
+            Self::AlreadyEnrolled { .. } => {
+                "start it with `holdfast-agent run`, or give --force to replace its identity"
+            }
+            Self::ExistingUnusable(_) => "give --force to replace it",
+            Self::NoName { .. } => "give --name",
+            Self::Dial(error) => return Some(error.action().unwrap_or_else(|| compare(error)).to_owned()),
+            Self::Refused { action, .. } if !action.is_empty() => action.as_str(),
+            Self::OtherCa => "compare --ca-file or --ca-fingerprint with the controller's pki/ca.pem",
+            Self::ReadFile { .. } => "check the path and its permissions",
+            Self::Refused { .. } | Self::Key(_) | Self::Ca(_) | Self::Timeout | Self::Identity(_) => {
+                return None;
+            }
+        };
+        Some(action.to_owned())
+    }
+}
+
+/// What of the first contact is to be compared.
+fn compare(error: &DialError) -> &'static str {
+    let error = crate::error::chain(error);
+    if error.contains(tls::OTHER_FINGERPRINT) {
+        "compare --ca-fingerprint with what `holdfast token create` prints; if they are the same, something else answers at this address"
+    } else if error.contains("UnknownIssuer") || error.contains("BadSignature") {
+        "--ca-file is not the CA of this controller: copy its pki/ca.pem"
+    } else if error.contains("not valid for name") {
+        "`controller` in agent.toml must be a name or address that the controller was started with (its `host`)"
+    } else {
+        "check `controller` in agent.toml, that the controller runs, and that its port for agents can be reached from here"
+    }
 }
 
 /// Exchanges the token for an identity and puts it in the state directory.
@@ -94,7 +123,7 @@ pub(crate) async fn enrol(
     let controller = &config.controller.0;
     let channel = dial::connect(controller, Purpose::Control, &config.timing, move || first_tls.clone())
         .await
-        .map_err(|source| EnrolError::Dial { controller: controller.to_string(), source })?;
+        .map_err(EnrolError::Dial)?;
     let call = EnrollRequest {
         token: enrolment.token,
         csr_der: request.csr_der,
@@ -115,7 +144,7 @@ pub(crate) async fn enrol(
                 .to_owned(),
             _ => detail.action,
         };
-        EnrolError::Refused { message: detail.message, action }
+        EnrolError::Refused { message: detail.message, code: detail.code, action }
     })?
     .into_inner();
     crash_point("agent::enrolled");

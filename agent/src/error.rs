@@ -18,5 +18,22 @@ pub(crate) fn chain(error: &dyn Error) -> String {
         }
         cause = error.source();
     }
+    // A hint of a library to whoever programs with it.
+    if let Some(end) = text.find(": https://docs.rs/") {
+        text.truncate(end);
+    }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_library_says_to_programmers_is_left_out() {
+        let eof = std::io::Error::other(
+            "peer closed connection: https://docs.rs/rustls/latest/x.html#unexpected-eof",
+        );
+        assert_eq!(chain(&eof), "peer closed connection");
+    }
 }

@@ -66,15 +66,23 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             fail(error.as_ref());
-            if error.is::<config::ConfigError>() {
-                eprintln!(
-                    "  next: correct the file, or name another with --config; docs/configuration.md has every key"
-                );
-                return ExitCode::from(2);
+            if let Some(next) = next_step(error.as_ref()) {
+                eprintln!("  next: {next}");
             }
-            ExitCode::FAILURE
+            if error.is::<config::ConfigError>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
+}
+
+fn next_step(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    if error.is::<config::ConfigError>() {
+        let next = "correct the file, or name another with --config; docs/configuration.md has every key";
+        return Some(next.to_owned());
+    }
+    if let Some(error) = error.downcast_ref::<enrol::EnrolError>() {
+        return error.action();
+    }
+    error.downcast_ref::<agent::StartError>()?.action().map(str::to_owned)
 }
 
 fn fail(error: &dyn std::error::Error) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_proto::error::detail_of;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
@@ -14,7 +14,7 @@ use tonic::{Code, Status};
 
 use crate::backoff::Backoff;
 use crate::config::Config;
-use crate::dial::{DialError, Dialer, Purpose};
+use crate::dial::{DialError, Dialer, Purpose, is_certificate_of_another_time};
 use crate::disk::Inventory;
 use crate::outbox::Outbox;
 use crate::runner::Runner;
@@ -38,6 +38,8 @@ pub(crate) struct Session {
     pub(crate) process_id: String,
     /// The connection of the session, while it is welcome.
     pub(crate) live: watch::Sender<Option<Channel>>,
+    /// The configuration names other disks now.
+    pub(crate) reloaded: Notify,
 }
 
 /// Why a session ended.
@@ -47,7 +49,7 @@ enum SessionError {
     Dial(#[from] DialError),
     #[error("the controller did not {what} in time")]
     Timeout { what: &'static str },
-    #[error("the controller ended the session: {}", describe(.0))]
+    #[error("{}", describe(.0))]
     Ended(Box<Status>),
     #[error("the controller closed the session")]
     Closed,
@@ -102,7 +104,7 @@ impl Session {
     }
 
     fn log_end(&self, ended: &SessionError, wait: Duration) {
-        let (error, wait_ms) = (crate::error::chain(ended), wait.as_millis());
+        let (error, next, wait_ms) = (crate::error::chain(ended), ended.action(), wait.as_millis());
         let refused = matches!(
             ended,
             SessionError::Ended(status)
@@ -115,19 +117,39 @@ impl Session {
                 "the controller refuses this agent; an operator has to look at it"
             );
         } else {
-            tracing::warn!(error, wait_ms, "not connected; trying again after a wait");
+            tracing::warn!(error, next, wait_ms, "not connected; trying again after a wait");
         }
     }
 }
 
+impl SessionError {
+    /// What a person can do, if it is known here.
+    fn action(&self) -> Option<&'static str> {
+        match self {
+            Self::Dial(error) => error.action(),
+            Self::Ended(status) => std::error::Error::source(&**status)
+                .is_some_and(|cause| is_certificate_of_another_time(cause))
+                .then_some(COMPARE_OR_ENROL),
+            Self::Timeout { .. } | Self::Closed | Self::NoWelcome => None,
+        }
+    }
+}
+
+const COMPARE_OR_ENROL: &str = "compare `date -u` here and on the controller, and set the clock that is wrong; if both are right, the certificate ran out: an \
+     operator makes a token with `holdfast token create --machine NAME`, and `holdfast-agent enrol --force` uses it here";
+
 fn describe(status: &Status) -> String {
     let detail = detail_of(status);
     match std::error::Error::source(status) {
+        Some(cause) if is_certificate_of_another_time(cause) => {
+            "the controller refuses this machine's certificate: by the controller's clock it is not valid yet, or has expired"
+                .to_owned()
+        }
         // Broken connections have a cause on this side, and only that says something.
-        Some(cause) => crate::error::chain(cause),
-        None if detail.message.is_empty() => detail.code,
-        None if detail.action.is_empty() => detail.message,
-        None => format!("{}; {}", detail.message, detail.action),
+        Some(cause) => format!("the connection to the controller was lost: {}", crate::error::chain(cause)),
+        None if detail.message.is_empty() => format!("the controller ended the session: {}", detail.code),
+        None if detail.action.is_empty() => format!("the controller ended the session: {}", detail.message),
+        None => format!("the controller ended the session: {}; {}", detail.message, detail.action),
     }
 }
 

@@ -13,6 +13,9 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem:
 
 use crate::identity::Identity;
 
+/// What is said of a controller that is not the one of the fingerprint.
+pub(crate) const OTHER_FINGERPRINT: &str = "the controller's CA has another fingerprint";
+
 /// The TLS configuration in force. Connections that are made after [`ClientTls::rotate`] show the new certificate.
 #[derive(Debug)]
 pub(crate) struct ClientTls {
@@ -164,10 +167,10 @@ impl ServerCertVerifier for FingerprintVerifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let authority =
-            intermediates.iter().find(|certificate| sha256(certificate) == self.fingerprint).ok_or_else(
-                || rustls::Error::General("the controller's CA has another fingerprint".to_owned()),
-            )?;
+        let authority = intermediates
+            .iter()
+            .find(|certificate| sha256(certificate) == self.fingerprint)
+            .ok_or_else(|| rustls::Error::General(OTHER_FINGERPRINT.to_owned()))?;
         let mut roots = RootCertStore::empty();
         roots.add(authority.clone().into_owned())?;
         WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&self.provider))

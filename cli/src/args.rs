@@ -23,17 +23,18 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-/// Where the controller is. Otherwise ~/.config/holdfast/config.toml is read.
+/// Where the controller is. Otherwise the environment says it, otherwise ~/.config/holdfast/config.toml.
+// The environment is read by `settings`: clap would name these options in the usage that it prints for a wrong call.
 #[derive(Debug, Args)]
 pub(crate) struct Connection {
-    /// The controller's address, such as https://controller.example:7444.
-    #[arg(long, global = true, env = "HOLDFAST_ADDRESS")]
+    /// The controller's address, such as https://controller.example:7444 [env: HOLDFAST_ADDRESS].
+    #[arg(long, global = true)]
     pub(crate) address: Option<String>,
-    /// The controller's CA certificate (PEM).
-    #[arg(long, global = true, env = "HOLDFAST_CA_FILE")]
+    /// The controller's CA certificate, PEM [env: HOLDFAST_CA_FILE].
+    #[arg(long, global = true)]
     pub(crate) ca_file: Option<PathBuf>,
-    /// A file that holds your API key.
-    #[arg(long, global = true, env = "HOLDFAST_API_KEY_FILE")]
+    /// A file that holds your API key [env: HOLDFAST_API_KEY_FILE].
+    #[arg(long, global = true)]
     pub(crate) api_key_file: Option<PathBuf>,
 }
 

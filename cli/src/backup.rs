@@ -1,6 +1,6 @@
 use uuid::Uuid;
 
-use holdfast_proto::v1::StartBackupRequest;
+use holdfast_proto::v1::{GetMachineRequest, MachineState, StartBackupRequest};
 
 use crate::args::BackupArgs;
 use crate::client::{Client, again, timed};
@@ -20,10 +20,20 @@ pub(crate) async fn start(client: Client, output: Output, args: BackupArgs) -> R
         async move { client.start_backup(timed(request)).await }
     })
     .await?;
+    tell_if_away(&client, &started.machine_name).await;
     if !args.wait {
         return job::print(output, started);
     }
     eprintln!("job {}", started.id);
     let ended = follow(&client, output, &started.id, |_| Ok(())).await?;
     job::finish(output, ended)
+}
+
+/// The job of a machine that is away waits, which would look as if nothing happened.
+async fn tell_if_away(client: &Client, machine: &str) {
+    let request = GetMachineRequest { machine: machine.to_owned() };
+    let answer = client.machines().get_machine(timed(request)).await;
+    if answer.is_ok_and(|machine| machine.get_ref().state() == MachineState::Offline) {
+        eprintln!("the agent of {machine} is not connected: the job waits for it");
+    }
 }

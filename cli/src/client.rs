@@ -24,6 +24,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a call that can be repeated safely is tried.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// A call that is tried for longer says so.
+const TELL_AFTER: Duration = Duration::from_secs(2);
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
@@ -123,10 +125,17 @@ where
 {
     let start = Instant::now();
     let mut wait = FIRST_WAIT;
+    let mut told = false;
     loop {
         match call().await {
             Ok(response) => return Ok(response.into_inner()),
-            Err(status) if is_away(&status) && start.elapsed() < PATIENCE => {}
+            Err(status) if is_away(&status) && start.elapsed() < PATIENCE => {
+                // Not of a restart that is over in a moment.
+                if !told && start.elapsed() > TELL_AFTER {
+                    told = true;
+                    eprintln!("{}; trying again for up to {} s", CliError::from(status), PATIENCE.as_secs());
+                }
+            }
             Err(status) => return Err(status.into()),
         }
         tokio::time::sleep(wait.mul_f64(rand::random_range(0.5..1.0))).await;
@@ -143,11 +152,28 @@ pub(crate) fn is_away(status: &Status) -> bool {
     }
 }
 
+/// The times in the detail are seconds since 1970, which say nothing to people.
+fn unreachable_by_clock(address: &str, detail: &str) -> CliError {
+    let kind = if detail.contains("not valid yet") { "is not valid yet" } else { "has expired" };
+    CliError::Unreachable {
+        address: address.to_owned(),
+        detail: format!(
+            "its certificate {kind} by the clock of this machine, which says {}",
+            chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
+        ),
+        action: "most likely the clock of this machine or the controller's is wrong: compare `date -u` on both, and set the wrong one"
+            .to_owned(),
+    }
+}
+
 fn unreachable(address: &str, detail: &str) -> CliError {
     let action = if detail.contains("UnknownIssuer") || detail.contains("BadSignature") {
         "HOLDFAST_CA_FILE is not the CA of this controller: copy its pki/ca.pem"
     } else if detail.contains("NotValidForName") || detail.contains("not valid for name") {
         "use a name that the controller was started with, or start it with --host NAME"
+    } else if detail.contains("certificate not valid yet") || detail.contains("certificate expired") {
+        // A running controller renews its certificate long before the end.
+        return unreachable_by_clock(address, detail);
     } else {
         "check that the controller runs and that HOLDFAST_ADDRESS is its operators' address"
     };
@@ -194,6 +220,26 @@ mod tests {
         let tcp = link("tcp connect error: connection refused", Some(refused));
         assert_eq!(chain(&link("transport error", Some(tcp))), "tcp connect error: connection refused");
         assert_eq!(chain(&link("no", Some(link("because", None)))), "no: because");
+    }
+
+    #[test]
+    fn a_certificate_of_another_time_is_told_as_a_matter_of_clocks() {
+        for (detail, word) in [
+            (
+                "invalid peer certificate: certificate not valid yet: verification time 1795837542 (UNIX), but …",
+                "not valid yet",
+            ),
+            (
+                "invalid peer certificate: certificate expired: verification time 1799311568 (UNIX), but …",
+                "has expired",
+            ),
+        ] {
+            let CliError::Unreachable { detail, action, .. } = unreachable("https://c:7444", detail) else {
+                panic!("another error")
+            };
+            assert!(detail.contains(word) && !detail.contains("UNIX"), "{detail}");
+            assert!(action.contains("clock"), "{action}");
+        }
     }
 
     #[test]

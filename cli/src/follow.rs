@@ -90,7 +90,9 @@ impl Display {
         let current = job.steps.iter().find(|step| {
             matches!(step.state(), StepState::Dispatched | StepState::Running | StepState::Pending)
         });
-        let step = view::Step::from(current.or(job.steps.last()).cloned().unwrap_or_default());
+        // Of a job that failed the step that did, not the last one, which was skipped.
+        let failed = job.steps.iter().find(|step| step.state() == StepState::Failed);
+        let step = view::Step::from(current.or(failed).or(job.steps.last()).cloned().unwrap_or_default());
         match self {
             Self::Bar(bar) => {
                 bar.set_message(if job.started_at.is_none() { "queued" } else { step.kind });

@@ -63,6 +63,7 @@ pub(crate) async fn wait(client: Client, output: Output, job: String) -> Result<
 }
 
 pub(crate) async fn watch(client: Client, output: Output, job: String) -> Result<(), CliError> {
+    let mut is_first = true;
     follow(&client, output, &job, |job| match output.format {
         // One line per change, so that a program can read them as they come.
         Format::Json => {
@@ -70,7 +71,15 @@ pub(crate) async fn watch(client: Client, output: Output, job: String) -> Result
                 .map_err(|error| CliError::Encode { detail: error.to_string() })?;
             output::write(&line)
         }
-        Format::Table | Format::Yaml => print(output, job.clone()),
+        Format::Table | Format::Yaml => {
+            // Documents of one stream; for people, an empty line.
+            match (std::mem::take(&mut is_first), output.format) {
+                (true, _) => {}
+                (false, Format::Yaml) => output::write("---")?,
+                (false, _) => output::write("")?,
+            }
+            print(output, job.clone())
+        }
     })
     .await?;
     Ok(())

@@ -36,7 +36,18 @@ pub(crate) async fn list(
     }
     output.print(&points, || {
         table(
-            ["ID", "MACHINE", "CREATED", "CONSISTENCY", "STATE", "DISKS", "SIZE", "CHANGED", "STORED"],
+            [
+                "ID",
+                "MACHINE",
+                "CREATED",
+                "CONSISTENCY",
+                "STATE",
+                "DISKS",
+                "SIZE",
+                "CHANGED",
+                "STORED",
+                "LOCKED UNTIL",
+            ],
             points.iter().map(|point| {
                 let sum = |read: fn(&crate::view::PointDisk) -> u64| size(point.disks.iter().map(read).sum());
                 [
@@ -49,6 +60,7 @@ pub(crate) async fn list(
                     sum(|disk| disk.size_bytes),
                     sum(|disk| disk.changed_bytes),
                     sum(|disk| disk.stored_bytes),
+                    or_dash(point.lock.as_ref().and_then(|lock| lock.until.as_deref())),
                 ]
             }),
         )
@@ -73,7 +85,10 @@ pub(crate) async fn delete(client: Client, output: Output, points: Vec<String>) 
             let (mut client, request) = (client.points(), request.clone());
             async move { client.delete_point(timed(request)).await }
         });
-        changed.push(Point::from(answer.await?));
+        match answer.await {
+            Ok(point) => changed.push(Point::from(point)),
+            Err(error) => return Err(after(output, &changed, error)),
+        }
     }
     tell(output, &changed)
 }
@@ -86,7 +101,10 @@ pub(crate) async fn undelete(client: Client, output: Output, points: Vec<String>
             let (mut client, request) = (client.points(), request.clone());
             async move { client.undelete_point(timed(request)).await }
         });
-        changed.push(Point::from(answer.await?));
+        match answer.await {
+            Ok(point) => changed.push(Point::from(point)),
+            Err(error) => return Err(after(output, &changed, error)),
+        }
     }
     tell(output, &changed)
 }
@@ -117,6 +135,12 @@ pub(crate) async fn unlock(client: Client, output: Output, point: String) -> Res
         async move { client.unlock_point(timed(request)).await }
     });
     tell(output, &[Point::from(answer.await?)])
+}
+
+/// What was done before one of several points failed is told all the same.
+fn after(output: Output, changed: &[Point], error: CliError) -> CliError {
+    let told = if changed.is_empty() { Ok(()) } else { tell(output, changed) };
+    told.err().unwrap_or(error)
 }
 
 /// Where points stand now, a line for each.

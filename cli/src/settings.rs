@@ -27,16 +27,23 @@ struct File {
 /// Flags come before the environment, and that before the file.
 pub(crate) fn load(connection: &Connection) -> Result<Settings, CliError> {
     let file = read_config()?;
-    let address = connection.address.clone().or(file.address).ok_or_else(|| {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    let path = |name: &str| set(name).map(PathBuf::from);
+    let address = set("HOLDFAST_ADDRESS").map(|address| address.to_string_lossy().into_owned());
+    let address = connection.address.clone().or(address).or(file.address).ok_or_else(|| {
         missing("the controller's address", "set HOLDFAST_ADDRESS, such as https://controller.example:7444")
     })?;
-    let ca_file = connection.ca_file.clone().or(file.ca_file).ok_or_else(|| {
-        missing(
-            "the controller's CA certificate",
-            "set HOLDFAST_CA_FILE to a copy of the controller's pki/ca.pem",
-        )
-    })?;
-    let key_file = connection.api_key_file.clone().or(file.api_key_file).ok_or_else(|| {
+    let ca_file =
+        connection.ca_file.clone().or_else(|| path("HOLDFAST_CA_FILE")).or(file.ca_file).ok_or_else(
+            || {
+                missing(
+                    "the controller's CA certificate",
+                    "set HOLDFAST_CA_FILE to a copy of the controller's pki/ca.pem",
+                )
+            },
+        )?;
+    let key_file = connection.api_key_file.clone().or_else(|| path("HOLDFAST_API_KEY_FILE"));
+    let key_file = key_file.or(file.api_key_file).ok_or_else(|| {
         missing("your API key", "set HOLDFAST_API_KEY_FILE; `holdfast-controller api-key create` makes a key")
     })?;
     Ok(Settings { address, ca_pem: read(&ca_file)?, api_key: read_secret(&key_file)? })

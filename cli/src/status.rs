@@ -7,7 +7,7 @@ use holdfast_proto::v1::GetStatusRequest;
 use crate::client::{Client, again, timed};
 use crate::error::CliError;
 use crate::output::{Output, size};
-use crate::view::or_dash;
+use crate::view::{Error, or_dash};
 
 #[derive(Debug, Serialize)]
 struct Status {
@@ -20,6 +20,7 @@ struct Status {
     conditions: BTreeMap<String, i64>,
     points: i64,
     stored_bytes: u64,
+    vault_error: Option<Error>,
 }
 
 #[derive(Debug, Serialize)]
@@ -59,15 +60,19 @@ pub(crate) async fn show(client: Client, output: Output) -> Result<(), CliError>
         conditions: answer.conditions.into_iter().collect(),
         points: answer.points,
         stored_bytes: answer.stored_bytes,
+        vault_error: answer.vault_error.map(Error::from),
     };
     output.print(&status, || {
         let (machines, jobs) = (&status.machines, &status.jobs);
         let conditions: Vec<String> =
             status.conditions.iter().map(|(code, count)| format!("{count} {code}")).collect();
+        let vault_error = status.vault_error.as_ref().map_or_else(String::new, |error| {
+            format!("\n\n! {} ({})\n  next: {}", error.message, error.code, error.action)
+        });
         format!(
             "controller  {}\nvault       {}\nmachines    {} online, {} offline, {} quarantined\n\
              jobs        {} queued, {} running, {} failed in 24 h\n\
-             policies    {}\nconditions  {}\npoints      {} ({})",
+             policies    {}\nconditions  {}\npoints      {} ({}){vault_error}",
             status.version,
             status.vault,
             machines.online,

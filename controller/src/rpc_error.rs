@@ -29,7 +29,7 @@ fn describe(error: &StoreError) -> (Code, ErrorDetail) {
             user_error(&format!("{noun}_not_found"), message).action(match *noun {
                 "machine" => "`holdfast machine list` shows the machines",
                 "job" => "`holdfast job list` shows the jobs",
-                "point" => "`holdfast point list` shows the points",
+                "point" => "a point is an id or MACHINE@latest; `holdfast point list` shows the points",
                 "policy" => "`holdfast policy list` shows the policies",
                 _ => "",
             }),

@@ -29,6 +29,7 @@ macro_rules! id {
             pub fn from_wire(text: &str) -> Result<Self, Status> {
                 text.parse().map_err(|_| {
                     user_error("invalid_id", format!(concat!("{:?} is not the id of a ", $noun), text))
+                        .action(concat!("write the whole id of the ", $noun, ", as the lists show it"))
                         .into_status(tonic::Code::InvalidArgument)
                 })
             }

@@ -18,7 +18,9 @@ async fn try_enrol(
     let state = StateDir::open(&config.state_dir).unwrap();
     let enrolment =
         Enrolment { token: token.to_owned(), trust, machine_name: Some("web1".to_owned()), existing };
-    enrol(&config, &state, enrolment).await.map_err(|error| crate::error::chain(&error))
+    enrol(&config, &state, enrolment)
+        .await
+        .map_err(|error| format!("{}; {}", crate::error::chain(&error), error.action().unwrap_or_default()))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -42,9 +44,11 @@ async fn a_controller_that_is_not_the_right_one_never_sees_the_token() {
     let controller = TestController::start().await;
     let machine = TestMachine::new();
     let other = TestCa::new();
-    for trust in [FirstTrust::CaPem(other.pem.clone()), fingerprint(&other)] {
+    for (trust, option) in
+        [(FirstTrust::CaPem(other.pem.clone()), "--ca-file"), (fingerprint(&other), "--ca-fingerprint")]
+    {
         let error = try_enrol(&machine, &controller, "good", trust, Existing::Keep).await.unwrap_err();
-        assert!(error.contains("--ca-fingerprint"), "{error}");
+        assert!(error.contains(option), "{error}");
         assert!(!machine.path().join("state/identity").try_exists().unwrap());
     }
 }

@@ -84,6 +84,8 @@ impl<'a> Link<'a> {
                 () = self.session.outbox.changed() => self.send_reports().await,
                 _ = heartbeats.tick() => self.heartbeat().await,
                 _ = disk_polls.tick() => self.send_disks().await,
+                // Whoever named a disk does not wait for the next look.
+                () = self.session.reloaded.notified() => self.send_disks().await,
             };
         }
         result.err().unwrap_or(SessionError::Closed)

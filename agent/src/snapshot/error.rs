@@ -1,7 +1,7 @@
 //! Why a disk cannot be snapshotted or read any longer, and what the operator can do.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use holdfast_proto::error::{ErrorDetailExt as _, agent_error, user_error};
 use holdfast_proto::v1::ErrorDetail;
@@ -16,6 +16,8 @@ pub(crate) enum SnapshotError {
     NotFound { disk: String, path: PathBuf },
     #[error("disk {disk}: {} is in use", path.display())]
     InUse { disk: String, path: PathBuf },
+    #[error("disk {disk}: the block device {} is in use{}", path.display(), mounted(.mount_point.as_deref()))]
+    DeviceInUse { disk: String, path: PathBuf, mount_point: Option<PathBuf> },
     #[error("disk {disk}: {} is in use, and its file system cannot clone files", path.display())]
     NoReflink { disk: String, path: PathBuf },
     #[error("disk {disk}: {} is in use, but not by a file system that is mounted here and could be frozen", path.display())]
@@ -65,11 +67,16 @@ impl SnapshotError {
                 .action("correct the path in agent.toml, or attach the disk"),
             Self::InUse { .. } => user_error("disk_in_use", message)
                 .action("unmount it, or stop the virtual machine or program that uses it, and try again"),
+            Self::DeviceInUse { .. } => user_error("disk_in_use", message).action(
+                "unmount it, or stop what uses it, and try again: a block device is backed up only while nothing uses it, whatever \
+                 consistency the policy allows; in use, only images on XFS or btrfs are. The other disks are backed up if the policy \
+                 names them (`disks`), or with --disk",
+            ),
             Self::NoReflink { .. } => user_error("disk_in_use", message).action(
                 "keep the image on XFS (made with reflink=1) or btrfs, or stop what uses it, and try again",
             ),
             Self::NothingToFreeze { .. } => user_error("disk_in_use", message).action(
-                "stop the virtual machine or program that uses it, or allow crash consistency in the policy",
+                "stop the virtual machine or program that uses it, or allow crash consistency in the policy (`consistency: {minimum: crash}`)",
             ),
             Self::Denied { .. } => agent_error("disk_denied", message)
                 .action("run the agent as root, or as the owner of the file"),
@@ -104,6 +111,10 @@ impl SnapshotError {
             Self::Hung => agent_error("freeze_timed_out", message).retryable().action(TOO_SLOW),
         }
     }
+}
+
+fn mounted(at: Option<&Path>) -> String {
+    at.map_or_else(String::new, |at| format!(": something of it is mounted at {}", at.display()))
 }
 
 const TOO_SLOW: &str =

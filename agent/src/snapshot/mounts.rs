@@ -122,6 +122,13 @@ impl Mounts {
         ))
     }
 
+    /// Where a block device is mounted, or something that is made of it or of a part of it.
+    pub(crate) fn mount_point_of(&self, device: DeviceNumber) -> Option<PathBuf> {
+        let mut devices = BTreeSet::new();
+        collect(Path::new(&format!("/sys/dev/block/{}:{}", device.major, device.minor)), &mut devices);
+        self.mounts.iter().find(|mount| mount.is_from(&devices)).map(|mount| mount.mount_point.clone())
+    }
+
     pub(crate) fn contains(&self, device: DeviceNumber) -> bool {
         self.mounts.iter().any(|mount| mount.device == device)
     }

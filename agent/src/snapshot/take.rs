@@ -4,7 +4,7 @@
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 
 use holdfast_proto::ids::{SnapshotId, StepId};
 use holdfast_proto::v1::{Consistency, ErrorDetail};
@@ -96,13 +96,15 @@ fn plan(source: &DiskSource) -> Result<Planned, SnapshotError> {
         Err(SnapshotError::InUse { .. }) => {}
         Err(error) => return Err(error),
     }
-    let in_use = || SnapshotError::InUse { disk: source.name.clone(), path: source.path.clone() };
     let failed = |what| move |error| SnapshotError::Clone { disk: source.name.clone(), what, source: error };
     let open = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&source.path);
     let file = open.map_err(failed("open the image"))?;
     let metadata = file.metadata().map_err(failed("open the image"))?;
     if !metadata.is_file() {
-        return Err(in_use());
+        let mount_point =
+            Mounts::read().ok().and_then(|mounts| mounts.mount_point_of(metadata.rdev().into()));
+        let (disk, path) = (source.name.clone(), source.path.clone());
+        return Err(SnapshotError::DeviceInUse { disk, path, mount_point });
     }
     let directory = CloneDir::create(&source.path).map_err(failed("make a directory beside the image"))?;
     match directory.probe().map_err(failed("clone files beside the image"))? {

@@ -1,5 +1,6 @@
 //! A certificate authority that signs whatever it is asked to.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
@@ -32,6 +33,21 @@ impl TestCa {
             .identity(ServerIdentity::from_pem(chain, key.serialize_pem()))
             .client_ca_root(Certificate::from_pem(&self.pem))
             .client_auth_optional(true)
+    }
+
+    /// For a server whose certificate is good from one time to another.
+    pub(crate) fn server_config(&self, from: SystemTime, until: SystemTime) -> rustls::ServerConfig {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        (params.not_before, params.not_after) = (from.into(), until.into());
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let key = rustls_pki_types::PrivatePkcs8KeyDer::from(key.serialize_der());
+        rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key.into())
+            .unwrap()
     }
 
     pub(crate) fn sign(&self, csr_der: &[u8], lifetime: Duration) -> String {

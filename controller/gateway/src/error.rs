@@ -34,7 +34,10 @@ pub(crate) fn status_of(vault_error: &VaultError) -> Status {
             error!("{message}");
             system_error("vault_full", "the vault has no space left")
                 .retryable()
-                .action("free space where the vault is, or make it larger")
+                .action(
+                    "make the vault's file system or quota larger; or delete points and run `holdfast vault gc`. Never remove files of \
+                     the vault by hand",
+                )
                 .into_status(Code::ResourceExhausted)
         }
         other if other.is_damage() => {

@@ -29,6 +29,7 @@ use tokio_util::task::TaskTracker;
 use tonic::Status;
 
 use holdfast_proto::MAX_MESSAGE_BYTES;
+use holdfast_proto::error::{ErrorDetail, ErrorDetailExt as _, detail_of, system_error};
 use holdfast_proto::v1::restore_service_server::RestoreServiceServer;
 use holdfast_proto::v1::transfer_service_server::TransferServiceServer;
 use holdfast_vault_engine::Vault;
@@ -47,6 +48,9 @@ pub use verify::{Verified, VerifyTarget};
 
 use resolve::Settled;
 use transfers::Transfers;
+
+/// Whoever asks for the state of everything does not wait for one file system.
+const LOOK_LIMIT: Duration = Duration::from_secs(5);
 
 /// Limits and periods of a gateway.
 #[derive(Clone, Copy, Debug)]
@@ -135,6 +139,22 @@ impl Gateway {
     #[must_use]
     pub fn restore_service(&self) -> RestoreServiceServer<RestoreApi> {
         RestoreServiceServer::new(RestoreApi(self.clone())).max_encoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    /// What stands against the vault now, as far as a look at its folder tells.
+    pub async fn vault_error(&self) -> Option<ErrorDetail> {
+        match tokio::time::timeout(LOOK_LIMIT, self.inner.vault.check_mounted()).await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(detail_of(&error::status_of(&error))),
+            Err(_) => Some(
+                system_error(
+                    "vault_unavailable",
+                    format!("the vault's storage did not answer within {LOOK_LIMIT:?}"),
+                )
+                .retryable()
+                .action("see whether its file system answers; a network file system may hang"),
+            ),
+        }
     }
 }
 

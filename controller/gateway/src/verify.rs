@@ -61,6 +61,8 @@ impl Gateway {
         let failed = |error| status_of(&error);
         let scopes: Vec<(Uuid, VerifyScope)> = match target {
             VerifyTarget::Vault => {
+                // In an empty folder nothing is damaged.
+                inner.vault.check_present().await.map_err(failed)?;
                 let stored = inner.vault.machines().await.map_err(failed)?;
                 let catalogued = within(inner.authority.catalogued_points()).await?.into_keys();
                 let machines: BTreeSet<Uuid> = stored.into_iter().chain(catalogued).collect();
@@ -92,6 +94,8 @@ impl Gateway {
                 }
                 verified => verified.map_err(failed)?,
             };
+            // What was unmounted meanwhile is neither damaged nor lost.
+            inner.vault.check_present().await.map_err(failed)?;
             self.add_lost(machine, &kept, &mut found).await?;
             VERIFIED_BYTES.add(usize::try_from(found.read_bytes).unwrap_or(usize::MAX));
             self.record_verified(&found, &kept, depth, actor).await?;

@@ -15,7 +15,7 @@ use holdfast_proto::v1::{
 };
 
 use crate::app::App;
-use crate::domain::condition::{Protection, protection};
+use crate::domain::condition::{Protection, damaged, protection};
 use crate::domain::name::is_label;
 use crate::domain::policy::Policy;
 use crate::pki::sha256;
@@ -152,6 +152,7 @@ fn read_ttl(ttl: Option<prost_types::Duration>) -> Result<Duration, Status> {
 
 fn to_wire(row: MachineRow, policies: &[Policy], now: DateTime<Utc>) -> Machine {
     let Protection { policy, conditions } = protection(&row.facts.view(), policies, now);
+    let damage = damaged(&row.facts.name, row.damaged_points);
     let next_slot =
         policy.and_then(|policy| policy.spec.schedule.next_after(now.max(policy.evaluated_until)));
     let policy = policy.map(|policy| policy.name.clone()).unwrap_or_default();
@@ -180,6 +181,7 @@ fn to_wire(row: MachineRow, policies: &[Policy], now: DateTime<Utc>) -> Machine 
         last_point_at: row.facts.last_point_at.map(wire::timestamp),
         conditions: conditions
             .into_iter()
+            .chain(damage)
             .map(|condition| Condition {
                 code: condition.code.to_owned(),
                 message: condition.message,

@@ -1,33 +1,41 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use holdfast_gateway::Gateway;
 use tonic::{Request, Response, Status as RpcStatus};
 
 use holdfast_proto::v1::status_service_server::StatusService;
 use holdfast_proto::v1::{GetStatusRequest, Status};
 
 use crate::app::App;
-use crate::domain::condition::protection;
+use crate::domain::condition::{POINTS_DAMAGED, protection};
 
 use super::caller;
 
 #[derive(Clone, Debug)]
-pub(crate) struct StatusApi(pub(crate) Arc<App>);
+pub(crate) struct StatusApi {
+    pub(crate) app: Arc<App>,
+    pub(crate) gateway: Gateway,
+}
 
 #[tonic::async_trait]
 impl StatusService for StatusApi {
     async fn get_status(&self, request: Request<GetStatusRequest>) -> Result<Response<Status>, RpcStatus> {
         caller::reader(&request)?;
-        let row = self.0.store.status().await?;
-        let (policies, now) = self.0.store.policies().await?;
-        let fleet = self.0.store.fleet().await?;
+        let row = self.app.store.status().await?;
+        let (policies, now) = self.app.store.policies().await?;
+        let fleet = self.app.store.fleet().await?;
         let mut conditions: HashMap<String, i64> = HashMap::new();
         for condition in fleet.iter().flat_map(|row| protection(&row.view(), &policies, now).conditions) {
             *conditions.entry(condition.code.to_owned()).or_default() += 1;
         }
+        if row.machines_damaged > 0 {
+            conditions.insert(POINTS_DAMAGED.to_owned(), row.machines_damaged);
+        }
+        let vault_error = self.gateway.vault_error().await;
         Ok(Response::new(Status {
             controller_version: env!("CARGO_PKG_VERSION").to_owned(),
-            vault_id: self.0.vault_id.to_string(),
+            vault_id: self.app.vault_id.to_string(),
             machines_online: row.machines_online,
             machines_offline: row.machines_offline,
             machines_quarantined: row.machines_quarantined,
@@ -38,6 +46,7 @@ impl StatusService for StatusApi {
             stored_bytes: u64::try_from(row.stored_bytes).unwrap_or(0),
             policies: i64::try_from(policies.len()).unwrap_or(i64::MAX),
             conditions,
+            vault_error,
         }))
     }
 }

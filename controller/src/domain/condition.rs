@@ -8,6 +8,8 @@ use super::policy::{Bound, Policy, bind};
 
 /// A protected machine may be away for so long before that is worth a word.
 const OFFLINE_AFTER: TimeDelta = TimeDelta::minutes(15);
+/// Machines with points that do not restore.
+pub(crate) const POINTS_DAMAGED: &str = "points_damaged";
 
 /// All that the conditions depend on.
 #[derive(Clone, Debug)]
@@ -80,6 +82,23 @@ pub(crate) fn protection<'p>(
         conditions.extend(offline(machine, now));
     }
     Protection { policy, conditions }
+}
+
+/// What is to be known of a machine's points, whether a policy asks for them or not: somebody counts on those that are there.
+pub(crate) fn damaged(machine: &str, points: i64) -> Option<Condition> {
+    let message = match points {
+        ..=0 => return None,
+        1 => "a point of it is damaged and does not restore".to_owned(),
+        points => format!("{points} points of it are damaged and do not restore"),
+    };
+    Some(Condition {
+        code: POINTS_DAMAGED,
+        message,
+        action: format!(
+            "`holdfast backup {machine}` makes a whole one; `holdfast vault check --machine {machine} --read-data` tells what is \
+             damaged; delete the points that stay so"
+        ),
+    })
 }
 
 fn objective_missed(machine: &MachineView<'_>, policy: &Policy, now: DateTime<Utc>) -> Option<Condition> {

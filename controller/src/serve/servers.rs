@@ -126,7 +126,8 @@ pub(super) fn operators(
             PolicyServiceServer::new(PolicyApi(Arc::clone(app))).max_decoding_message_size(MAX_MESSAGE_BYTES),
         )
         .add_service(
-            StatusServiceServer::new(StatusApi(Arc::clone(app))).max_decoding_message_size(MAX_MESSAGE_BYTES),
+            StatusServiceServer::new(StatusApi { app: Arc::clone(app), gateway: gateway.clone() })
+                .max_decoding_message_size(MAX_MESSAGE_BYTES),
         )
         .add_service(
             VaultServiceServer::new(VaultApi { app: Arc::clone(app), gateway: gateway.clone() })

@@ -20,6 +20,8 @@ pub(crate) struct MachineRow {
     pub(crate) enrolled_at: DateTime<Utc>,
     pub(crate) agent_version: String,
     pub(crate) disks: Json<Vec<DiskRow>>,
+    /// Points that were found damaged and are not deleted.
+    pub(crate) damaged_points: i64,
 }
 
 /// What decides on a machine's protection, for the whole fleet at once.

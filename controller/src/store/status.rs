@@ -9,6 +9,8 @@ pub(crate) struct StatusRow {
     pub(crate) jobs_running: i64,
     pub(crate) jobs_failed_recently: i64,
     pub(crate) points: i64,
+    /// Machines with points that were found damaged and are not deleted.
+    pub(crate) machines_damaged: i64,
     pub(crate) stored_bytes: i64,
 }
 

@@ -56,6 +56,9 @@ fn damage_is_found_named_and_healed() {
     let answer = check(&["--read-data"]);
     assert_eq!(answer.code, 1, "{answer:?}");
     assert!(answer.stderr.contains("(damage_found)"), "{answer:?}");
+    assert_eq!(world.cli.json(&["status"])["conditions"]["points_damaged"], 1);
+    let conditions = world.machine("web1")["conditions"].clone();
+    assert!(conditions.as_array().unwrap().iter().any(|one| one["code"] == "points_damaged"), "{conditions}");
     let report = answer.json();
     let [finding] = report["findings"].as_array().unwrap().as_slice() else { panic!("{report:#}") };
     assert_eq!(
@@ -139,4 +142,7 @@ fn everything_is_read_in_its_time() {
     wait::until("it to be whole again", PATIENCE, || {
         (world.point(&first)["state"] == "listed").then_some(())
     });
+    let status = world.cli.json(&["status"]);
+    assert_eq!(status["conditions"].get("points_damaged"), None, "{status}");
+    assert_eq!(status["vault_error"], Value::Null);
 }

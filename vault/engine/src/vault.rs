@@ -237,7 +237,10 @@ impl Vault {
     }
 
     /// The same where it can happen between one write and the next: of a bucket nothing is unmounted.
-    pub(crate) async fn check_mounted(&self) -> Result<(), VaultError> {
+    ///
+    /// # Errors
+    /// As [`Vault::check_present`].
+    pub async fn check_mounted(&self) -> Result<(), VaultError> {
         if self.inner.storage.root().is_some() { self.check_present().await } else { Ok(()) }
     }
 

@@ -351,7 +351,11 @@ fn a_mounted_partition_is_frozen() {
     }
     let _unmount = Unmount(mount_point.clone());
     std::fs::write(mount_point.join("file"), b"content").unwrap();
-    let fresh = Bench::new(&dir).take(&[("data", &image)], Consistency::FileSystem).unwrap();
+    let bench = Bench::new(&dir);
+    let device = bench.refused(&[("device", Path::new(&device))], Consistency::Crash);
+    assert_eq!(device.code, "disk_in_use");
+    assert!(device.message.contains(mount_point.to_str().unwrap()), "{}", device.message);
+    let fresh = bench.take(&[("data", &image)], Consistency::FileSystem).unwrap();
     assert_eq!(fresh.consistency, Consistency::FileSystem);
     let clone = format!("{}?offset={}", fresh.disks[0].path.display(), 2048 * 512);
     let features = tool("dumpe2fs", &["-h", &clone]).unwrap();

@@ -16,4 +16,5 @@ mod resolver;
 mod restore;
 mod resume;
 mod transfer;
+mod unmounted;
 mod verify;

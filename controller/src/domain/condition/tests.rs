@@ -96,3 +96,16 @@ fn a_protected_machine_that_is_away_and_a_clone() {
     machine.online = true;
     assert_eq!(codes(&machine, &policies, "05T00:15"), ["clone"]);
 }
+
+#[test]
+fn damaged_points_are_told_with_the_machine_and_none_are_no_condition() {
+    assert_eq!(damaged("web1", 0), None);
+    let one = damaged("web1", 1).unwrap();
+    assert_eq!(
+        (one.code, one.message.as_str()),
+        ("points_damaged", "a point of it is damaged and does not restore")
+    );
+    let many = damaged("web1", 3).unwrap();
+    assert!(many.message.starts_with("3 points"), "{}", many.message);
+    assert!(many.action.contains("holdfast backup web1"), "{}", many.action);
+}

@@ -8,4 +8,5 @@ SELECT
   (SELECT count(*) FROM jobs WHERE state = 'running') AS jobs_running,
   (SELECT count(*) FROM jobs WHERE state = 'failed' AND ended_at > now() - interval '24 hours') AS jobs_failed_recently,
   (SELECT count(*) FROM points WHERE state IN ('listed', 'damaged')) AS points,
+  (SELECT count(DISTINCT machine_id) FROM points WHERE state = 'damaged') AS machines_damaged,
   (SELECT coalesce(sum(stored_bytes), 0)::bigint FROM points WHERE state <> 'purged') AS stored_bytes

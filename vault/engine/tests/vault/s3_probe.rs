@@ -10,7 +10,7 @@ use http::Method;
 use super::support::object_lock::{LockBucket, Locks};
 use super::support::s3::{S3Vault, Server, new_key};
 
-async fn refused(place: &S3) -> VaultError {
+async fn creation_error(place: &S3) -> VaultError {
     let (_dir, key) = new_key();
     let storage = Storage::s3(place).unwrap();
     let refused = Vault::create(storage.clone(), &key).await.unwrap_err();
@@ -19,7 +19,7 @@ async fn refused(place: &S3) -> VaultError {
 }
 
 async fn refusal(place: &S3) -> NotEnforced {
-    match refused(place).await {
+    match creation_error(place).await {
         VaultError::NotEnforced { reason } => reason,
         other => panic!("{other:?}"),
     }
@@ -44,7 +44,7 @@ async fn s3_a_server_that_does_not_enforce_locks_is_refused() {
     let answered = versioned.bucket.request(Method::PUT, "", &[("versioning", "")], &[], body).await;
     assert_eq!(answered.0, 200, "{answered:?}");
     if versioned.bucket.takes_names_twice().await {
-        let refused = refused(&versioned.place()).await;
+        let refused = creation_error(&versioned.place()).await;
         assert!(matches!(refused, VaultError::CreatesTwice), "{refused:?}");
     } else {
         let refused = refusal(&versioned.place()).await;

@@ -38,16 +38,17 @@ pub enum ObjectLock {
 }
 
 impl S3Server {
-    /// With a bucket of the test's own that has Object Lock: on a moto that is as strict as Amazon.
+    /// With a bucket of the test's own that has Object Lock; `None` as in [`Self::start`], and where no vault can be in such a bucket.
     #[must_use]
     pub fn start_with_object_lock(test: &str) -> Option<Self> {
         let server = Self::start(test)?;
-        let server = Self {
-            bucket: format!("holdfast-{}", uuid::Uuid::new_v4()),
-            object_lock: ObjectLock::Required,
-            ..server
-        };
+        let bucket = format!("holdfast-{}", uuid::Uuid::new_v4());
+        let server = Self { bucket, object_lock: ObjectLock::Required, ..server };
         block_on(server.bucket().make(&[OBJECT_LOCK]));
+        if block_on(server.bucket().takes_names_twice()) {
+            eprintln!("SKIPPED: {test}: with versions this server lets a name be taken twice");
+            return None;
+        }
         Some(server)
     }
 

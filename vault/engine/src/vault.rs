@@ -142,6 +142,10 @@ impl Vault {
     /// [`VaultError::NotEnforced`] if it does not.
     pub async fn open(storage: Storage, key: &KeyFile) -> Result<Self, VaultError> {
         let keys = Keys::unlock(storage.clone(), Unlock::Key(key)).await?;
+        if storage.object_lock().is_some() {
+            // Object lock takes versions, and there are servers that let a name be taken twice as soon as they keep them.
+            probe::refuse_overwriting(&storage).await?;
+        }
         probe::refuse_unenforced(&storage).await?;
         Self::open_with(keys)
     }

@@ -47,6 +47,14 @@ impl Bucket {
         assert_eq!(status, 200, "{said}");
     }
 
+    /// Whether the server lets a name be taken twice, as Ceph 16.2 does once it keeps versions: then there can be no vault here.
+    pub(crate) async fn takes_names_twice(&self) -> bool {
+        let put = || self.request(Method::PUT, "twice", &[], &[("if-none-match", "*")], "x");
+        let (first, second) = (put().await, put().await);
+        assert_eq!(first.0, 200, "{first:?}");
+        second.0 == 200
+    }
+
     /// What the server answers to a request about an object, or about the bucket.
     pub(crate) async fn request(
         &self,

@@ -31,7 +31,11 @@ impl LockBucket {
     /// On the server that is given, or a strict moto; `None` without one: the test is skipped, in CI it fails.
     pub(crate) async fn start() -> Option<Self> {
         if std::env::var_os("HOLDFAST_TEST_S3_ENDPOINT").is_some() {
-            return Some(Self::on(Server::start()?, &[OBJECT_LOCK]).await);
+            let server = Self::on(Server::start()?, &[OBJECT_LOCK]).await;
+            if !server.bucket.takes_names_twice().await {
+                return Some(server);
+            }
+            eprintln!("SKIPPED on this server: with versions it lets a name be taken twice. Taking moto");
         }
         Self::of_moto(Locks::Strict).await
     }

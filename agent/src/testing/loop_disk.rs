@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -110,7 +110,7 @@ impl LoopDevice {
         let number = std::fs::metadata(&self.path).unwrap().rdev();
         let device = format!("{}:{}", rustix::fs::major(number), rustix::fs::minor(number));
         let group = PathBuf::from(format!("/sys/fs/cgroup/blkio/{PREFIX}{}", std::process::id()));
-        let hanging = Hanging { group, device };
+        let mut hanging = Hanging { group, device, watchdog: None };
         if let Err(error) = hanging.begin() {
             eprintln!("SKIPPED: reads cannot be held up here: {error}");
             return None;
@@ -132,24 +132,36 @@ impl Drop for LoopDevice {
 pub(crate) struct Hanging {
     group: PathBuf,
     device: String,
+    /// Lifts the limit when this process ends, however it does: a device that hangs keeps the others of its kind from being opened.
+    watchdog: Option<Child>,
 }
 
 impl Hanging {
-    fn begin(&self) -> std::io::Result<()> {
+    fn begin(&mut self) -> std::io::Result<()> {
         std::fs::create_dir_all(&self.group)?;
+        let mut watchdog = Command::new("setsid");
+        watchdog.args(["sh", "-c", r#"cat; echo "$0 0" > "$1""#, &self.device]).arg(self.limit_file());
+        self.watchdog = Some(watchdog.stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?);
         // A byte per second.
         self.limit(1)?;
         std::fs::write(self.group.join("cgroup.procs"), std::process::id().to_string())
     }
 
     fn limit(&self, bytes: u32) -> std::io::Result<()> {
-        let file = self.group.join("blkio.throttle.read_bps_device");
-        std::fs::write(file, format!("{} {bytes}", self.device))
+        std::fs::write(self.limit_file(), format!("{} {bytes}", self.device))
+    }
+
+    fn limit_file(&self) -> PathBuf {
+        self.group.join("blkio.throttle.read_bps_device")
     }
 }
 
 impl Drop for Hanging {
     fn drop(&mut self) {
+        if let Some(watchdog) = &mut self.watchdog {
+            // With its input closed it ends by itself.
+            let _ = watchdog.wait();
+        }
         let _ = self.limit(0);
         let root = self.group.with_file_name("cgroup.procs");
         let _ = std::fs::write(root, std::process::id().to_string());

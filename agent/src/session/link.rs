@@ -21,7 +21,7 @@ use crate::attempt::Attempt;
 use crate::step::{Work, taken_snapshot};
 
 /// One disk that does not answer must keep neither heartbeats nor the other disks from the controller.
-const LIST_LIMIT: Duration = Duration::from_secs(5);
+const LIST_LIMIT: Duration = Duration::from_secs(1);
 /// Messages that wait for the connection. The controller reads fast; if it does not, the session ends.
 const QUEUED_MESSAGES: usize = 64;
 /// How long a terminal report may stay without acknowledgement on a living session before it is sent again.

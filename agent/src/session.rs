@@ -128,7 +128,7 @@ impl SessionError {
         match self {
             Self::Dial(error) => error.action(),
             Self::Ended(status) => std::error::Error::source(&**status)
-                .is_some_and(|cause| is_certificate_of_another_time(cause))
+                .is_some_and(is_certificate_of_another_time)
                 .then_some(COMPARE_OR_ENROL),
             Self::Timeout { .. } | Self::Closed | Self::NoWelcome => None,
         }

@@ -296,7 +296,8 @@ impl Cells {
     }
 
     fn seal(mut self, u: &mut Unstructured<'_>, name: &str) -> Result<Vec<u8>> {
-        let mut sealer = Sealer::new(&ring(), Kind::Segment, name, [6; 32], Vec::new()).expect("it can be sealed");
+        let mut sealer =
+            Sealer::new(&ring(), Kind::Segment, name, [6; 32], Vec::new()).expect("it can be sealed");
         for (entry, data) in self.directory.cells.iter_mut().zip(&self.data) {
             entry.stored_len =
                 sealer.cell(entry.codec_byte(), entry.plain_len, data).expect("it can be sealed");

@@ -79,7 +79,7 @@ fn cell(blocks: &[(u64, Cow<'_, [u8]>)]) -> Cell {
 }
 
 pub(crate) fn encoded(plain: &[u8], extents: Vec<Extent>) -> Cell {
-    let (codec, data) = encode_cell(plain.to_vec(), 1);
+    let (codec, data) = encode_cell(plain, 1);
     let codec = match codec {
         holdfast_vault_engine::Codec::Raw => Codec::Raw,
         holdfast_vault_engine::Codec::Zstd => Codec::Zstd,

@@ -66,7 +66,7 @@ async fn a_replacement_that_lacks_blocks_replaces_nothing() {
     let later = |generation| SegmentId { generation, ..FIRST };
     for (generation, needed) in [(1, &less), (2, &all)] {
         let (_, bytes) = vault.left_of(FIRST, later(generation), needed).await.unwrap();
-        object::create(vault.storage(), &later(generation).name(), bytes.into()).await.unwrap();
+        object::create(vault.storage(), &later(generation).name(), bytes).await.unwrap();
     }
     let generations: [CondemnedSegment; 2] = [later(1).into(), later(2).into()];
     let key_of = FIRST.any_generation();

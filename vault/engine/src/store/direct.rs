@@ -175,3 +175,38 @@ impl ObjectStore for DirectWrites {
         self.0.copy_opts(from, to, options)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use object_store::ObjectStoreExt as _;
+
+    use crate::buffer::Buffers;
+
+    use super::*;
+
+    /// Aligned or not, with whole pages or not: what is written is the object, once, and nothing else is left.
+    #[tokio::test]
+    async fn large_objects_are_created_whole_and_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = DirectWrites(LocalFileSystem::new_with_prefix(dir.path()).unwrap().with_fsync(true));
+        let buffers = std::sync::Arc::new(Buffers::default());
+        let create = || PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        for (number, len) in [LEAST_BYTES, LEAST_BYTES + 1, 3 * LEAST_BYTES - 1].into_iter().enumerate() {
+            for skipped in [0, 1] {
+                let content: Vec<u8> = rand::random_iter().take(len + skipped).collect();
+                let mut buffer = buffers.take(content.len());
+                let start = buffer.len();
+                buffer.extend_from_slice(&content);
+                let object = buffers.lend(buffer, start).slice(skipped..);
+                let name = Path::from(format!("seg/new/{number}.{skipped}"));
+                store.put_opts(&name, object.clone().into(), create()).await.unwrap();
+                assert!(store.get(&name).await.unwrap().bytes().await.unwrap() == object);
+                let again = store.put_opts(&name, vec![7; LEAST_BYTES].into(), create()).await;
+                assert!(matches!(again, Err(Error::AlreadyExists { .. })), "{again:?}");
+                assert!(store.get(&name).await.unwrap().bytes().await.unwrap() == object);
+            }
+        }
+        let files = fs::read_dir(dir.path().join("seg/new")).unwrap();
+        assert_eq!(files.count(), 6, "no staging file stays");
+    }
+}

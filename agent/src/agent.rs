@@ -25,6 +25,7 @@ use crate::spool::{Spool, SpoolError};
 use crate::state_dir::{StateDir, StateDirError};
 use crate::step::Steps;
 use crate::tls::{ClientTls, TlsError};
+use crate::transfer::disk_place::DiskPlaces;
 use crate::transfer::map_store::MapStore;
 
 /// How long attempts may take to stop after a signal.
@@ -121,7 +122,8 @@ pub(crate) fn assemble(
     let tls = Arc::new(ClientTls::new(&identity)?);
     let dialer = Dialer::new(Arc::clone(&tls), config.timing.clone());
     let spool = Arc::new(Spool::open(&state.spool())?);
-    MapStore::new(&state.maps()).clear_pending();
+    let maps = Arc::new(MapStore::new(&state.maps()));
+    maps.clear_pending();
     let outbox = Arc::new(Outbox::new(Arc::clone(&spool)));
     let inventory = Arc::new(Inventory::new(&config));
     let snapshots = Arc::new(Snapshots::new(journals, survivors));
@@ -133,7 +135,8 @@ pub(crate) fn assemble(
         snapshots: Arc::clone(&snapshots),
         hooks,
         dialer: dialer.clone(),
-        maps: state.maps(),
+        maps,
+        places: DiskPlaces::default(),
     });
     let runner = Arc::new(Runner::new(steps, Arc::clone(&outbox), Arc::clone(&spool)));
     let (live_sender, live) = watch::channel(None);

@@ -2,7 +2,6 @@
 
 mod take_snapshot;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +20,7 @@ use crate::disk::Inventory;
 use crate::hooks::Hooks;
 use crate::snapshot::Snapshots;
 use crate::transfer::Transfer;
+use crate::transfer::disk_place::DiskPlaces;
 use crate::transfer::map_store::MapStore;
 
 /// How long clones may take to be removed. What takes longer goes on alone.
@@ -52,7 +52,8 @@ pub(crate) struct Steps {
     pub(crate) snapshots: Arc<Snapshots>,
     pub(crate) hooks: Hooks,
     pub(crate) dialer: Dialer,
-    pub(crate) maps: PathBuf,
+    pub(crate) maps: Arc<MapStore>,
+    pub(crate) places: DiskPlaces,
 }
 
 impl Work {
@@ -141,7 +142,8 @@ impl Steps {
             dialer: self.dialer.clone(),
             gateways,
             snapshot,
-            maps: Arc::new(MapStore::new(&self.maps)),
+            maps: Arc::clone(&self.maps),
+            places: self.places.clone(),
         };
         let point_id = transfer.run(context).await?;
         Ok(Outcome::TransferDone(TransferDone { point_id }))

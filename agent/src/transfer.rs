@@ -3,6 +3,7 @@
 
 mod base;
 mod compress;
+pub(crate) mod disk_place;
 mod disk_scan;
 mod disk_wait;
 mod error;
@@ -29,6 +30,7 @@ use crate::context::Context;
 use crate::context::StepFailure;
 use crate::dial::Dialer;
 use crate::snapshot::Snapshot;
+use disk_place::DiskPlaces;
 use error::TransferError;
 use map_store::MapStore;
 use meter::Meter;
@@ -49,6 +51,7 @@ pub(crate) struct Transfer {
     pub(crate) gateways: Vec<Address>,
     pub(crate) snapshot: Arc<Snapshot>,
     pub(crate) maps: Arc<MapStore>,
+    pub(crate) places: DiskPlaces,
 }
 
 impl Transfer {

@@ -41,6 +41,8 @@ pub(crate) enum ConfigError {
     Retention { name: &'static str, rule: &'static str },
     #[error("{name} in [limits] must be {rule}")]
     Limits { name: &'static str, rule: &'static str },
+    #[error("--names-in-database is for a vault in S3: in a folder nobody can take a name twice")]
+    NamesOfFolder,
     #[error("the listeners for operators and agents cannot share the address {address}")]
     SameAddress { address: SocketAddr },
 }
@@ -49,6 +51,7 @@ impl ConfigError {
     pub(crate) fn next_step(&self) -> Option<String> {
         match self {
             Self::Missing { how, .. } => Some((*how).to_owned()),
+            Self::NamesOfFolder => Some("leave it out".to_owned()),
             Self::SameAddress { .. } => Some("give --operators and --agents different ports".to_owned()),
             Self::Read { .. } => Some("check --config and the file's permissions".to_owned()),
             Self::Parse { .. } | Self::Timing { .. } | Self::Retention { .. } | Self::Limits { .. } => {
@@ -67,6 +70,8 @@ pub(crate) struct InitConfig {
     pub(crate) vault_was_named: bool,
     /// Whether there is to be a new vault where a key says that there was one.
     pub(crate) new_vault: bool,
+    /// Whether the database is to say who takes a name in a new vault.
+    pub(crate) names_in_database: bool,
 }
 
 /// What `serve` works with.
@@ -120,11 +125,15 @@ impl InitConfig {
         let vault = command.vault.or(file.vault);
         let vault_was_named = vault.is_some();
         let folders = Folders::resolve(command.data_dir.or(file.data_dir), vault)?;
+        if command.names_in_database && matches!(folders.vault, VaultPlace::Directory(_)) {
+            return Err(ConfigError::NamesOfFolder);
+        }
         Ok(Self {
             folders,
             hosts: or_else(command.host, file.host),
             vault_was_named,
             new_vault: command.new_vault,
+            names_in_database: command.names_in_database,
         })
     }
 }

@@ -136,8 +136,12 @@ async fn make_vault(config: &InitConfig, key_path: &Path) -> Result<(), InitErro
         make_folder(path, 0o700)?;
     }
     let objects = place.storage().map_err(vault_error)?;
-    let vault =
-        if vault_is_new { Vault::create(objects, &key).await } else { Vault::open(objects, &key).await };
+    let vault = match (vault_is_new, config.names_in_database) {
+        (true, false) => Vault::create(objects, &key).await,
+        (true, true) => Vault::create_arbitrated(objects, &key).await,
+        // Nothing else begins to work before `serve`.
+        (false, _) => Vault::open(objects.alone(), &key).await,
+    };
     let vault = match vault {
         // What is there is no vault of the `init` that was interrupted.
         Err(VaultError::WrongKey { .. }) if key_is_new => {
@@ -228,6 +232,7 @@ mod tests {
             hosts: vec!["backup.example.com".to_owned()],
             vault_was_named: false,
             new_vault: false,
+            names_in_database: false,
         }
     }
 

@@ -24,7 +24,7 @@ use crate::authority::StoreAuthority;
 use crate::config::{Folders, ServeConfig, VaultPlace};
 use crate::listen::Listener;
 use crate::pki::{Ca, PkiError, ServerIdentity};
-use crate::store::StoreError;
+use crate::store::{Store, StoreError};
 use crate::tasks;
 use crate::telemetry::{Exporter, ExporterError};
 
@@ -131,13 +131,13 @@ pub(crate) async fn run(config: ServeConfig) -> Result<(), ServeError> {
     };
     let ca = Ca::load(&config.folders.pki()).map_err(pki)?;
     let identity = ServerIdentity::new(ca.clone(), &config.hosts).map_err(pki)?;
-    let vault = config.limits.deduplicating(open_vault(&config.folders).await?);
     let store = tokio::select! {
         store = database::connect(&config.database_url) => {
             store.map_err(|source| ServeError::Database { source })?
         }
         () = signals.stop() => return Ok(()),
     };
+    let vault = config.limits.deduplicating(open_vault(&config.folders, store.clone()).await?);
 
     let resolve_period = config.timing.resolve;
     let app = App::new(store, ca, config.timing.clone(), config.limits, vault.id());
@@ -198,12 +198,12 @@ pub(crate) async fn run(config: ServeConfig) -> Result<(), ServeError> {
     outcome
 }
 
-async fn open_vault(folders: &Folders) -> Result<Vault, ServeError> {
+async fn open_vault(folders: &Folders, store: Store) -> Result<Vault, ServeError> {
     let path = folders.vault_key();
     let key = KeyFile::load(&path).map_err(|source| ServeError::Key { path, source })?;
     let vault_error = |source| ServeError::Vault { place: folders.vault.clone(), source };
     let objects = folders.vault.storage().map_err(vault_error)?;
-    Vault::open(objects, &key).await.map_err(vault_error)
+    Vault::open(objects.with_arbiter(Arc::new(store)), &key).await.map_err(vault_error)
 }
 
 fn bind(

@@ -15,6 +15,7 @@ pub(crate) mod damage;
 pub(crate) mod error;
 pub(crate) mod job;
 pub(crate) mod machine;
+mod name_claim;
 pub(crate) mod page;
 pub(crate) mod point;
 pub(crate) mod policy;

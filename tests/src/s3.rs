@@ -56,19 +56,22 @@ impl S3Server {
     #[must_use]
     pub fn start(test: &str) -> Option<Self> {
         let given = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let credentials = tempfile::Builder::new().prefix("hf-s3-").tempdir().unwrap();
-        for (file, variable) in
-            [("id", "HOLDFAST_TEST_S3_ACCESS_KEY_ID"), ("secret", "HOLDFAST_TEST_S3_SECRET_ACCESS_KEY")]
-        {
-            let path = credentials.path().join(file);
-            let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-            file.unwrap().write_all(given(variable).as_deref().unwrap_or("test").as_bytes()).unwrap();
-        }
+        let credentials = credentials(given);
         if let Some(endpoint) = given("HOLDFAST_TEST_S3_ENDPOINT") {
             return Some(Self::in_shared_bucket(endpoint, None, credentials));
         }
-        let Some(mut moto) = moto() else {
-            assert!(given("CI").is_none(), "moto is missing: pip install 'moto[server]'");
+        Self::own(test, "strict", credentials)
+    }
+
+    /// A moto of the test's own that lets a name be taken twice; `None` as in [`Self::start`].
+    #[must_use]
+    pub fn start_careless(test: &str) -> Option<Self> {
+        Self::own(test, "twice", credentials(|_| None))
+    }
+
+    fn own(test: &str, kind: &str, credentials: TempDir) -> Option<Self> {
+        let Some(mut moto) = moto(kind) else {
+            assert!(std::env::var_os("CI").is_none(), "moto is missing: pip install 'moto[server]'");
             eprintln!("SKIPPED: {test} needs moto (pip install 'moto[server]')");
             return None;
         };
@@ -173,18 +176,31 @@ impl S3Server {
     }
 }
 
+fn credentials(given: impl Fn(&str) -> Option<String>) -> TempDir {
+    let credentials = tempfile::Builder::new().prefix("hf-s3-").tempdir().unwrap();
+    for (file, variable) in
+        [("id", "HOLDFAST_TEST_S3_ACCESS_KEY_ID"), ("secret", "HOLDFAST_TEST_S3_SECRET_ACCESS_KEY")]
+    {
+        let path = credentials.path().join(file);
+        let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+        file.unwrap().write_all(given(variable).as_deref().unwrap_or("test").as_bytes()).unwrap();
+    }
+    credentials
+}
+
 fn block_on<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
 }
 
-fn moto() -> Option<Command> {
+/// `kind`: as `tests/s3/moto` has them.
+fn moto(kind: &str) -> Option<Command> {
     let path = std::env::var_os("PATH")?;
     let python = std::env::split_paths(&path).map(|dir| dir.join("python3")).find(|file| file.is_file())?;
     if !has_moto(&python) {
         return None;
     }
     let mut command = Command::new(python);
-    command.arg(program::repository().join("tests/s3/moto")).arg("strict");
+    command.arg(program::repository().join("tests/s3/moto")).arg(kind);
     Some(command)
 }
 

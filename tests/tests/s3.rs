@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use holdfast_tests::s3::S3Server;
 use holdfast_tests::vault::VaultTool;
@@ -86,6 +87,73 @@ fn what_is_backed_up_to_s3_comes_back_through_every_controller() {
         .unwrap();
     let told = String::from_utf8_lossy(&again.stdout);
     assert!(again.status.success() && told.contains(&format!("kept {place} (vault ")), "{again:?}");
+}
+
+/// One that is killed after it took the name of a point, and before that is stored.
+#[test]
+fn a_server_that_takes_names_twice_holds_a_vault_whose_names_are_in_the_database() {
+    let Some(server) = S3Server::start_careless(
+        "a_server_that_takes_names_twice_holds_a_vault_whose_names_are_in_the_database",
+    ) else {
+        return;
+    };
+    let place = server.new_place();
+    let folder = tempfile::Builder::new().prefix("hf-test-").tempdir().unwrap();
+    let data = folder.path().join("controller");
+    fs::create_dir(&data).unwrap();
+    fs::write(data.join("controller.toml"), server.vault_table(&place)).unwrap();
+    let init = |options: &[&str]| {
+        let mut command = program::command("holdfast-controller");
+        command.args(["init", "--data-dir"]).arg(&data).args(options).output().unwrap()
+    };
+    let refused = init(&[]);
+    let error = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && error.contains("--names-in-database"), "{error}");
+    let made = init(&["--names-in-database"]);
+    assert!(made.status.success(), "{made:?}");
+
+    let mut world = World::start_in(folder, Postgres::shared(), &[]);
+    let disk = Image::random(&world.path("disk.raw"), 40 * MIB + 77, 1);
+    let _agent = world.running_agent("web1", &[("data", &disk.path)]);
+    let first = world.path("first.raw");
+    disk.copy(&first);
+    let mut points = vec![(world.back_up("web1"), first)];
+
+    // Killed with the name of the point taken and nothing stored under it: the point is there nevertheless.
+    disk.scatter(50, 2);
+    world.controller.kill();
+    world.controller.start_with("engine::name_claimed=2*off->1*return");
+    let job = world.start_backup("web1");
+    world.controller.wait_for_crash("engine::name_claimed", Duration::from_secs(60));
+    world.controller.start();
+    let job = world.wait_for_job(&job);
+    assert_eq!(job["state"], "succeeded", "{job:#}");
+    let second = world.path("second.raw");
+    disk.copy(&second);
+    points.push((job["point"].as_str().unwrap().to_owned(), second));
+
+    let options = server.tool_options();
+    let tool = VaultTool { vault: PathBuf::from(&place), key: world.controller.vault_key() };
+    let run = |args: &[&str]| {
+        let all: Vec<&str> = options.iter().map(String::as_str).chain(args.iter().copied()).collect();
+        tool.run(&all)
+    };
+    for (point, copy) in &points {
+        world.assert_restores(point, "data", copy);
+        let file = world.path("by-tool.raw");
+        let _ = run(&["restore", "--point", point, "--to", file.to_str().unwrap()]).succeeds();
+        image::assert_same(copy, &file);
+        fs::remove_file(&file).unwrap();
+    }
+    let key_file = world.path("spare.key");
+    let add = ["key", "add", "--label", "spare", "--new-key-file", key_file.to_str().unwrap()];
+    let refused = run(&add);
+    assert!(refused.code == 1 && refused.stderr.contains("--alone"), "{refused:?}");
+    assert!(!key_file.try_exists().unwrap());
+    let _ = run(&["--alone"].iter().chain(&add).copied().collect::<Vec<_>>()).succeeds();
+    let spare = VaultTool { key: key_file, ..tool };
+    let list: Vec<&str> = options.iter().map(String::as_str).chain(["list", "-o", "json"]).collect();
+    assert_eq!(spare.run(&list).succeeds().json().as_array().unwrap().len(), points.len());
 }
 
 /// Whoever has the bucket's key, such as somebody who has taken the controller over.

@@ -56,11 +56,12 @@ impl DiskScan {
         let base = self.open_base(local.as_ref(), &mut feeds);
         let DiskScan { transfer, disk, base: known, cell_blocks, batches, meter, scans, stop, .. } = self;
         let (wait, limit) = (Arc::new(DiskWait::default()), transfer.config.timing.stall_timeout);
+        let silent = || TransferError::Silent { disk: known.name.clone(), limit_s: limit.as_secs() };
+        let place = transfer.places.take(&known.name, limit).await.ok_or_else(silent)?;
         let layout = if known.base_size_bytes == 0 { Layout::Aligned } else { Layout::Gathered };
-        let name = known.name.clone();
         let waiting = Arc::clone(&wait);
         let mut scanning = scans.spawn_blocking(move || {
-            let _idle = IdleIo::begin();
+            let (_place, _idle) = (place, IdleIo::begin());
             let source = &transfer.snapshot.disks[disk];
             let map = match local {
                 Some(log) => transfer.maps.begin_changes(&source.name, &key, log),
@@ -83,11 +84,11 @@ impl DiskScan {
             };
             scan.run()
         });
-        let silent = wait.longer_than(limit);
-        tokio::pin!(silent);
+        let hanging = wait.longer_than(limit);
+        tokio::pin!(hanging);
         let scanned = loop {
             tokio::select! {
-                () = &mut silent => return Err(TransferError::Silent { disk: name, limit_s: limit.as_secs() }),
+                () = &mut hanging => return Err(silent()),
                 scanned = &mut scanning => break joined(scanned)?,
                 Some(fed) = feeds.join_next() => joined(fed)??,
             }

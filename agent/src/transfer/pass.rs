@@ -86,14 +86,15 @@ impl Transfer {
     async fn check_snapshot(&self) -> Result<(), TransferError> {
         let limit = self.config.timing.stall_timeout;
         for (index, disk) in self.snapshot.disks.iter().enumerate() {
+            let silent = || TransferError::Silent { disk: disk.name.clone(), limit_s: limit.as_secs() };
+            let place = self.places.take(&disk.name, limit).await.ok_or_else(silent)?;
             let snapshot = Arc::clone(&self.snapshot);
-            let check = tokio::task::spawn_blocking(move || snapshot.disks[index].check());
-            match tokio::time::timeout(limit, check).await {
-                Ok(checked) => joined(checked)??,
-                Err(_) => {
-                    return Err(TransferError::Silent { disk: disk.name.clone(), limit_s: limit.as_secs() });
-                }
-            }
+            let check = tokio::task::spawn_blocking(move || {
+                let _place = place;
+                snapshot.disks[index].check()
+            });
+            let checked = tokio::time::timeout(limit, check).await.map_err(|_| silent())?;
+            joined(checked)??;
         }
         Ok(())
     }

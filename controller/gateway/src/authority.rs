@@ -84,7 +84,7 @@ pub trait Authority: Send + Sync + 'static {
     ) -> Result<TransferGrant, Status>;
 
     /// Marks the point of no return: FAILED_PRECONDITION if the attempt is not current or its job is being cancelled. Answers
-    /// for how long nobody else settles the commit.
+    /// for how long nobody else settles the commit, unless the attempt is ended before.
     async fn begin_commit(&self, step: StepId, attempt: i64, seq: u64) -> Result<Duration, Status>;
 
     /// Indexes a point and ends its step, in one transaction. Idempotent.
@@ -112,7 +112,7 @@ pub trait Authority: Send + Sync + 'static {
     /// The machine's points in the catalogue that are not purged.
     async fn kept_points(&self, machine: MachineId) -> Result<Vec<KeptPoint>, Status>;
 
-    /// The sequence numbers of all points in the catalogue, by machine.
+    /// The sequence numbers of all points in the catalogue that are not purged, by machine.
     async fn catalogued_points(&self) -> Result<BTreeMap<Uuid, Vec<u64>>, Status>;
 
     /// What was decided about a point in the vault. Idempotent; what is older than what the catalogue knows changes nothing.

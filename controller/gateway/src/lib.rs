@@ -62,7 +62,7 @@ pub struct GatewayConfig {
     pub idle_timeout: Duration,
     /// Transfers at once; each holds up to some 130 MiB while its agent sends faster than the vault stores.
     pub max_transfers: usize,
-    /// Restores at once; each holds up to some 30 MiB.
+    /// Restores at once; each holds up to some 60 MiB, if the disk is scattered over its segments.
     pub max_restores: usize,
     /// How long an operator may leave a frame unread.
     pub read_timeout: Duration,

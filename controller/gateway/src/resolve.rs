@@ -149,7 +149,14 @@ impl Gateway {
         let vault = &self.inner.vault;
         let failed = |error: VaultError| status_of(&error);
         let Backups { unconcluded, decisions } = vault.backups(machine).await.map_err(failed)?;
+        let known = within(self.inner.authority.known_points(MachineId(machine))).await?;
         for open in unconcluded {
+            // It was a point, and the storage lost it: an abort in its place would let go what it needs if it is put back.
+            if known.contains_key(&open.seq)
+                && vault.standing(machine, open.seq).await.map_err(failed)?.state != PointState::Purged
+            {
+                continue;
+            }
             if within(self.inner.authority.is_live(StepId(open.step_id), open.attempt)).await? {
                 continue;
             }
@@ -163,7 +170,6 @@ impl Gateway {
                 Outcome::Aborted { .. } => info!(%machine, seq = open.seq, "a dead backup is concluded"),
             }
         }
-        let known = within(self.inner.authority.known_points(MachineId(machine))).await?;
         let settled = self.inner.settled.of(machine);
         for (seq, decisions) in decisions {
             if settled.contains(&seq) || known.get(&seq).is_some_and(|known| *known >= decisions) {

@@ -69,10 +69,11 @@ impl RestoreService for RestoreApi {
         let frames = Frames { sender, timeout: inner.config.read_timeout };
         let api = self.clone();
         tokio::spawn(async move {
-            if let Err(status) = api.stream(&point, disk, reader, &frames).await {
+            let streamed = api.stream(&point, disk, reader, &frames).await;
+            drop(permit);
+            if let Err(status) = streamed {
                 say_why(&frames.sender, status, frames.timeout).await;
             }
-            drop(permit);
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }

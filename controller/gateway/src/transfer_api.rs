@@ -1,7 +1,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use futures::{Stream, StreamExt as _};
+use futures::{Stream, StreamExt as _, stream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -15,7 +15,8 @@ use holdfast_proto::v1::{
 };
 use holdfast_vault_engine::{MapBlocks, MapLayer};
 
-use crate::error::{busy, internal, invalid, status_of};
+use crate::error::{busy, internal, invalid, reopen, status_of};
+use crate::transfers::ENDED;
 use crate::{AgentIdentity, Gateway, say_why, send};
 
 /// Answers that may wait for an agent.
@@ -74,7 +75,11 @@ impl TransferService for TransferApi {
             };
             Ok(BlockMapRun { first_block: run.first_block, blocks: Some(blocks) })
         });
-        Ok(Response::new(Box::pin(runs)))
+        // A part must not be taken for the whole.
+        let closed = connection.closed.clone();
+        let cut = async move { closed.is_cancelled().then(|| Err(reopen(ENDED))) };
+        let cut = stream::once(cut).filter_map(std::future::ready);
+        Ok(Response::new(Box::pin(runs.take_until(connection.closed.clone().cancelled_owned()).chain(cut))))
     }
 
     async fn send_cells(

@@ -88,7 +88,9 @@ impl Gateway {
             }
             let mut found = match inner.vault.verify(scope, depth, pace, tell).await {
                 // The one that was asked for: lost, if the catalogue has it.
-                Err(VaultError::Missing { .. }) if !kept.is_empty() => {
+                Err(VaultError::Missing { .. })
+                    if matches!(scope, VerifyScope::Point(..)) && !kept.is_empty() =>
+                {
                     let sound = BTreeMap::from([(machine, BTreeSet::new())]);
                     VerifyReport { machines: 1, sound, ..VerifyReport::default() }
                 }

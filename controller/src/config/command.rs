@@ -52,6 +52,9 @@ pub(crate) struct InitCommand {
     /// Makes a new vault although there is a key, so that there was one before. What was backed up to that is not in the new one
     #[arg(long)]
     pub(crate) new_vault: bool,
+    /// For a storage that lets a name be taken twice: the controllers' database says who takes it. Of a new vault, and for good
+    #[arg(long)]
+    pub(crate) names_in_database: bool,
 }
 
 #[derive(Args, Debug)]

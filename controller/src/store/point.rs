@@ -131,9 +131,9 @@ impl Store {
         .during("list the points that a policy may keep")
     }
 
-    /// Machine and sequence number of every point, the purged ones too.
+    /// Machine and sequence number of every point that is not purged.
     pub(crate) async fn catalogued_points(&self) -> Result<Vec<(Uuid, i64)>, StoreError> {
-        sqlx::query_as("SELECT machine_id, seq FROM points")
+        sqlx::query_as("SELECT machine_id, seq FROM points WHERE state <> 'purged'")
             .fetch_all(&self.pool)
             .await
             .during("list all points")

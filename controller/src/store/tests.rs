@@ -4,6 +4,7 @@
 mod claims;
 mod damage;
 mod locks;
+mod name_claims;
 mod objectives;
 mod reports;
 mod schedules;

@@ -23,6 +23,13 @@ impl Vault {
         Ok(self.backups(machine).await?.unconcluded)
     }
 
+    /// Their sequence numbers, ascending.
+    pub(crate) async fn undecided(&self, machine: Uuid) -> Result<Vec<u64>, VaultError> {
+        let PointNames { seqs, .. } = self.point_names(machine).await?;
+        let opens = self.open_seqs(machine).await?;
+        Ok(opens.into_iter().filter(|seq| !seqs.contains_key(seq)).collect())
+    }
+
     /// All backups of a machine.
     pub async fn backups(&self, machine: Uuid) -> Result<Backups, VaultError> {
         let PointNames { seqs, events } = self.point_names(machine).await?;

@@ -244,6 +244,7 @@ impl Backup {
     pub(crate) fn forget_received(&self) {
         let mut state = self.state();
         state.known = Arc::default();
+        self.shared.buffers.close();
         for disk in &mut state.disks {
             disk.layer = Arc::default();
         }

@@ -31,7 +31,8 @@ pub struct BeginBackup {
     pub consistency: Consistency,
     pub taken_at: DateTime<Utc>,
     pub disks: Vec<DiskSpec>,
-    /// The largest sequence number that the catalogue knows: the new one is larger.
+    /// The largest sequence number of a point in the catalogue: the new one is larger. What is up to it and has no outcome is a point that
+    /// the storage lost, or an abort: not to be concluded here, since an abort in its place would let go what the point needs.
     pub at_least_seq: u64,
     /// Points that are known to be damaged: none is built upon, so the backup after one is a full one, which heals.
     pub damaged: Vec<u64>,
@@ -84,10 +85,13 @@ impl Vault {
     async fn try_begin(&self, request: &BeginBackup) -> Result<Option<Begun>, VaultError> {
         let machine = request.machine;
         self.check_present().await?;
-        for open in self.unconcluded(machine).await? {
-            self.conclude(machine, open.seq, "another attempt began").await?;
+        let (lost, earlier): (Vec<u64>, Vec<u64>) =
+            self.undecided(machine).await?.into_iter().partition(|seq| *seq <= request.at_least_seq);
+        for seq in earlier {
+            self.conclude(machine, seq, "another attempt began").await?;
         }
-        let decided = self.point_seqs(machine).await?;
+        let names = self.point_names(machine).await?;
+        let decided: Vec<u64> = names.seqs.keys().copied().collect();
         let opened = self.open_seqs(machine).await?;
         let newest = self.newest_point(machine, &decided).await?;
         if let Some(point) = &newest
@@ -109,10 +113,12 @@ impl Vault {
             None => None,
         };
         let epoch = self.condemned_number().await?;
-        let largest = decided.iter().chain(&opened).copied().max().unwrap_or(0).max(request.at_least_seq);
+        // Also of a point that is lost: what was decided about it must not be about another one.
+        let largest =
+            opened.iter().copied().chain(names.known()).max().unwrap_or(0).max(request.at_least_seq);
         let created = self.create_open(request, largest, base.as_ref(), &adopted, epoch).await?;
         let Some((seq, open_bytes)) = created else { return Ok(None) };
-        if self.is_overtaken(machine, seq, &decided).await? {
+        if self.is_overtaken(machine, seq, &decided, &lost).await? {
             return Ok(None);
         }
         // From here on a collection keeps the base, unless it was purged before.
@@ -138,13 +144,19 @@ impl Vault {
 
     /// Whether another begin or commit came between the look at the vault and the creation of `open`. Of two that began
     /// together, the one that looks last sees both: the one with the smaller number gives up, so that one is left.
-    async fn is_overtaken(&self, machine: Uuid, seq: u64, known: &[u64]) -> Result<bool, VaultError> {
-        for open in self.unconcluded(machine).await? {
-            if open.seq > seq {
+    async fn is_overtaken(
+        &self,
+        machine: Uuid,
+        seq: u64,
+        known: &[u64],
+        lost: &[u64],
+    ) -> Result<bool, VaultError> {
+        for open in self.undecided(machine).await?.into_iter().filter(|open| !lost.contains(open)) {
+            if open > seq {
                 return Ok(true);
             }
-            if open.seq < seq {
-                self.conclude(machine, open.seq, "another attempt began").await?;
+            if open < seq {
+                self.conclude(machine, open, "another attempt began").await?;
             }
         }
         let decided = self.point_seqs(machine).await?;

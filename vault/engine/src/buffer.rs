@@ -1,29 +1,43 @@
 //! Memory that segments are made in, used again for the next one: to have the kernel hand out and clear fresh pages takes longer
 //! than to fill and seal them.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
 /// Where an object begins in memory, so that it can be written past the page cache: a page, and at least a sector of any disk.
 pub(crate) const ALIGNMENT: usize = 4096;
 
-/// As many as were in use at once.
+/// As many as were in use at once, until it is closed.
 #[derive(Debug, Default)]
 pub(crate) struct Buffers {
-    free: Mutex<Vec<Vec<u8>>>,
+    free: Mutex<Free>,
+}
+
+#[derive(Debug, Default)]
+struct Free {
+    buffers: Vec<Vec<u8>>,
+    is_closed: bool,
 }
 
 impl Buffers {
     /// A buffer with room for so many bytes. It holds as many zeros as it takes to begin an aligned object behind them.
     pub(crate) fn take(&self, capacity: usize) -> Vec<u8> {
-        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut buffer = free.unwrap_or_default();
+        let mut buffer = self.free().buffers.pop().unwrap_or_default();
         buffer.clear();
         buffer.reserve_exact(capacity + ALIGNMENT);
         let start = padding(&buffer);
         buffer.resize(start, 0);
         buffer
+    }
+
+    /// Keeps none any more.
+    pub(crate) fn close(&self) {
+        *self.free() = Free { buffers: Vec::new(), is_closed: true };
+    }
+
+    fn free(&self) -> MutexGuard<'_, Free> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The object in a buffer, which comes back when nobody reads it any more.
@@ -51,7 +65,10 @@ impl AsRef<[u8]> for Lent {
 impl Drop for Lent {
     fn drop(&mut self) {
         let buffer = std::mem::take(&mut self.buffer);
-        self.home.free.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+        let mut free = self.home.free();
+        if !free.is_closed {
+            free.buffers.push(buffer);
+        }
     }
 }
 
@@ -74,10 +91,15 @@ mod tests {
             // Whoever still reads keeps it.
             let reader = object.slice(1..);
             drop(object);
-            assert!(buffers.free.lock().unwrap().is_empty());
+            assert!(buffers.free().buffers.is_empty());
             drop(reader);
-            assert_eq!(buffers.free.lock().unwrap().len(), 1);
+            assert_eq!(buffers.free().buffers.len(), 1);
         }
         assert_eq!(places[0], places[1]);
+        let lent = buffers.take(1 << 20);
+        let lent = buffers.lend(lent, 0);
+        buffers.close();
+        drop(lent);
+        assert!(buffers.free().buffers.is_empty());
     }
 }

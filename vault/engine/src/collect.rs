@@ -22,7 +22,6 @@ use uuid::Uuid;
 
 use holdfast_vault_format::collection::{Collection, CondemnedSegment};
 
-use crate::event::PointNames;
 use crate::segment::SegmentId;
 use crate::standing::{Deletion, PointState, Standing};
 use crate::{Vault, VaultError, name, object};
@@ -31,7 +30,7 @@ pub(crate) use clock::MAX_STEP;
 pub(crate) use epochs::CondemnedCache;
 use mark::{Lent, Look, Mark};
 use settled::Fate;
-pub(crate) use settled::{Settled, Stamp};
+pub(crate) use settled::Settled;
 use sweep::Verdict;
 
 /// Segments that one collection condemns at most; the next one goes on. Bounds its memory and its object: 32 MiB.
@@ -72,16 +71,6 @@ impl CollectOptions {
             keep_leftovers: Duration::from_secs(7 * 24 * 3600),
             compaction: Compaction::Due,
             least_gain: 64 << 10,
-        }
-    }
-
-    /// # Errors
-    /// [`VaultError::Missing`] if the catalogue has a point of the machine that is not among these.
-    fn check_catalogued(&self, machine: Uuid, names: &PointNames) -> Result<(), VaultError> {
-        let mut catalogued = self.catalogued.get(&machine).into_iter().flatten();
-        match catalogued.find(|seq| !names.seqs.contains_key(seq)) {
-            Some(lost) => Err(VaultError::Missing { object: name::point(machine, *lost) }),
-            None => Ok(()),
         }
     }
 }

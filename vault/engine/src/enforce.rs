@@ -1,8 +1,9 @@
 //! Locks carried out by the storage: it retains what a locked point needs, so that nobody can delete that before the lock ends, whatever
 //! credentials they have.
 //!
-//! What is retained long enough is left as it is, so an enforcement that was interrupted is gone on with, and several at once do no harm.
-//! Nothing is ever retained for less than before.
+//! What is retained long enough is left as it is, so an enforcement that was interrupted is gone on with, and the server lets nobody
+//! retain anything for less than before. Several at once may still undo one thing: where the key may make compliance out of governance, a
+//! governance retention that another sets in between for longer is replaced by the shorter compliance one.
 
 mod needs;
 
@@ -139,9 +140,26 @@ async fn retain(
     due: Retention,
     bypass: &GovernanceBypass,
 ) -> Result<Retention, VaultError> {
+    match retain_version(lock, name, due, bypass).await {
+        // Somebody else may have retained it for longer since it was looked at.
+        Err(VaultError::NotEnforced { reason: NotEnforced::Denied }) => {
+            let there = lock.version(name).await?.retention.filter(|there| there.covers(due));
+            there.ok_or(VaultError::NotEnforced { reason: NotEnforced::Denied })
+        }
+        retained => retained,
+    }
+}
+
+async fn retain_version(
+    lock: &ObjectLock,
+    name: &str,
+    due: Retention,
+    bypass: &GovernanceBypass,
+) -> Result<Retention, VaultError> {
     let version = lock.version(name).await?;
     let id = version.id.ok_or(VaultError::NotEnforced { reason: NotEnforced::Unversioned })?;
     let there = version.retention.filter(|there| there.until > Utc::now());
+    let mut due = due;
     if let Some(governed) = there.filter(|there| there.mode == LockMode::Governance)
         && due.mode == LockMode::Compliance
     {
@@ -153,21 +171,10 @@ async fn retain(
             }
         }
         // Governance, but for as long.
-        let due = Retention { mode: LockMode::Governance, ..due };
-        return set(lock, name, &id, due, there).await;
+        due.mode = LockMode::Governance;
     }
-    set(lock, name, &id, due, there).await
-}
-
-async fn set(
-    lock: &ObjectLock,
-    name: &str,
-    version: &str,
-    due: Retention,
-    there: Option<Retention>,
-) -> Result<Retention, VaultError> {
     let Some(retention) = due.to_set(there) else { return Ok(there.unwrap_or(due)) };
-    done(name, lock.retain(name, version, retention, Bypass::Nothing).await?, retention)
+    done(name, lock.retain(name, &id, retention, Bypass::Nothing).await?, retention)
 }
 
 fn done(name: &str, answered: Answered, retention: Retention) -> Result<Retention, VaultError> {

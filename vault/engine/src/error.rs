@@ -19,6 +19,13 @@ pub enum VaultError {
     PlainHttp { endpoint: String },
     #[error("the storage lets an object be created twice under one name: it ignores `If-None-Match: *`")]
     CreatesTwice,
+    #[error("names in this vault are given out by its controllers' database, which is not asked here")]
+    NoArbiter,
+    #[error("whoever gives names out does not say who takes {object}")]
+    Arbiter { object: String, source: crate::store::ArbiterError },
+    /// Whoever took the name may be at it, or was killed before.
+    #[error("the name {object} is taken, and what it is for is not stored yet")]
+    Unfinished { object: String },
     #[error("the storage does not enforce object lock: {reason}")]
     NotEnforced { reason: NotEnforced },
     #[error("{path} cannot be used as a vault")]
@@ -157,6 +164,8 @@ impl VaultError {
                 | Self::Gone
                 | Self::NoSpace { .. }
                 | Self::Contended { .. }
+                | Self::Arbiter { .. }
+                | Self::Unfinished { .. }
                 | Self::Broken
                 | Self::Worker { .. }
         )
@@ -172,9 +181,10 @@ impl VaultError {
                 "use an https:// endpoint, with ca_file if its authority is private; in a network that you trust set allow_http",
             ),
             Self::CreatesTwice => Some(
-                "use a storage that honours conditional writes: docs/operating.md lists those that were tried; a vault on one that \
-                 does not is not supported",
+                "use a storage that honours conditional writes: docs/operating.md lists those that were tried; or give \
+                 --names-in-database: the controllers' database then says who takes a name",
             ),
+            Self::NoArbiter => Some("if nothing else changes the vault's keys at this time, give --alone"),
             Self::NotEnforced {
                 reason: NotEnforced::Untried | NotEnforced::Untold | NotEnforced::Denied,
             } => Some(

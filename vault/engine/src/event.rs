@@ -1,6 +1,6 @@
 //! Deciding about points that exist. Each decision is one object, so of two at the same time one is the first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use tracing::info;
@@ -10,7 +10,6 @@ use holdfast_vault_format::collection::Collection;
 use holdfast_vault_format::container::Kind;
 use holdfast_vault_format::event::{Action, Event};
 
-use crate::collect::Stamp;
 use crate::object::{self, Created};
 use crate::standing::{Now, PointState, Standing};
 use crate::{Outcome, Vault, VaultError, name};
@@ -27,7 +26,27 @@ pub(crate) struct PointNames {
     pub(crate) events: BTreeMap<u64, Vec<u32>>,
 }
 
+/// What a listing tells of an outcome. Where it is another one, an older copy of the vault was put in its place: what became of the
+/// backup may have changed then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    pub(crate) modified: DateTime<Utc>,
+    pub(crate) events: usize,
+}
+
+/// Whether the storage still has a point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Presence {
+    Stored,
+    Lost,
+}
+
 impl PointNames {
+    /// Of what is there and of what was decided about, also if that is lost: ascending.
+    pub(crate) fn known(&self) -> BTreeSet<u64> {
+        self.seqs.keys().chain(self.events.keys()).copied().collect()
+    }
+
     pub(crate) fn stamp(&self, seq: u64) -> Option<Stamp> {
         let modified = *self.seqs.get(&seq)?;
         Some(Stamp { modified, events: self.events.get(&seq).map_or(0, Vec::len) })
@@ -36,6 +55,9 @@ impl PointNames {
 
 impl Vault {
     /// Decides something about a point and answers where it stands then. What is so already is no error.
+    ///
+    /// The caller knows that there was such a point: of one that the storage lost nothing else tells. It can be deleted, so that
+    /// collections wait for it no longer.
     ///
     /// # Errors
     /// [`VaultError::Refused`] if it may not be.
@@ -46,7 +68,10 @@ impl Vault {
         action: Action,
         actor: &str,
     ) -> Result<Standing, VaultError> {
-        self.check_point(machine, seq).await?;
+        let presence = self.presence(machine, seq).await?;
+        if presence == Presence::Lost && matches!(action, Action::Lock { .. }) {
+            return Err(VaultError::Missing { object: name::point(machine, seq) });
+        }
         for _ in 0..TRIES {
             let epoch = self.newest_collection().await?;
             let now = now(Utc::now(), epoch.map(|collection| collection.vault_time));
@@ -68,7 +93,7 @@ impl Vault {
         seq: u64,
         standing: &Standing,
     ) -> Result<bool, VaultError> {
-        self.check_point(machine, seq).await?;
+        self.presence(machine, seq).await?;
         let epoch = self.newest_collection().await?;
         let event = next_event(machine, seq, standing, epoch, Action::Purge, "garbage collection");
         if self.create_event(&event).await? == Created::Before {
@@ -77,12 +102,13 @@ impl Vault {
         Ok(self.standing(machine, seq).await?.state == PointState::Purged)
     }
 
-    async fn check_point(&self, machine: Uuid, seq: u64) -> Result<(), VaultError> {
+    /// Of what the caller knows to be a point: an abort has taken the place of one that was lost.
+    async fn presence(&self, machine: Uuid, seq: u64) -> Result<Presence, VaultError> {
         match self.outcome(machine, seq).await {
-            Ok(Some(Outcome::Point(_))) => Ok(()),
-            Ok(_) => Err(VaultError::Missing { object: name::point(machine, seq) }),
+            Ok(Some(Outcome::Point(_))) => Ok(Presence::Stored),
+            Ok(None | Some(Outcome::Aborted { .. })) => Ok(Presence::Lost),
             // A damaged point can be deleted: that is how it is quarantined.
-            Err(error) if error.is_damage() => Ok(()),
+            Err(error) if error.is_damage() => Ok(Presence::Stored),
             Err(error) => Err(error),
         }
     }

@@ -137,7 +137,11 @@ impl Keys {
         if secret[64..] != *header.vault_id.as_bytes() {
             return Err(VaultError::BadHeader { detail: "its id is not that of its keys".to_owned() });
         }
-        Ok(Self { storage, header, secret, used })
+        Ok(Self { storage: header.storage(storage), header, secret, used })
+    }
+
+    pub(crate) fn storage(&self) -> &Storage {
+        &self.storage
     }
 
     /// Who can unlock a vault, oldest first.

@@ -58,7 +58,8 @@ pub use retention::Retention;
 pub use samples::{SampleStats, Samples};
 pub use standing::{COOLING_OFF, Deletion, Lock, PointState, Refusal, Standing};
 pub use store::{
-    Problem, S3, S3Addressing, S3Credentials, S3Limits, S3Location, S3ObjectLock, S3Transport, Storage,
+    Arbiter, ArbiterError, Claim, Problem, S3, S3Addressing, S3Credentials, S3Limits, S3Location,
+    S3ObjectLock, S3Transport, Storage,
 };
 pub use vault::Vault;
 pub use verify::{DamagedPoint, Finding, VerifyDepth, VerifyPace, VerifyProgress, VerifyReport, VerifyScope};

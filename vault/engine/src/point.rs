@@ -135,7 +135,7 @@ impl Vault {
         let names = self.point_names(machine).await?;
         let mut points = Vec::new();
         let mut purged = HashSet::new();
-        for seq in names.seqs.into_keys() {
+        for seq in names.known() {
             let standing = self.standing_by(machine, seq, names.events.get(&seq)).await;
             if standing.as_ref().is_ok_and(|standing| standing.state == PointState::Purged) {
                 purged.insert(seq);
@@ -149,6 +149,11 @@ impl Vault {
                     PointState::SoftDeleted(deletion) => PointStatus::SoftDeleted(point, deletion),
                     PointState::Listed | PointState::Purged => PointStatus::Ok(point),
                 }),
+                // Only points are decided about.
+                Ok(None) if names.events.contains_key(&seq) => {
+                    let error = VaultError::Missing { object: name::point(machine, seq) };
+                    points.push(PointStatus::Damaged { seq, error });
+                }
                 Ok(Some((Outcome::Aborted { .. }, _)) | None) => {}
                 Err(error) if error.is_damage() => points.push(PointStatus::Damaged { seq, error }),
                 Err(error) => return Err(error),

@@ -29,11 +29,22 @@ pub(crate) async fn refuse_overwriting(storage: &Storage) -> Result<(), VaultErr
         Ok((first, object::create(storage, &name, noise()).await?))
     };
     let probed = probed.await;
-    let deleted = object::delete(storage.objects(), &name).await;
+    let deleted = discard(storage, &name).await;
     match probed? {
         (Created::Now, Created::Before) => deleted,
         _ => Err(VaultError::CreatesTwice),
     }
+}
+
+/// Deletes a new object; where versions are kept, without leaving one.
+async fn discard(storage: &Storage, name: &str) -> Result<(), VaultError> {
+    if let Some(lock) = storage.object_lock()
+        && let Some(version) = lock.version(name).await?.id
+        && lock.delete_version(name, &version).await? == Answered::Done
+    {
+        return Ok(());
+    }
+    object::delete(storage.objects(), name).await
 }
 
 /// Tries whether a storage that has to enforce locks does: what counts is that a version is still there after it was to be deleted.

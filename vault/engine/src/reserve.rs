@@ -9,6 +9,7 @@ use tracing::warn;
 
 use holdfast_vault_format::container::Kind;
 
+use crate::store::on_disk;
 use crate::{Vault, VaultError};
 
 const NAME: &str = "reserve";
@@ -41,11 +42,9 @@ impl Vault {
     /// Frees some of what is set aside; `false` if nothing is left.
     pub(crate) async fn spend_reserve(&self) -> Result<bool, VaultError> {
         let Some(path) = self.storage().root().map(|root| root.join(NAME)) else { return Ok(false) };
-        let spent = tokio::task::spawn_blocking(move || spend(&path)).await;
-        spent.map_err(|source| VaultError::Worker { source })?.map_err(|source| {
-            let source = object_store::Error::Generic { store: "directory", source: source.into() };
-            VaultError::storage("free some of", NAME, source)
-        })
+        on_disk(move || spend(&path))
+            .await
+            .map_err(|source| VaultError::storage("free some of", NAME, source))
     }
 }
 

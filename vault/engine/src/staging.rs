@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use tracing::{info, warn};
 use uuid::Uuid;
 
+use crate::store::on_disk;
 use crate::{Vault, VaultError, name};
 
 impl Vault {
@@ -97,9 +98,5 @@ fn remove(path: &Path) -> bool {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Result<T, VaultError> {
-    let done = tokio::task::spawn_blocking(work).await.map_err(|source| VaultError::Worker { source })?;
-    done.map_err(|source| {
-        let source = object_store::Error::Generic { store: "directory", source: source.into() };
-        VaultError::storage("look for staging files in", "seg", source)
-    })
+    on_disk(work).await.map_err(|source| VaultError::storage("look for staging files in", "seg", source))
 }

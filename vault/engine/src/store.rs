@@ -1,9 +1,11 @@
 //! Where a vault's objects are kept, and when their names are durable.
 
+mod arbiter;
 mod direct;
 mod problem;
 mod s3;
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,10 +13,13 @@ use std::time::Duration;
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use rustix::fs::{Advice, fadvise};
+use uuid::Uuid;
 
 use crate::VaultError;
 use direct::DirectWrites;
 
+pub(crate) use arbiter::Arbitration;
+pub use arbiter::{Arbiter, ArbiterError, Claim};
 pub use problem::Problem;
 pub(crate) use s3::{Answered, Bypass, ObjectLock};
 pub use s3::{S3, S3Addressing, S3Credentials, S3Limits, S3Location, S3ObjectLock, S3Transport};
@@ -31,6 +36,9 @@ pub struct Storage {
     patience: Duration,
     /// Of a bucket that is to enforce locks.
     object_lock: Option<Arc<ObjectLock>>,
+    /// The vault, if it is one whose names the storage does not give out.
+    arbitrated: Option<Uuid>,
+    arbiter: Option<Arc<dyn Arbiter>>,
 }
 
 impl Storage {
@@ -42,16 +50,16 @@ impl Storage {
     pub fn directory(path: &Path) -> Result<Self, VaultError> {
         let failed = |source| VaultError::Directory { path: path.display().to_string(), source };
         let root = path.canonicalize().map_err(failed)?;
-        let store = LocalFileSystem::new_with_prefix(&root)
-            .map_err(|source| failed(std::io::Error::other(source)))?;
+        let store =
+            LocalFileSystem::new_with_prefix(&root).map_err(|source| failed(io::Error::other(source)))?;
         let objects = Arc::new(DirectWrites(store.with_fsync(true)));
-        Ok(Self { objects, root: Some(root), patience: PATIENCE, object_lock: None })
+        Ok(Self { root: Some(root), ..Self::over(objects) })
     }
 
     /// Any store in which a name is durable as soon as it can be seen.
     #[must_use]
     pub fn over(objects: Arc<dyn ObjectStore>) -> Self {
-        Self { objects, root: None, patience: PATIENCE, object_lock: None }
+        Self { objects, root: None, patience: PATIENCE, object_lock: None, arbitrated: None, arbiter: None }
     }
 
     /// The same, but a write whose outcome is not known is tried again for this long.
@@ -91,15 +99,10 @@ impl Storage {
         let Some(path) = self.root().map(|root| root.join(name)) else { return Ok(()) };
         let forget = move || match std::fs::File::open(path) {
             // Reading it will tell.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             file => Ok(fadvise(file?, 0, None, Advice::DontNeed)?),
         };
-        let forgotten: std::io::Result<()> =
-            tokio::task::spawn_blocking(forget).await.map_err(|source| VaultError::Worker { source })?;
-        forgotten.map_err(|source| {
-            let source = object_store::Error::Generic { store: "directory", source: source.into() };
-            VaultError::unread("read back", name, source)
-        })
+        on_disk(forget).await.map_err(|source| VaultError::unread("read back", name, source))
     }
 
     /// Makes the name of an object durable that is there already: whoever created it may have been killed between linking
@@ -120,11 +123,14 @@ impl Storage {
                 .take_while(|dir| dir.starts_with(&root))
                 .try_for_each(|dir| std::fs::File::open(dir)?.sync_all())
         };
-        let synced =
-            tokio::task::spawn_blocking(sync).await.map_err(|source| VaultError::Worker { source })?;
-        synced.map_err(|source| {
-            let source = object_store::Error::Generic { store: "directory", source: source.into() };
-            VaultError::storage("make durable", name, source)
-        })
+        on_disk(sync).await.map_err(|source| VaultError::storage("make durable", name, source))
     }
+}
+
+/// Does what a directory needs besides its objects.
+pub(crate) async fn on_disk<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, object_store::Error> {
+    let done = tokio::task::spawn_blocking(work).await.map_err(io::Error::other).flatten();
+    done.map_err(|source| object_store::Error::Generic { store: "directory", source: source.into() })
 }

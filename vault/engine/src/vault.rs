@@ -35,9 +35,36 @@ pub(crate) struct Header {
     cipher_suite: String,
     /// Hex; also wrapped with the keys, so that replacing it is noticed.
     pub(crate) public_key: String,
+    #[serde(default, skip_serializing_if = "GivenOut::is_by_storage")]
+    names: GivenOut,
+}
+
+/// By whom the names of objects are given out, so that each is taken once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum GivenOut {
+    /// By the storage: of two who create an object, one is refused.
+    #[default]
+    Storage,
+    /// By the database of the controllers: the storage refuses nobody.
+    Database,
+}
+
+impl GivenOut {
+    fn is_by_storage(&self) -> bool {
+        *self == Self::Storage
+    }
 }
 
 impl Header {
+    /// The storage as this vault has it.
+    pub(crate) fn storage(&self, storage: Storage) -> Storage {
+        match self.names {
+            GivenOut::Storage => storage,
+            GivenOut::Database => storage.arbitrated(self.vault_id),
+        }
+    }
+
     /// # Errors
     /// [`VaultError::NotAVault`] without one.
     pub(crate) async fn read(storage: &Storage) -> Result<Self, VaultError> {
@@ -86,16 +113,38 @@ impl std::fmt::Debug for Vault {
 impl Vault {
     /// Makes a vault in an empty store. `vault.json` is written last: without it there is no vault, and what an interrupted
     /// try left under `keys/` does no harm.
+    ///
+    /// # Errors
+    /// [`VaultError::CreatesTwice`] if the storage does not give names out.
     pub async fn create(storage: Storage, key: &KeyFile) -> Result<Self, VaultError> {
-        if Self::is_in(&storage).await? {
-            return Err(VaultError::AlreadyExists);
-        }
-        refuse_foreign_files(storage.objects()).await?;
+        Self::refuse_occupied(&storage).await?;
         if storage.root().is_none() {
             probe::refuse_overwriting(&storage).await?;
         }
-        probe::refuse_unenforced(&storage).await?;
+        Self::create_in(storage, key, GivenOut::Storage).await
+    }
+
+    /// The same where the storage does not give names out, and the controllers' database will. Only one may be at it: of two, the later
+    /// vault takes the place of the other.
+    pub async fn create_arbitrated(storage: Storage, key: &KeyFile) -> Result<Self, VaultError> {
+        Self::refuse_occupied(&storage).await?;
+        Self::create_in(storage, key, GivenOut::Database).await
+    }
+
+    async fn refuse_occupied(storage: &Storage) -> Result<(), VaultError> {
+        if Self::is_in(storage).await? {
+            return Err(VaultError::AlreadyExists);
+        }
+        refuse_foreign_files(storage.objects()).await
+    }
+
+    async fn create_in(storage: Storage, key: &KeyFile, names: GivenOut) -> Result<Self, VaultError> {
         let (vault_id, key_id) = (Uuid::new_v4(), Uuid::new_v4());
+        let writing = match names {
+            GivenOut::Storage => storage.clone(),
+            GivenOut::Database => storage.clone().arbitrated(vault_id).alone(),
+        };
+        probe::refuse_unenforced(&writing).await?;
         let data_key = Zeroizing::new(rand::random::<[u8; 32]>());
         let seed = Zeroizing::new(rand::random::<[u8; 32]>());
         let signer = Signer::from_seed(&seed).ok_or(VaultError::Broken)?;
@@ -105,7 +154,7 @@ impl Vault {
         wrapped.extend_from_slice(vault_id.as_bytes());
         let sealed = age::encrypt(&key.identity.to_public(), &wrapped)
             .map_err(|error| VaultError::BadHeader { detail: error.to_string() })?;
-        object::create(&storage, &name::key(key_id), sealed.into()).await?;
+        object::create(&writing, &name::key(key_id), sealed.into()).await?;
         let header = Header {
             format: FORMAT,
             vault_id,
@@ -114,10 +163,11 @@ impl Vault {
             max_cell_bytes: 131_072,
             cipher_suite: CIPHER_SUITE.to_owned(),
             public_key: hex::encode(signer.public_key()),
+            names,
         };
         let json = serde_json::to_vec_pretty(&header)
             .map_err(|error| VaultError::BadHeader { detail: error.to_string() })?;
-        match object::create(&storage, name::HEADER, json.into()).await? {
+        match object::create(&writing, name::HEADER, json.into()).await? {
             Created::Now => Self::open_with(Keys::unlock(storage, Unlock::Key(key)).await?),
             Created::Before => Err(VaultError::AlreadyExists),
         }
@@ -141,12 +191,13 @@ impl Vault {
     /// # Errors
     /// [`VaultError::NotEnforced`] if it does not.
     pub async fn open(storage: Storage, key: &KeyFile) -> Result<Self, VaultError> {
-        let keys = Keys::unlock(storage.clone(), Unlock::Key(key)).await?;
-        if storage.object_lock().is_some() {
+        let keys = Keys::unlock(storage, Unlock::Key(key)).await?;
+        let storage = keys.storage();
+        if storage.object_lock().is_some() && storage.arbitration()?.is_none() {
             // Object lock takes versions, and there are servers that let a name be taken twice as soon as they keep them.
-            probe::refuse_overwriting(&storage).await?;
+            probe::refuse_overwriting(storage).await?;
         }
-        probe::refuse_unenforced(&storage).await?;
+        probe::refuse_unenforced(storage).await?;
         Self::open_with(keys)
     }
 

@@ -16,6 +16,10 @@ pub(crate) struct Args {
     pub(crate) s3: S3Options,
     #[command(flatten)]
     pub(crate) unlock: UnlockOptions,
+    /// Nothing else changes the vault's keys at this time. Needed to change them where the controllers' database gives names out,
+    /// which this program does not ask.
+    #[arg(long)]
+    pub(crate) alone: bool,
     #[command(subcommand)]
     pub(crate) command: Command,
 }

@@ -36,6 +36,7 @@ fn main() -> ExitCode {
 
 async fn run(args: Args) -> Result<(), ToolError> {
     let storage = place::storage(&args.vault, args.s3).map_err(ToolError::Open)?;
+    let storage = if args.alone { storage.alone() } else { storage };
     let unlock = &args.unlock;
     match args.command {
         Command::List { output } => list::list(&open(storage, unlock).await?, output).await,

@@ -226,7 +226,7 @@ async fn read(vault: &Vault, first: Known, count: usize) -> Result<(), VaultErro
     let cells = cell..=cell + u32::try_from(count).unwrap_or(u32::MAX) - 1;
     let stored = StoredCells::read(vault, segment, cells.clone()).await?;
     let compare = move || cells.into_iter().try_for_each(|cell| stored.check(cell));
-    tokio::task::spawn_blocking(compare).await.map_err(|source| VaultError::Worker { source })?
+    crate::blocking(compare).await
 }
 
 /// `None`: it took too long.

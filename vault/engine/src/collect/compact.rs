@@ -239,8 +239,15 @@ impl Vault {
             Err(error) => return Err(error),
         };
         // Another collector may have been faster: what it wrote counts if it has what is needed.
-        if object::create(self.storage(), &id.name(), bytes).await? == Created::Now {
-            self.check_mounted().await?;
+        match object::create(self.storage(), &id.name(), bytes).await {
+            Ok(Created::Now) => self.check_mounted().await?,
+            Ok(Created::Before) => {}
+            // Its collector is at it, or was killed: then the segment stays as it is.
+            Err(VaultError::Unfinished { object }) => {
+                warn!(object, "a segment is not compacted: another collector has begun to");
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
         }
         crash_point("engine::segment_replaced");
         self.read_back(id).await?;
@@ -271,9 +278,7 @@ impl Vault {
                 }
                 Ok::<_, VaultError>(writer)
             };
-            writer = tokio::task::spawn_blocking(write)
-                .await
-                .map_err(|source| VaultError::Worker { source })??;
+            writer = crate::blocking(write).await?;
         }
         Ok((segment, writer.finish()?.bytes))
     }

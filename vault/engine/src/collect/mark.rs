@@ -91,7 +91,6 @@ impl Vault {
         let names = self.point_names(machine).await?;
         // An empty folder where the vault was mounted would look like a vault in which nothing is needed.
         self.check_present().await?;
-        options.check_catalogued(machine, &names)?;
         let mut points = BTreeMap::new();
         let mut aborted = BTreeSet::new();
         let mut locked = BTreeSet::new();
@@ -108,6 +107,8 @@ impl Vault {
                 Became::Settled(Fate::Purged) => {}
             }
         }
+        let is_there = |seq: &u64| points.contains_key(seq) || purged.contains(seq);
+        self.check_catalogued(machine, &names, is_there, options).await?;
         let newest = points.keys().next_back().copied().unwrap_or(0);
         let mut live = Live::default();
         let (first, others): (Vec<&Point>, Vec<&Point>) = points
@@ -185,7 +186,7 @@ impl Vault {
     ) -> Result<Vec<(u64, Option<u64>)>, VaultError> {
         let opens = self.open_seqs(machine).await?;
         let names = self.point_names(machine).await?;
-        options.check_catalogued(machine, &names)?;
+        self.check_catalogued(machine, &names, |seq| names.seqs.contains_key(seq), options).await?;
         self.settle_decisions(machine, &names).await?;
         let mut live = Live::default();
         for seq in names.seqs.keys() {
@@ -227,6 +228,33 @@ impl Vault {
             }
         }
         Ok(undecided)
+    }
+
+    /// `is_there`: whether a point is known to be, or purged.
+    ///
+    /// # Errors
+    /// [`VaultError::Missing`] if the catalogue has a point of the machine that the storage lost and nobody gave up.
+    async fn check_catalogued(
+        &self,
+        machine: Uuid,
+        names: &PointNames,
+        is_there: impl Fn(&u64) -> bool,
+        options: &CollectOptions,
+    ) -> Result<(), VaultError> {
+        let catalogued = options.catalogued.get(&machine).into_iter().flatten();
+        for seq in catalogued.filter(|seq| !is_there(seq)) {
+            let is_purged = match self.fate(machine, *seq, names) {
+                Some(fate) => fate == Fate::Purged,
+                None => {
+                    let standing = self.standing_by(machine, *seq, names.events.get(seq)).await?;
+                    standing.state == PointState::Purged
+                }
+            };
+            if !is_purged {
+                return Err(VaultError::Missing { object: name::point(machine, *seq) });
+            }
+        }
+        Ok(())
     }
 
     /// What was decided and is forgotten by a power cut would be undecided again; all of it is in one directory.

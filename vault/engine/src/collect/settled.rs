@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use chrono::{DateTime, Utc};
 use uuid::Uuid;
+
+use crate::event::Stamp;
 
 /// Backups that are remembered; more are forgotten and read again.
 const MAX_SETTLED: usize = 1 << 19;
@@ -18,14 +19,6 @@ pub(crate) struct Settled(Mutex<State>);
 pub(crate) enum Fate {
     Aborted,
     Purged,
-}
-
-/// What a listing tells of an outcome. Where it is another one, an older copy of the vault was put in its place: what became of the
-/// backup may have changed then.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Stamp {
-    pub(crate) modified: DateTime<Utc>,
-    pub(crate) events: usize,
 }
 
 #[derive(Debug, Default)]

@@ -87,7 +87,7 @@ pub(super) async fn write_meta(
         shared.seal_if_full(state)?;
         Ok((place, hash))
     };
-    tokio::task::spawn_blocking(write).await.map_err(|source| VaultError::Worker { source })?
+    crate::blocking(write).await
 }
 
 #[cfg(test)]

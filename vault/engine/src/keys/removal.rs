@@ -10,7 +10,7 @@ use tracing::info;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use crate::object::{self, Created};
+use crate::object;
 use crate::{VaultError, name};
 
 use super::{Keys, RecipientInfo, stored};
@@ -59,11 +59,11 @@ impl Keys {
     }
 
     /// Decides who is removed next, unless somebody else was faster.
-    async fn decide_removal(&self, number: u32, id: Uuid) -> Result<Created, VaultError> {
+    async fn decide_removal(&self, number: u32, id: Uuid) -> Result<(), VaultError> {
         let object = name::removal(self.header.key_id, number);
         let sealed = seal_record(&self.ring(), Kind::Removal, &object, random(), id.as_bytes())
             .map_err(VaultError::Seal)?;
-        object::create(&self.storage, &object, sealed.into()).await
+        object::create(&self.storage, &object, sealed.into()).await.map(drop)
     }
 
     /// Removes whoever is to be removed, if that is somebody else.

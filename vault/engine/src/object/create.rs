@@ -6,8 +6,8 @@ use object_store::{Error, ObjectStoreExt as _, PutMode, PutOptions, PutPayload};
 use tokio::time::Instant;
 use tracing::info;
 
-use crate::VaultError;
-use crate::store::{Problem, Storage};
+use crate::store::{Arbitration, Claim, Problem, Storage};
+use crate::{VaultError, crash_point};
 
 /// Whether a create-only write wrote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,22 +42,59 @@ enum Answer {
 /// # Errors
 /// If the storage fails or what became of the write cannot be learnt: then nothing is known of the name, and it may be taken later.
 pub(crate) async fn create(storage: &Storage, name: &str, bytes: Bytes) -> Result<Created, VaultError> {
+    let created = match storage.arbitration()? {
+        None => write(storage, name, &bytes, PutMode::Create).await?,
+        Some(arbitration) => claim_and_write(storage, arbitration, name, &bytes).await?,
+    };
+    // Also what was created now: its directory may be one that another writer made and has not synced yet.
+    storage.settle(name).await?;
+    Ok(created)
+}
+
+/// Creates an object in a storage that lets a name be taken twice. Only who holds the claim to a name writes there, and only what it
+/// was claimed for: so it may be written again, by anybody.
+async fn claim_and_write(
+    storage: &Storage,
+    arbitration: Arbitration<'_>,
+    name: &str,
+    bytes: &Bytes,
+) -> Result<Created, VaultError> {
+    let claim = Claim::of(name, bytes);
+    let holder = arbitration.claim(&claim).await?;
+    crash_point("engine::name_claimed");
+    // Only now: what was stored before was let go after that.
+    let created = match is_stored(storage, name, bytes).await? {
+        Some(true) => Created::Now,
+        Some(false) => Created::Before,
+        None if holder.hash == claim.hash => write(storage, name, bytes, PutMode::Overwrite).await?,
+        None => {
+            let unfinished = || VaultError::Unfinished { object: name.to_owned() };
+            let theirs = holder.content.as_ref().ok_or_else(unfinished)?;
+            write(storage, name, theirs, PutMode::Overwrite).await?;
+            Created::Before
+        }
+    };
+    arbitration.release(&holder).await;
+    Ok(created)
+}
+
+async fn write(storage: &Storage, name: &str, bytes: &Bytes, mode: PutMode) -> Result<Created, VaultError> {
     let give_up_at = Instant::now() + storage.patience();
     let mut pause = FIRST_PAUSE;
-    let created = loop {
-        let unclear = match put(storage, name, &bytes).await {
-            Answer::Ours => break Created::Now,
+    loop {
+        let unclear = match put(storage, name, bytes, mode.clone()).await {
+            Answer::Ours => return Ok(Created::Now),
             Answer::Taken => {
                 // Whoever took it may have deleted it since.
-                let is_ours = is_stored(storage, name, &bytes).await? == Some(true);
-                break if is_ours { Created::Now } else { Created::Before };
+                let is_ours = is_stored(storage, name, bytes).await? == Some(true);
+                return Ok(if is_ours { Created::Now } else { Created::Before });
             }
             Answer::Refused(error) => return Err(error),
             Answer::Unclear(error) => error,
         };
-        match is_stored(storage, name, &bytes).await {
-            Ok(Some(true)) => break Created::Now,
-            Ok(Some(false)) => break Created::Before,
+        match is_stored(storage, name, bytes).await {
+            Ok(Some(true)) => return Ok(Created::Now),
+            Ok(Some(false)) => return Ok(Created::Before),
             Ok(None) => {}
             // Asked again after the next try.
             Err(error) if error.is_retryable() => {}
@@ -70,14 +107,11 @@ pub(crate) async fn create(storage: &Storage, name: &str, bytes: Bytes) -> Resul
         info!(name, error = &unclear as &dyn std::error::Error, "what became of a write is not known: again");
         tokio::time::sleep(wait).await;
         pause = (pause * 2).min(MAX_PAUSE);
-    };
-    // Also what was created now: its directory may be one that another writer made and has not synced yet.
-    storage.settle(name).await?;
-    Ok(created)
+    }
 }
 
-async fn put(storage: &Storage, name: &str, bytes: &Bytes) -> Answer {
-    let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+async fn put(storage: &Storage, name: &str, bytes: &Bytes, mode: PutMode) -> Answer {
+    let options = PutOptions { mode, ..PutOptions::default() };
     let payload = PutPayload::from_bytes(bytes.clone());
     let error = match storage.objects().put_opts(&Path::from(name), payload, options).await {
         Ok(_) => return Answer::Ours,

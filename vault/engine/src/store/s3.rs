@@ -223,7 +223,7 @@ impl Storage {
                 Some(Arc::new(ObjectLock(requests)))
             }
         };
-        Ok(Self { objects: Arc::new(store), root: None, patience: s3.limits.retry_for, object_lock })
+        Ok(Self { patience: s3.limits.retry_for, object_lock, ..Self::over(Arc::new(store)) })
     }
 }
 

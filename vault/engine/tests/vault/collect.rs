@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use holdfast_vault_engine::{
-    Action, ClockTrust, CollectOptions, CollectionReport, LockMode, PointState, PointStatus, PurgedPoint,
-    Refusal, Vault, VaultError,
+    Action, BeginBackup, ClockTrust, CollectOptions, CollectionReport, LockMode, PointState, PointStatus,
+    PurgedPoint, Refusal, Vault, VaultError,
 };
 use uuid::Uuid;
 
@@ -222,7 +222,7 @@ async fn damage_holds_the_collection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_point_that_the_storage_does_not_show_holds_its_machine() {
+async fn a_point_that_the_storage_lost_holds_collections_until_it_is_given_up() {
     let test = TestVault::new().await;
     let machine = Uuid::new_v4();
     let mut seqs = Vec::new();
@@ -230,13 +230,81 @@ async fn a_point_that_the_storage_does_not_show_holds_its_machine() {
         let point = back_up(&test.vault, machine, &[("sda", &Image::noise(seed, MIB))]).await.unwrap();
         seqs.push(point.seq);
     }
-    std::fs::remove_file(test.path.join(format!("points/{machine}/{:020}", seqs[2]))).unwrap();
+    let lost = seqs[2];
+    let its_segment = |name: &String| name.contains(&format!("{lost:020}/00000000.0"));
+    std::fs::remove_file(test.path.join(format!("points/{machine}/{lost:020}"))).unwrap();
     let vault = test.reopen().await.unwrap();
-    let options =
-        || CollectOptions { catalogued: [(machine, seqs.clone())].into(), ..CollectOptions::new(Utc::now()) };
+    let options = || CollectOptions {
+        catalogued: [(machine, seqs.clone())].into(),
+        clock: ClockTrust::Trusted,
+        ..impatient()
+    };
     let report = vault.collect(options(), |_| {}).await.unwrap();
     assert_eq!((report.held.len(), report.deleted_segments), (1, 0));
-    assert!(test.objects().iter().any(|name| name.contains(&format!("{:020}/00000000.0", seqs[2]))));
+    assert!(test.objects().iter().any(its_segment));
+
+    // It can be put back, or be given up; nothing else makes sense.
+    let lock = Action::Lock {
+        mode: LockMode::Governance,
+        until: (Utc::now() + TimeDelta::days(1)).timestamp_micros(),
+    };
+    let refused = vault.decide_point(machine, lost, lock, "eva").await;
+    assert!(matches!(refused, Err(VaultError::Missing { .. })), "{refused:?}");
+    vault.decide_point(machine, lost, AT_ONCE, "eva").await.unwrap();
+    vault.decide_point(machine, lost, Action::Undelete, "eva").await.unwrap();
+    let told = vault.points(machine).await.unwrap();
+    assert!(matches!(&told[2], PointStatus::Damaged { seq, .. } if *seq == lost), "{told:?}");
+    assert_eq!(vault.collect(options(), |_| {}).await.unwrap().held.len(), 1);
+    vault.decide_point(machine, lost, AT_ONCE, "eva").await.unwrap();
+    let report = vault.collect(options(), |_| {}).await.unwrap();
+    assert!(report.held.is_empty() && report.purged.len() == 1, "{report:?}");
+    assert_eq!(vault.points(machine).await.unwrap().len(), 2);
+    // The catalogue may not know yet. That nobody works on the backup any more is the gateway's to say.
+    assert!(vault.collect(options(), |_| {}).await.unwrap().held.is_empty());
+    vault.conclude(machine, lost, "it was given up").await.unwrap();
+    assert!(vault.collect(options(), |_| {}).await.unwrap().held.is_empty());
+    assert!(!test.objects().iter().any(its_segment));
+
+    // Nobody else gets its number, with what was decided about it.
+    let image = Image::noise(9, MIB);
+    let next = back_up(&vault, machine, &[("sda", &image)]).await.unwrap();
+    assert!(next.seq > lost);
+    assert!(vault.collect(options(), |_| {}).await.unwrap().held.is_empty());
+    restore_disk(&vault, &next, "sda", &image).await;
+}
+
+/// As long as its `open` object is there, a point that was lost looks like a backup that nobody works on.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_abort_takes_the_place_of_a_point_that_the_storage_lost() {
+    let test = TestVault::new().await;
+    let (machine, mut image) = (Uuid::new_v4(), Image::noise(1, MIB));
+    let lost = back_up(&test.vault, machine, &[("sda", &image)]).await.unwrap();
+    let at = test.path.join(format!("points/{machine}/{:020}", lost.seq));
+    let away = test.path.join("../away");
+    std::fs::rename(&at, &away).unwrap();
+    let vault = test.reopen().await.unwrap();
+    let truth = image.clone();
+    image.change(1, 20);
+    let next = BeginBackup { at_least_seq: lost.seq, ..request(machine, &[("sda", &image)]) };
+    let next = finish(&begin(&vault, next).await.unwrap(), &[("sda", &image)]).await.unwrap();
+    let options =
+        || CollectOptions { catalogued: [(machine, vec![lost.seq, next.seq])].into(), ..impatient() };
+    assert_eq!(vault.collect(options(), |_| {}).await.unwrap().held.len(), 1);
+    std::fs::rename(&away, &at).unwrap();
+    restore_disk(&vault, &lost, "sda", &truth).await;
+    assert!(vault.collect(options(), |_| {}).await.unwrap().held.is_empty());
+    restore_disk(&vault, &lost, "sda", &truth).await;
+    restore_disk(&vault, &next, "sda", &image).await;
+
+    // One that was aborted nevertheless is still a point to the catalogue.
+    std::fs::remove_file(&at).unwrap();
+    vault.conclude(machine, lost.seq, "it seems dead").await.unwrap();
+    let report = test.reopen().await.unwrap().collect(options(), |_| {}).await.unwrap();
+    assert_eq!((report.held.len(), report.deleted_segments), (1, 0), "{report:?}");
+    vault.decide_point(machine, lost.seq, AT_ONCE, "eva").await.unwrap();
+    let report = vault.collect(options(), |_| {}).await.unwrap();
+    assert!(report.held.is_empty() && report.purged.len() == 1, "{report:?}");
+    restore_disk(&vault, &next, "sda", &image).await;
 }
 
 /// An older copy of the vault is put in its place while a collector remembers what became of it.

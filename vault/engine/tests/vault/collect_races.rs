@@ -1,6 +1,6 @@
 //! Backups, deletions and collections, interleaved step by step in random order: every point that is listed, or can be
 //! undeleted, restores after each step. The machines are clones at times, and in every other schedule they lend each other what they
-//! stored; whatever is lent is not compacted. In memory: there is no disk in what is proved here.
+//! stored; whatever is lent is not compacted. In every third the storage lets names be taken twice. In memory: there is no disk in what is proved here.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use holdfast_vault_engine::{
 use object_store::memory::InMemory;
 use uuid::Uuid;
 
+use super::arbiter::{Names, careless};
 use super::collect::AT_ONCE;
 use super::support::image::Random;
 use super::support::{Image, request, restore, send_changes};
@@ -20,6 +21,14 @@ use super::support::{Image, request, restore, send_changes};
 const BLOCK: usize = 4096;
 /// Two gateways and two collectors at a time.
 const ACTORS: usize = 2;
+
+/// In a storage that lets every name be taken again.
+async fn arbitrated(key: &KeyFile) -> Vault {
+    let objects = careless(Arc::new(InMemory::new()));
+    Vault::create_arbitrated(Storage::over(Arc::clone(&objects)), key).await.unwrap();
+    let storage = Storage::over(objects).with_arbiter(Arc::new(Names::default()));
+    Vault::open(storage, key).await.unwrap()
+}
 
 /// A gateway at work on a backup of a machine.
 enum Gateway {
@@ -48,7 +57,10 @@ struct World {
 
 impl World {
     async fn new(key: &KeyFile, seed: u64) -> Self {
-        let vault = Vault::create(Storage::over(Arc::new(InMemory::new())), key).await.unwrap();
+        let vault = match (seed / 1000).is_multiple_of(3) {
+            true => arbitrated(key).await,
+            false => Vault::create(Storage::over(Arc::new(InMemory::new())), key).await.unwrap(),
+        };
         let is_lending = (seed / 1000).is_multiple_of(2);
         let vault = match is_lending {
             true => vault.deduplicating(Arc::new(Samples::within(0))),

@@ -1,0 +1,23 @@
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// One thread at a time is on a disk, in all attempts together: one that hangs in the kernel stays, and the next would too.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct DiskPlaces(Arc<Mutex<HashMap<String, Arc<Semaphore>>>>);
+
+/// Of the thread that is on the disk.
+pub(super) type DiskPlace = OwnedSemaphorePermit;
+
+impl DiskPlaces {
+    /// Waits for the place on a disk; `None` if it is not free in time.
+    pub(super) async fn take(&self, disk: &str, limit: Duration) -> Option<DiskPlace> {
+        let place = {
+            let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(places.entry(disk.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(1))))
+        };
+        tokio::time::timeout(limit, place.acquire_owned()).await.ok()?.ok()
+    }
+}

@@ -1,0 +1,47 @@
+use bytes::Bytes;
+use holdfast_vault_engine::{Arbiter as _, Claim};
+use uuid::Uuid;
+
+use super::store;
+
+fn claim(name: &str, content: &'static [u8]) -> Claim {
+    let content = Bytes::from_static(content);
+    Claim { name: name.to_owned(), hash: holdfast_vault_engine::cell_hash(&content), content: Some(content) }
+}
+
+#[tokio::test]
+async fn a_name_is_whose_claim_came_first_until_that_is_released() {
+    let Some(store) = store().await else { return };
+    let (vault, other) = (Uuid::new_v4(), Uuid::new_v4());
+    let (point, abort) = (claim("points/a/1", b"point"), claim("points/a/1", b"abort"));
+    assert_eq!(store.claim(vault, &point).await.unwrap(), point);
+    assert_eq!(store.claim(vault, &abort).await.unwrap(), point, "what it is for is kept");
+    assert_eq!(store.claim(vault, &point).await.unwrap(), point, "once more");
+    assert_eq!(store.claim(other, &abort).await.unwrap(), abort, "another vault's");
+    let large = Claim { content: None, ..claim("seg/a/1/0.0", b"") };
+    assert_eq!(store.claim(vault, &large).await.unwrap(), large);
+
+    store.release(vault, &abort).await.unwrap();
+    assert_eq!(store.claim(vault, &abort).await.unwrap(), point, "nobody else's is released");
+    store.release(vault, &point).await.unwrap();
+    assert_eq!(store.claim(vault, &abort).await.unwrap(), abort);
+}
+
+#[tokio::test]
+async fn of_many_at_once_one_has_the_name() {
+    let Some(store) = store().await else { return };
+    let vault = Uuid::new_v4();
+    for round in 0..20 {
+        let name = format!("points/a/{round}");
+        let claims = (0..8).map(|number: u8| {
+            let content = Bytes::copy_from_slice(&[number]);
+            let hash = holdfast_vault_engine::cell_hash(&content);
+            let claim = Claim { name: name.clone(), hash, content: Some(content) };
+            let store = store.clone();
+            tokio::spawn(async move { store.claim(vault, &claim).await.unwrap() })
+        });
+        let holders = futures::future::join_all(claims.collect::<Vec<_>>()).await;
+        let holders: Vec<Claim> = holders.into_iter().map(Result::unwrap).collect();
+        assert!(holders.iter().all(|holder| *holder == holders[0]), "{holders:?}");
+    }
+}

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use crate::Options;
-use crate::holdfast::Holdfast;
+use crate::holdfast::{Compression, Holdfast};
 use crate::{Program as _, image, remove, size_of, warm};
 
 const BLOCK: usize = 4096;
@@ -24,7 +24,7 @@ pub(crate) fn measure(options: &Options, clones: u32) {
         let machine = format!("clone-{number}");
         let disk = folder.join(format!("{machine}.raw"));
         fs::copy(image(options, "day1"), &disk).unwrap();
-        holdfast.add(&folders, &machine, &disk);
+        holdfast.add(&folders, &machine, &disk, Compression::Usual);
         let (seconds, stored) = back_up(&holdfast, &machine, &disk);
         if number == 1 {
             first = stored;

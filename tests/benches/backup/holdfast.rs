@@ -10,6 +10,16 @@ use crate::cost::{self, Cost, Watched};
 
 const MACHINE: &str = "bench";
 
+/// How an agent compresses.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Compression {
+    Usual,
+    /// As much as is worth waiting for.
+    Dense,
+}
+
+const DENSE: i32 = 12;
+
 /// A whole installation with one machine; periods are the ones that users have.
 pub(crate) struct Holdfast {
     cli: Cli,
@@ -21,9 +31,9 @@ pub(crate) struct Holdfast {
 }
 
 impl Holdfast {
-    pub(crate) fn start(folder: &Path, disk: &Path) -> Self {
+    pub(crate) fn start(folder: &Path, disk: &Path, compression: Compression) -> Self {
         let (mut started, folders) = Self::without_agents(folder);
-        started.add(&folders, MACHINE, disk);
+        started.add(&folders, MACHINE, disk, compression);
         started
     }
 
@@ -46,10 +56,20 @@ impl Holdfast {
     }
 
     /// One more machine.
-    pub(crate) fn add(&mut self, [agents, logs]: &[PathBuf; 2], machine: &str, disk: &Path) {
+    pub(crate) fn add(
+        &mut self,
+        [agents, logs]: &[PathBuf; 2],
+        machine: &str,
+        disk: &Path,
+        compression: Compression,
+    ) {
         let (cli, controller) = (&self.cli, &self.controller);
         let token = cli.json(&["token", "create"])["token"].as_str().unwrap().to_owned();
         let mut agent = Agent::configure(agents, logs, machine, &controller.agents(), &[("disk", disk)]);
+        match compression {
+            Compression::Usual => {}
+            Compression::Dense => agent.set_compression_level(DENSE),
+        }
         let _ = agent.enrol(&Enrolment { token, ca_file: controller.ca_file() }).succeeds();
         agent.start();
         wait::until("the machine to be online", std::time::Duration::from_secs(60), || {

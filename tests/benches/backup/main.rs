@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use cost::Cost;
-use holdfast::Holdfast;
+use holdfast::{Compression, Holdfast};
 use peer::Peer;
 use report::{Report, Row};
 
@@ -58,7 +58,8 @@ fn main() {
             let disk = options.work.join("disk.raw");
             show(&options, "day1", &disk);
             let mut program: Box<dyn Program> = match name.as_str() {
-                "holdfast" => Box::new(Holdfast::start(&folder, &disk)),
+                "holdfast" => Box::new(Holdfast::start(&folder, &disk, Compression::Usual)),
+                "holdfast-dense" => Box::new(Holdfast::start(&folder, &disk, Compression::Dense)),
                 peer => Box::new(Peer::start(peer, &folder)),
             };
             measure(program.as_mut(), name, &disk, &options, &mut report);

@@ -5,8 +5,8 @@ CREATE TABLE name_claims (
     name       text NOT NULL CHECK (name <> ''),
     -- BLAKE3 of the object.
     hash       bytea NOT NULL CHECK (octet_length(hash) = 32),
-    -- The object, unless it is large: whoever finds a claim whose owner was killed writes it.
-    content    bytea CHECK (octet_length(content) <= 16777216),
+    -- The object, unless it is a segment: whoever finds a claim whose owner was killed writes it.
+    content    bytea,
     claimed_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (vault_id, name)
 );

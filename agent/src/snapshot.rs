@@ -16,6 +16,7 @@ pub(crate) mod watchdog;
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -100,6 +101,14 @@ impl SnapshotDisk {
             hold: Hold::Clone,
             broken: AtomicBool::new(false),
         })
+    }
+
+    /// What a read of it may hang on: the name alone may be another device's by now.
+    pub(crate) fn place(&self) -> String {
+        match self.file.metadata() {
+            Ok(file) => format!("{} {} {}", self.name, file.dev(), file.rdev()),
+            Err(_) => self.name.clone(),
+        }
     }
 
     pub(crate) fn to_wire(&self) -> Disk {

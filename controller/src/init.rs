@@ -35,6 +35,8 @@ pub(crate) enum InitError {
     KeyName { path: PathBuf, source: io::Error },
     #[error("the vault in {place} cannot be made or opened")]
     Vault { place: VaultPlace, source: VaultError },
+    #[error("the vault in {place} was made without --names-in-database, and that cannot be changed")]
+    NamesFixed { place: VaultPlace },
     #[error("the configuration cannot be written as TOML")]
     Encode { source: toml::ser::Error },
 }
@@ -64,6 +66,7 @@ impl InitError {
             Self::Vault { source: VaultError::ExposedKeyFile { path, .. }, .. } => {
                 Some(format!("run `chmod 600 {path}`"))
             }
+            Self::NamesFixed { .. } => Some("leave it out, or make a new vault in another place with --new-vault".to_owned()),
             Self::Vault { source, .. } => Some(
                 source
                     .next_step()
@@ -149,6 +152,9 @@ async fn make_vault(config: &InitConfig, key_path: &Path) -> Result<(), InitErro
         }
         other => other.map_err(vault_error)?,
     };
+    if config.names_in_database && !vault.is_arbitrated() {
+        return Err(InitError::NamesFixed { place: place.clone() });
+    }
     if key_is_new {
         fs::rename(&fresh_path, key_path)
             .and_then(|()| File::open(&config.folders.data)?.sync_all())

@@ -12,11 +12,12 @@ pub(crate) struct DiskPlaces(Arc<Mutex<HashMap<String, Arc<Semaphore>>>>);
 pub(super) type DiskPlace = OwnedSemaphorePermit;
 
 impl DiskPlaces {
-    /// Waits for the place on a disk; `None` if it is not free in time.
-    pub(super) async fn take(&self, disk: &str, limit: Duration) -> Option<DiskPlace> {
+    /// Waits for the place on a disk (see [`SnapshotDisk::place`](crate::snapshot::SnapshotDisk::place)); `None` if it is not free in
+    /// time.
+    pub(super) async fn take(&self, disk: String, limit: Duration) -> Option<DiskPlace> {
         let place = {
             let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(places.entry(disk.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(1))))
+            Arc::clone(places.entry(disk).or_insert_with(|| Arc::new(Semaphore::new(1))))
         };
         tokio::time::timeout(limit, place.acquire_owned()).await.ok()?.ok()
     }

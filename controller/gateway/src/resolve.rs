@@ -93,6 +93,10 @@ impl Gateway {
     /// # Errors
     /// If vault or catalogue do not answer: what was settled until then stays settled.
     pub async fn resolve(&self) -> Result<(), Status> {
+        match self.inner.vault.finish_claims().await {
+            Ok(_) => {}
+            Err(error) => warn!(reason = chain(&error), "what was claimed long ago is not stored"),
+        }
         let commits = within(self.inner.authority.unsettled_commits()).await;
         for commit in commits.as_deref().unwrap_or_default() {
             if let Err(status) = self.settle(commit).await {
@@ -149,12 +153,10 @@ impl Gateway {
         let vault = &self.inner.vault;
         let failed = |error: VaultError| status_of(&error);
         let Backups { unconcluded, decisions } = vault.backups(machine).await.map_err(failed)?;
-        let known = within(self.inner.authority.known_points(MachineId(machine))).await?;
+        let kept = within(self.inner.authority.kept_points(MachineId(machine))).await?;
         for open in unconcluded {
             // It was a point, and the storage lost it: an abort in its place would let go what it needs if it is put back.
-            if known.contains_key(&open.seq)
-                && vault.standing(machine, open.seq).await.map_err(failed)?.state != PointState::Purged
-            {
+            if kept.iter().any(|point| point.seq == open.seq) {
                 continue;
             }
             if within(self.inner.authority.is_live(StepId(open.step_id), open.attempt)).await? {
@@ -170,6 +172,7 @@ impl Gateway {
                 Outcome::Aborted { .. } => info!(%machine, seq = open.seq, "a dead backup is concluded"),
             }
         }
+        let known = within(self.inner.authority.known_points(MachineId(machine))).await?;
         let settled = self.inner.settled.of(machine);
         for (seq, decisions) in decisions {
             if settled.contains(&seq) || known.get(&seq).is_some_and(|known| *known >= decisions) {

@@ -13,7 +13,7 @@ use crate::{OpenBackup, Outcome, Vault, VaultError};
 pub struct Backups {
     /// Those without an outcome. One whose `open` object is damaged has nil ids: it can only be concluded.
     pub unconcluded: Vec<OpenBackup>,
-    /// How much was decided about each of the others, points and aborts, by its sequence number.
+    /// How much was decided about each of the others, points and aborts, by its sequence number; and about points that the storage lost.
     pub decisions: BTreeMap<u64, u32>,
 }
 
@@ -32,12 +32,12 @@ impl Vault {
 
     /// All backups of a machine.
     pub async fn backups(&self, machine: Uuid) -> Result<Backups, VaultError> {
-        let PointNames { seqs, events } = self.point_names(machine).await?;
-        let last = |seq| events.get(&seq).and_then(|numbers| numbers.last().copied()).unwrap_or(0);
-        let decisions: BTreeMap<u64, u32> = seqs.into_keys().map(|seq| (seq, last(seq))).collect();
+        let names = self.point_names(machine).await?;
+        let last = |seq| names.events.get(&seq).and_then(|numbers| numbers.last().copied()).unwrap_or(0);
+        let decisions = names.known().into_iter().map(|seq| (seq, last(seq))).collect();
         let mut open = Vec::new();
         for seq in self.open_seqs(machine).await? {
-            if decisions.contains_key(&seq) {
+            if names.seqs.contains_key(&seq) {
                 continue;
             }
             open.push(match self.read_open(machine, seq).await {

@@ -317,6 +317,9 @@ impl CollectionRun {
     }
 
     async fn look_at(&mut self, machine: Uuid, purge: Purge) -> Result<Mark, VaultError> {
+        if purge == Purge::Decided {
+            self.conclude_lost(machine).await?;
+        }
         let mut purged = BTreeSet::new();
         for (seq, standing) in self.windows_over(machine).await? {
             if purge == Purge::Decided && !self.vault.purge_point(machine, seq, &standing).await? {
@@ -334,6 +337,18 @@ impl CollectionRun {
         Ok(mark)
     }
 
+    /// Of points that the storage lost and that were given up, what was sent for them is of no more use.
+    async fn conclude_lost(&self, machine: Uuid) -> Result<(), VaultError> {
+        let names = self.vault.point_names(machine).await?;
+        for (seq, numbers) in names.events.iter().filter(|(seq, _)| !names.seqs.contains_key(seq)) {
+            let standing = self.vault.standing_by(machine, *seq, Some(numbers)).await?;
+            if standing.state == PointState::Purged {
+                self.vault.conclude(machine, *seq, "the storage lost it, and it was given up").await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Points whose window the vault's time has left behind, and where they stand.
     async fn windows_over(&self, machine: Uuid) -> Result<BTreeMap<u64, Standing>, VaultError> {
         let mut over = BTreeMap::new();
@@ -348,7 +363,7 @@ impl CollectionRun {
             let standing = self.vault.standing_by(machine, *seq, Some(numbers)).await?;
             if let PointState::SoftDeleted(deletion) = &standing.state
                 && standing.lock.is_none_or(|lock| lock.until <= self.vault_time())
-                && self.is_over(deletion).await?
+                && self.is_over(deletion, names.decided_at.get(seq)).await?
             {
                 over.insert(*seq, standing);
             }
@@ -357,13 +372,19 @@ impl CollectionRun {
     }
 
     /// A window begins when the first collection after the deletion sees it: no clock but the vault's ends it. If the vault's time
-    /// stood still then, it begins when the point was deleted: what an operator's word makes up for was before.
-    async fn is_over(&self, deletion: &Deletion) -> Result<bool, VaultError> {
+    /// stood still then, it begins when the point was deleted: what an operator's word makes up for was before. In no case does it begin
+    /// before the decision was stored, which may be long after it was made.
+    async fn is_over(
+        &self,
+        deletion: &Deletion,
+        stored_at: Option<&DateTime<Utc>>,
+    ) -> Result<bool, VaultError> {
         if deletion.epoch >= self.collection.epoch {
             return Ok(false);
         }
         let seen = self.vault.first_time(deletion.epoch + 1..self.collection.epoch).await?;
-        let begin = seen.unwrap_or(self.collection.vault_time).max(deletion.at.timestamp_micros());
+        let decided = deletion.at.max(stored_at.copied().unwrap_or(deletion.at));
+        let begin = seen.unwrap_or(self.collection.vault_time).max(decided.timestamp_micros());
         let passed = self.collection.vault_time.saturating_sub(begin);
         Ok(u128::try_from(passed).is_ok_and(|passed| passed >= deletion.window.as_micros()))
     }

@@ -181,8 +181,8 @@ impl VaultError {
                 "use an https:// endpoint, with ca_file if its authority is private; in a network that you trust set allow_http",
             ),
             Self::CreatesTwice => Some(
-                "use a storage that honours conditional writes: docs/operating.md lists those that were tried; or give \
-                 --names-in-database: the controllers' database then says who takes a name",
+                "use a storage that honours conditional writes: docs/operating.md lists those that were tried; or make a new \
+                 vault with `init --names-in-database`: the controllers' database then says who takes a name",
             ),
             Self::NoArbiter => Some("if nothing else changes the vault's keys at this time, give --alone"),
             Self::NotEnforced {

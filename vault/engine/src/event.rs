@@ -24,6 +24,8 @@ pub(crate) struct PointNames {
     pub(crate) seqs: BTreeMap<u64, DateTime<Utc>>,
     /// The numbers of the events of each, ascending.
     pub(crate) events: BTreeMap<u64, Vec<u32>>,
+    /// When the storage got the last one of each.
+    pub(crate) decided_at: BTreeMap<u64, DateTime<Utc>>,
 }
 
 /// What a listing tells of an outcome. Where it is another one, an older copy of the vault was put in its place: what became of the
@@ -93,7 +95,6 @@ impl Vault {
         seq: u64,
         standing: &Standing,
     ) -> Result<bool, VaultError> {
-        self.presence(machine, seq).await?;
         let epoch = self.newest_collection().await?;
         let event = next_event(machine, seq, standing, epoch, Action::Purge, "garbage collection");
         if self.create_event(&event).await? == Created::Before {
@@ -168,6 +169,8 @@ impl Vault {
                 names.seqs.insert(seq, meta.last_modified);
             } else if let Some((seq, number)) = name::event_of(&meta.location) {
                 names.events.entry(seq).or_default().push(number);
+                let last = names.decided_at.entry(seq).or_insert(meta.last_modified);
+                *last = meta.last_modified.max(*last);
             }
         }
         names.events.values_mut().for_each(|numbers| numbers.sort_unstable());

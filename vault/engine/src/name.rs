@@ -73,6 +73,11 @@ pub(crate) fn segment(machine: Uuid, seq: u64, number: u32, generation: u32) -> 
     format!("seg/{machine}/{seq:020}/{number:08}.{generation}")
 }
 
+/// Whether it is the name of a segment.
+pub(crate) fn is_segment(name: &str) -> bool {
+    name.starts_with("seg/")
+}
+
 /// The sequence number that a name of `open/` or `points/` ends with. Other files, such as a temporary one of a writer
 /// that was killed, are none of ours.
 pub(crate) fn seq_of(path: &Path) -> Option<u64> {

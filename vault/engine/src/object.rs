@@ -9,7 +9,7 @@ use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt
 
 use crate::VaultError;
 
-pub(crate) use create::{Created, create};
+pub(crate) use create::{Created, create, finish_stale};
 
 /// Largest object that is read whole: a point with very deep stacks.
 const MAX_RECORD: u64 = 256 << 20;

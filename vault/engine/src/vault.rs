@@ -258,6 +258,18 @@ impl Vault {
         self.inner.ring.vault
     }
 
+    /// Stores what others claimed a name for ten minutes ago or more, and did not store. Nothing in a vault whose storage gives names
+    /// out.
+    pub async fn finish_claims(&self) -> Result<usize, VaultError> {
+        object::finish_stale(self.storage()).await
+    }
+
+    /// Whether the controllers' database gives its names out.
+    #[must_use]
+    pub fn is_arbitrated(&self) -> bool {
+        self.storage().is_arbitrated()
+    }
+
     /// Machines that ever began a backup here.
     pub async fn machines(&self) -> Result<Vec<Uuid>, VaultError> {
         let mut machines = Vec::new();

@@ -38,6 +38,8 @@ const TOGETHER: usize = 16 << 10;
 const MAX_FREED: u64 = 64 << 30;
 /// Of what is written: it is read rarely and kept long.
 const LEVEL: i32 = 3;
+/// So many names may have been taken for a segment that is to be replaced, by collectors that were killed.
+const GENERATIONS_TRIED: usize = 4;
 
 /// Generations of a segment that are there, with their sizes in bytes.
 type Generations = BTreeMap<u32, u64>;
@@ -232,22 +234,32 @@ impl Vault {
     /// meanwhile.
     async fn rewrite(&self, rewrite: Rewrite) -> Result<Option<u64>, VaultError> {
         let Rewrite { from, generation, needed, .. } = rewrite;
-        let id = SegmentId { generation, ..from };
-        let (segment, bytes) = match self.left_of(from, id, &needed).await {
+        for generation in (generation..).take(GENERATIONS_TRIED) {
+            match self.rewrite_as(from, SegmentId { generation, ..from }, &needed).await {
+                // Its collector is at it, or was killed: if it comes after all, a higher one makes it superfluous.
+                Err(VaultError::Unfinished { object }) => {
+                    warn!(object, "another collector has begun to compact a segment");
+                }
+                rewritten => return rewritten,
+            }
+        }
+        Ok(None)
+    }
+
+    async fn rewrite_as(
+        &self,
+        from: SegmentId,
+        id: SegmentId,
+        needed: &Arc<Needed>,
+    ) -> Result<Option<u64>, VaultError> {
+        let (segment, bytes) = match self.left_of(from, id, needed).await {
             Ok(left) => left,
             Err(VaultError::Missing { .. }) => return Ok(None),
             Err(error) => return Err(error),
         };
         // Another collector may have been faster: what it wrote counts if it has what is needed.
-        match object::create(self.storage(), &id.name(), bytes).await {
-            Ok(Created::Now) => self.check_mounted().await?,
-            Ok(Created::Before) => {}
-            // Its collector is at it, or was killed: then the segment stays as it is.
-            Err(VaultError::Unfinished { object }) => {
-                warn!(object, "a segment is not compacted: another collector has begun to");
-                return Ok(None);
-            }
-            Err(error) => return Err(error),
+        if object::create(self.storage(), &id.name(), bytes).await? == Created::Now {
+            self.check_mounted().await?;
         }
         crash_point("engine::segment_replaced");
         self.read_back(id).await?;

@@ -60,7 +60,7 @@ async fn claim_and_write(
     bytes: &Bytes,
 ) -> Result<Created, VaultError> {
     let claim = Claim::of(name, bytes);
-    let holder = arbitration.claim(&claim).await?;
+    let holder = arbitration.claim(&claim, storage.patience()).await?;
     crash_point("engine::name_claimed");
     // Only now: what was stored before was let go after that.
     let created = match is_stored(storage, name, bytes).await? {
@@ -68,14 +68,28 @@ async fn claim_and_write(
         Some(false) => Created::Before,
         None if holder.hash == claim.hash => write(storage, name, bytes, PutMode::Overwrite).await?,
         None => {
-            let unfinished = || VaultError::Unfinished { object: name.to_owned() };
-            let theirs = holder.content.as_ref().ok_or_else(unfinished)?;
-            write(storage, name, theirs, PutMode::Overwrite).await?;
+            write(storage, name, holder.content()?, PutMode::Overwrite).await?;
             Created::Before
         }
     };
     arbitration.release(&holder).await;
     Ok(created)
+}
+
+/// Stores what was claimed long ago by somebody who was killed, or gave up: as long as that is not there, it may come at any time,
+/// whatever was decided since. Answers how much that was.
+pub(crate) async fn finish_stale(storage: &Storage) -> Result<usize, VaultError> {
+    let Some(arbitration) = storage.arbitration()? else { return Ok(0) };
+    let stale = arbitration.stale().await?;
+    for claim in &stale {
+        if is_stored(storage, &claim.name, claim.content()?).await?.is_none() {
+            write(storage, &claim.name, claim.content()?, PutMode::Overwrite).await?;
+            storage.settle(&claim.name).await?;
+            info!(name = claim.name, "what somebody began to store is stored");
+        }
+        arbitration.release(claim).await;
+    }
+    Ok(stale.len())
 }
 
 async fn write(storage: &Storage, name: &str, bytes: &Bytes, mode: PutMode) -> Result<Created, VaultError> {

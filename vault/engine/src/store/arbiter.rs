@@ -5,19 +5,25 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use tracing::debug;
+use tokio::time::Instant;
+use tracing::{debug, info};
 use uuid::Uuid;
 
-use crate::VaultError;
+use holdfast_vault_format::cell_hash;
+
+use crate::{VaultError, name};
 
 use super::Storage;
 
-/// An object up to this size is kept with its claim until it is stored, so that whoever finds a claim whose owner was killed stores
-/// it. Larger are only segments, whose names nobody needs after that.
-const KEPT_BYTES: usize = 16 << 20;
+/// How long one question may take. It is asked again as long as a write would be tried.
+const PATIENCE: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(500);
+/// A claim that is so old is nobody's who is at work: what it is for is stored for its owner.
+const STALE: Duration = Duration::from_secs(600);
 
 /// What somebody who gives names out says when that fails.
 pub type ArbiterError = Box<dyn std::error::Error + Send + Sync>;
@@ -28,24 +34,37 @@ pub struct Claim {
     pub name: String,
     /// BLAKE3 of the bytes.
     pub hash: [u8; 32],
-    /// The bytes, up to 16 MiB.
+    /// The bytes, unless they are a segment: whoever finds the claim of somebody who was killed stores them. Nobody needs the name of a
+    /// segment but its writer.
     pub content: Option<Bytes>,
 }
 
 impl Claim {
     pub(crate) fn of(name: &str, bytes: &Bytes) -> Self {
-        let content = (bytes.len() <= KEPT_BYTES).then(|| bytes.clone());
-        Self { name: name.to_owned(), hash: *blake3::hash(bytes).as_bytes(), content }
+        let content = (!name::is_segment(name)).then(|| bytes.clone());
+        Self { name: name.to_owned(), hash: cell_hash(bytes), content }
+    }
+
+    /// What it is for.
+    ///
+    /// # Errors
+    /// [`VaultError::Unfinished`] if that is its owner's to know.
+    pub(crate) fn content(&self) -> Result<&Bytes, VaultError> {
+        let content = self.content.as_ref().filter(|content| cell_hash(content) == self.hash);
+        content.ok_or_else(|| VaultError::Unfinished { object: self.name.clone() })
     }
 }
 
 /// Gives the names of vaults out. All gateways of a vault have to ask the same.
 pub trait Arbiter: fmt::Debug + Send + Sync {
-    /// Answers the claim that holds the name, durably: this one, unless there was another.
+    /// Answers the claim that holds the name, durably: this one, unless there was another. Of this one the content may be left out.
     fn claim<'a>(&'a self, vault: Uuid, claim: &'a Claim) -> BoxFuture<'a, Result<Claim, ArbiterError>>;
 
     /// Forgets exactly this claim, if it is there.
     fn release<'a>(&'a self, vault: Uuid, claim: &'a Claim) -> BoxFuture<'a, Result<(), ArbiterError>>;
+
+    /// Some of the claims with content that are at least so old.
+    fn stale(&self, vault: Uuid, age: Duration) -> BoxFuture<'_, Result<Vec<Claim>, ArbiterError>>;
 }
 
 /// For who knows that nobody else writes to the vault.
@@ -60,6 +79,10 @@ impl Arbiter for Alone {
     fn release<'a>(&'a self, _: Uuid, _: &'a Claim) -> BoxFuture<'a, Result<(), ArbiterError>> {
         Box::pin(async { Ok(()) })
     }
+
+    fn stale(&self, _: Uuid, _: Duration) -> BoxFuture<'_, Result<Vec<Claim>, ArbiterError>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
 }
 
 /// An arbiter and the vault it is asked for.
@@ -70,18 +93,38 @@ pub(crate) struct Arbitration<'a> {
 }
 
 impl Arbitration<'_> {
-    /// Answers the claim that holds the name.
-    pub(crate) async fn claim(&self, claim: &Claim) -> Result<Claim, VaultError> {
-        let claimed = self.arbiter.claim(self.vault, claim).await;
-        claimed.map_err(|source| VaultError::Arbiter { object: claim.name.clone(), source })
+    /// Answers the claim that holds the name. Asks again for so long.
+    pub(crate) async fn claim(&self, claim: &Claim, patience: Duration) -> Result<Claim, VaultError> {
+        let give_up_at = Instant::now() + patience;
+        loop {
+            let error = match in_time(self.arbiter.claim(self.vault, claim)).await {
+                Ok(holder) => return Ok(holder),
+                Err(error) => error,
+            };
+            let wait = PAUSE.mul_f64(rand::random());
+            if Instant::now() + wait >= give_up_at {
+                return Err(VaultError::Arbiter { object: claim.name.clone(), source: error });
+            }
+            info!(name = claim.name, %error, "who takes a name is not known: again");
+            tokio::time::sleep(wait).await;
+        }
     }
 
-    /// What cannot be let go now is let go by whoever finds it.
+    /// What cannot be let go now is let go when it is stale.
     pub(crate) async fn release(&self, claim: &Claim) {
-        if let Err(error) = self.arbiter.release(self.vault, claim).await {
+        if let Err(error) = in_time(self.arbiter.release(self.vault, claim)).await {
             debug!(name = claim.name, %error, "a name that was taken stays claimed");
         }
     }
+
+    pub(crate) async fn stale(&self) -> Result<Vec<Claim>, VaultError> {
+        let stale = in_time(self.arbiter.stale(self.vault, STALE)).await;
+        stale.map_err(|source| VaultError::Arbiter { object: "claims".to_owned(), source })
+    }
+}
+
+async fn in_time<T>(asked: BoxFuture<'_, Result<T, ArbiterError>>) -> Result<T, ArbiterError> {
+    tokio::time::timeout(PATIENCE, asked).await.map_err(ArbiterError::from).flatten()
 }
 
 impl Storage {
@@ -100,6 +143,10 @@ impl Storage {
     /// The same, for a vault whose names the storage does not give out.
     pub(crate) fn arbitrated(self, vault: Uuid) -> Self {
         Self { arbitrated: Some(vault), ..self }
+    }
+
+    pub(crate) fn is_arbitrated(&self) -> bool {
+        self.arbitrated.is_some()
     }
 
     /// Who is asked before an object is created; `None` where the storage itself refuses the second one.

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use holdfast_vault_engine::{
-    Arbiter, ArbiterError, Backup, Claim, ClockTrust, CollectOptions, Compaction, KeyFile, Outcome, Storage,
-    Vault, VaultError,
+    Arbiter, ArbiterError, Backup, Claim, ClockTrust, CollectOptions, Compaction, KeyFile, Outcome,
+    PointState, Storage, Vault, VaultError,
 };
 use object_store::memory::InMemory;
 use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutOptions};
@@ -38,6 +38,13 @@ impl Arbiter for Names {
                 names.remove(&claim.name);
             }
             Ok(())
+        })
+    }
+
+    /// All of them are, here.
+    fn stale(&self, _: Uuid, _: Duration) -> BoxFuture<'_, Result<Vec<Claim>, ArbiterError>> {
+        Box::pin(async {
+            Ok(self.0.lock().unwrap().values().filter(|claim| claim.content.is_some()).cloned().collect())
         })
     }
 }
@@ -169,7 +176,26 @@ async fn what_a_killed_gateway_took_the_name_of_is_stored_by_the_next() {
     assert!(place.claimed().is_empty(), "{:?}", place.claimed());
 }
 
-/// Too large to be kept: whoever took the name would have to store it.
+/// An outage that lasts: nobody asks for the name again, and weeks later what was decided then would come into force.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_given_up_is_stored_when_the_storage_is_back() {
+    let place = Place::new().await;
+    let (vault, machine) = (place.open().await, Uuid::new_v4());
+    let image = Image::noise(3, MIB);
+    let point = back_up(&vault, machine, &[("sda", &image)]).await.unwrap();
+    let away = Faulty::over(Arc::clone(&place.objects), Fault::Stopped, "points/", 0, usize::MAX);
+    let error =
+        place.open_through(away).await.decide_point(machine, point.seq, AT_ONCE, "eva").await.unwrap_err();
+    assert!(matches!(error, VaultError::Storage { .. }), "{error:?}");
+    let state = async || vault.standing(machine, point.seq).await.unwrap().state;
+    assert_eq!(state().await, PointState::Listed);
+    assert_eq!(vault.finish_claims().await.unwrap(), 1);
+    assert!(matches!(state().await, PointState::SoftDeleted(_)));
+    assert!(place.claimed().is_empty(), "{:?}", place.claimed());
+    assert_eq!(vault.finish_claims().await.unwrap(), 0);
+}
+
+/// It is not kept with the claim: whoever took the name would have to store it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_segment_of_which_only_the_name_is_taken_stops_nothing_else() {
     let place = Place::new().await;
@@ -197,9 +223,7 @@ async fn a_segment_of_which_only_the_name_is_taken_stops_nothing_else() {
         };
         vault.collect(options, |_| {}).await.unwrap()
     };
-    let report = collect().await;
-    assert_eq!((report.held.len(), report.compacted_segments), (0, 0), "{report:?}");
-    place.names.0.lock().unwrap().clear();
+    // The next but one.
     let report = collect().await;
     assert_eq!((report.held.len(), report.compacted_segments), (0, 1), "{report:?}");
     assert!(restore(&vault, &kept, "sda").await.unwrap() == image);

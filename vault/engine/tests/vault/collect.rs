@@ -259,9 +259,8 @@ async fn a_point_that_the_storage_lost_holds_collections_until_it_is_given_up() 
     let report = vault.collect(options(), |_| {}).await.unwrap();
     assert!(report.held.is_empty() && report.purged.len() == 1, "{report:?}");
     assert_eq!(vault.points(machine).await.unwrap().len(), 2);
-    // The catalogue may not know yet. That nobody works on the backup any more is the gateway's to say.
+    // The catalogue may not know yet.
     assert!(vault.collect(options(), |_| {}).await.unwrap().held.is_empty());
-    vault.conclude(machine, lost, "it was given up").await.unwrap();
     assert!(vault.collect(options(), |_| {}).await.unwrap().held.is_empty());
     assert!(!test.objects().iter().any(its_segment));
 

@@ -65,6 +65,24 @@ async fn a_clock_that_leaps_ends_no_window() {
     assert_eq!(test.vault.collect(trusted, |_| {}).await.unwrap().purged.len(), 1);
 }
 
+/// Whoever began to store a decision may have been killed, and it is stored weeks later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_window_does_not_begin_before_the_decision_is_stored() {
+    let test = TestVault::new().await;
+    let machine = Uuid::new_v4();
+    let image = Image::mixed(28, MIB);
+    let point = back_up(&test.vault, machine, &[("sda", &image)]).await.unwrap();
+    let (start, day) = (Utc::now(), TimeDelta::days(1));
+    let delete = Action::Delete { window_seconds: 14 * 86_400 };
+    test.vault.decide_point(machine, point.seq, delete, "eva").await.unwrap();
+    let event = test.path.join(format!("points/{machine}/{:020}.{:08}", point.seq, 1));
+    std::fs::File::open(event).unwrap().set_modified((start + day * 20).into()).unwrap();
+    for days in 1..34 {
+        assert_eq!(collect_at(&test.vault, start + day * days).await.purged, [], "after {days} days");
+    }
+    assert_eq!(collect_at(&test.vault, start + day * 34).await.purged.len(), 1);
+}
+
 /// Deleted while the vault's time stood still: what an operator's word makes up for does not count.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_window_does_not_begin_before_the_deletion() {

@@ -2,7 +2,7 @@
 //! is freed, and everything else restores.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use holdfast_tests::{Image, Postgres, World, wait};
@@ -17,6 +17,7 @@ struct Rig {
     world: World,
     _agent: holdfast_tests::Agent,
     /// Points, oldest first, and what the disk was.
+    image: Image,
     points: Vec<(String, PathBuf)>,
 }
 
@@ -32,7 +33,7 @@ impl Rig {
             image.copy(&copy);
             points.push((world.back_up("web1"), copy));
         }
-        Self { world, _agent: agent, points }
+        Self { world, image, _agent: agent, points }
     }
 
     fn id(&self, index: usize) -> &str {
@@ -172,6 +173,54 @@ fn what_a_purged_point_alone_needed_is_freed() {
 
     let next = world.back_up("web1");
     world.assert_restores(&next, "data", &world.path("disk.raw"));
+}
+
+/// The newest one: its backup looks as if nobody worked on it any more. It can be put back, until somebody gives it up.
+#[test]
+fn a_point_that_the_storage_lost_can_be_put_back_or_given_up() {
+    let window = Duration::from_secs(2);
+    let mut rig = Rig::with_points(&[("window", "2s")], 2);
+    let names = |folder: &Path| fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let machine = names(&rig.world.controller.vault_dir().join("points")).next().unwrap();
+    let newest = names(&machine).max().unwrap();
+    let away = rig.world.path("away");
+    fs::rename(&newest, &away).unwrap();
+    // Passes of the resolver, also of one that remembers nothing.
+    rig.world.controller.kill();
+    rig.world.controller.start();
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(!newest.try_exists().unwrap(), "something took its place");
+    rig.image.fill(0, SIZE, 9);
+    let copy = rig.world.path("next.raw");
+    rig.image.copy(&copy);
+    let next = rig.world.back_up("web1");
+    rig.points.push((next, copy));
+    let held = rig.collect(&[]);
+    assert!(held["held_machines"][0]["reason"].as_str().unwrap().contains("is missing"), "{held}");
+    fs::rename(&away, &newest).unwrap();
+    rig.assert_restore(&[0, 1, 2]);
+    assert_eq!(rig.collect(&[])["held_machines"], Value::Array(Vec::new()));
+
+    fs::remove_file(&newest).unwrap();
+    assert_ne!(rig.collect(&[])["held_machines"], Value::Array(Vec::new()));
+    let _ = rig.world.cli.run(&["point", "delete", rig.id(1)]).succeeds();
+    assert_eq!(rig.listed(&[]), rig.ids(&[0, 2]));
+    let full = rig.world.vault().segment_bytes();
+    let _ = rig.collect(&[]);
+    std::thread::sleep(window);
+    let done = rig.collect(&[]);
+    assert_eq!(
+        (&done["purged_points"], &done["held_machines"]),
+        (&1.into(), &Value::Array(Vec::new())),
+        "{done}"
+    );
+    wait::until("what it needed to go", PATIENCE, || {
+        let _ = rig.collect(&[]);
+        (rig.world.vault().segment_bytes() < full - SIZE / 2).then_some(())
+    });
+    assert_eq!(rig.listed(&["--deleted"]), rig.ids(&[0, 2]));
+    rig.assert_restore(&[0, 2]);
+    rig.world.assert_catalogue_is_the_vault();
 }
 
 #[test]

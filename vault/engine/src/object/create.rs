@@ -80,16 +80,28 @@ async fn claim_and_write(
 /// whatever was decided since. Answers how much that was.
 pub(crate) async fn finish_stale(storage: &Storage) -> Result<usize, VaultError> {
     let Some(arbitration) = storage.arbitration()? else { return Ok(0) };
-    let stale = arbitration.stale().await?;
-    for claim in &stale {
-        if is_stored(storage, &claim.name, claim.content()?).await?.is_none() {
-            write(storage, &claim.name, claim.content()?, PutMode::Overwrite).await?;
-            storage.settle(&claim.name).await?;
-            info!(name = claim.name, "what somebody began to store is stored");
+    let (mut finished, mut failed) = (0, Ok(()));
+    for claim in &arbitration.stale().await? {
+        match finish(storage, claim).await {
+            Ok(()) => {
+                arbitration.release(claim).await;
+                finished += 1;
+            }
+            // The others are not to wait for it.
+            Err(error) => failed = Err(error),
         }
-        arbitration.release(claim).await;
     }
-    Ok(stale.len())
+    failed.map(|()| finished)
+}
+
+async fn finish(storage: &Storage, claim: &Claim) -> Result<(), VaultError> {
+    let content = claim.content()?;
+    if is_stored(storage, &claim.name, content).await?.is_none() {
+        write(storage, &claim.name, content, PutMode::Overwrite).await?;
+        storage.settle(&claim.name).await?;
+        info!(name = claim.name, "what somebody began to store is stored");
+    }
+    Ok(())
 }
 
 async fn write(storage: &Storage, name: &str, bytes: &Bytes, mode: PutMode) -> Result<Created, VaultError> {

@@ -14,7 +14,7 @@ pub(crate) mod take;
 pub(crate) mod undertaking;
 pub(crate) mod watchdog;
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
@@ -49,6 +49,8 @@ pub(crate) struct SnapshotDisk {
     /// Where others can read it, as long as it is held.
     pub(crate) path: PathBuf,
     pub(crate) hold: Hold,
+    /// What a read of it may hang on: the name alone may be another device's by now.
+    pub(crate) place: String,
     /// Once broken, always broken.
     broken: AtomicBool,
 }
@@ -73,6 +75,10 @@ impl Snapshot {
     }
 }
 
+fn place(disk: &str, metadata: &Metadata) -> String {
+    format!("{disk} {} {}", metadata.dev(), metadata.rdev())
+}
+
 impl SnapshotDisk {
     /// Confirms that nobody wrote to it up to now: what was read before this call returns `Ok` is the snapshot. May wait for
     /// the disk, unless it is held by a lease.
@@ -93,22 +99,16 @@ impl SnapshotDisk {
 
     fn of_clone(directory: &CloneDir, name: &CloneName) -> io::Result<Self> {
         let file = directory.open_clone(name)?;
+        let metadata = file.metadata()?;
         Ok(Self {
             name: name.disk.clone(),
-            size_bytes: file.metadata()?.len(),
+            size_bytes: metadata.len(),
+            place: place(&name.disk, &metadata),
             file,
             path: directory.path(name),
             hold: Hold::Clone,
             broken: AtomicBool::new(false),
         })
-    }
-
-    /// What a read of it may hang on: the name alone may be another device's by now.
-    pub(crate) fn place(&self) -> String {
-        match self.file.metadata() {
-            Ok(file) => format!("{} {} {}", self.name, file.dev(), file.rdev()),
-            Err(_) => self.name.clone(),
-        }
     }
 
     pub(crate) fn to_wire(&self) -> Disk {

@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::sync::atomic::AtomicBool;
 
 use super::device::{self, WriteCount};
-use super::{Hold, SnapshotDisk, SnapshotError, lease};
+use super::{Hold, SnapshotDisk, SnapshotError, lease, place};
 use crate::disk::DiskSource;
 
 /// Opens a disk so that nobody can change it unnoticed.
@@ -28,6 +28,7 @@ pub(super) fn hold(source: &DiskSource) -> Result<SnapshotDisk, SnapshotError> {
     Ok(SnapshotDisk {
         name: source.name.clone(),
         size_bytes,
+        place: place(&source.name, &metadata),
         file,
         path: source.path.clone(),
         hold,

@@ -12,7 +12,7 @@ pub(crate) struct DiskPlaces(Arc<Mutex<HashMap<String, Arc<Semaphore>>>>);
 pub(super) type DiskPlace = OwnedSemaphorePermit;
 
 impl DiskPlaces {
-    /// Waits for the place on a disk (see [`SnapshotDisk::place`](crate::snapshot::SnapshotDisk::place)); `None` if it is not free in
+    /// Waits for the place on a disk (see [`SnapshotDisk::place`](crate::snapshot::SnapshotDisk)); `None` if it is not free in
     /// time.
     pub(super) async fn take(&self, disk: String, limit: Duration) -> Option<DiskPlace> {
         let place = {

@@ -57,7 +57,7 @@ impl DiskScan {
         let DiskScan { transfer, disk, base: known, cell_blocks, batches, meter, scans, stop, .. } = self;
         let (wait, limit) = (Arc::new(DiskWait::default()), transfer.config.timing.stall_timeout);
         let silent = || TransferError::Silent { disk: known.name.clone(), limit_s: limit.as_secs() };
-        let place = transfer.snapshot.disks[disk].place();
+        let place = transfer.snapshot.disks[disk].place.clone();
         let place = transfer.places.take(place, limit).await.ok_or_else(silent)?;
         let layout = if known.base_size_bytes == 0 { Layout::Aligned } else { Layout::Gathered };
         let waiting = Arc::clone(&wait);

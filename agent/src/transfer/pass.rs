@@ -87,7 +87,7 @@ impl Transfer {
         let limit = self.config.timing.stall_timeout;
         for (index, disk) in self.snapshot.disks.iter().enumerate() {
             let silent = || TransferError::Silent { disk: disk.name.clone(), limit_s: limit.as_secs() };
-            let place = self.places.take(disk.place(), limit).await.ok_or_else(silent)?;
+            let place = self.places.take(disk.place.clone(), limit).await.ok_or_else(silent)?;
             let snapshot = Arc::clone(&self.snapshot);
             let check = tokio::task::spawn_blocking(move || {
                 let _place = place;

@@ -93,10 +93,6 @@ impl Gateway {
     /// # Errors
     /// If vault or catalogue do not answer: what was settled until then stays settled.
     pub async fn resolve(&self) -> Result<(), Status> {
-        match self.inner.vault.finish_claims().await {
-            Ok(_) => {}
-            Err(error) => warn!(reason = chain(&error), "what was claimed long ago is not stored"),
-        }
         let commits = within(self.inner.authority.unsettled_commits()).await;
         for commit in commits.as_deref().unwrap_or_default() {
             if let Err(status) = self.settle(commit).await {
@@ -107,6 +103,9 @@ impl Gateway {
             if let Err(status) = self.resolve_machine(machine).await {
                 warn!(%machine, reason = status.message(), "a machine's open ends are not settled");
             }
+        }
+        if let Err(error) = self.inner.vault.finish_claims().await {
+            warn!(reason = chain(&error), "what was claimed long ago is not stored");
         }
         commits.map(|_| ())
     }

@@ -56,7 +56,7 @@ impl Store {
         let rows: Vec<ClaimRow> = sqlx::query_as(
             "SELECT name, hash, content FROM name_claims
              WHERE vault_id = $1 AND claimed_at <= now() - $2::interval AND content IS NOT NULL
-             ORDER BY claimed_at LIMIT 4",
+             ORDER BY random() LIMIT 4",
         )
         .bind(vault)
         .bind(age)

@@ -363,7 +363,7 @@ impl CollectionRun {
             let standing = self.vault.standing_by(machine, *seq, Some(numbers)).await?;
             if let PointState::SoftDeleted(deletion) = &standing.state
                 && standing.lock.is_none_or(|lock| lock.until <= self.vault_time())
-                && self.is_over(deletion, names.decided_at.get(seq)).await?
+                && self.is_over(deletion, names.stored_at.get(&(*seq, deletion.number))).await?
             {
                 over.insert(*seq, standing);
             }
@@ -373,7 +373,7 @@ impl CollectionRun {
 
     /// A window begins when the first collection after the deletion sees it: no clock but the vault's ends it. If the vault's time
     /// stood still then, it begins when the point was deleted: what an operator's word makes up for was before. In no case does it begin
-    /// before the decision was stored, which may be long after it was made.
+    /// before the decision was stored, which may be long after it was made; but a storage whose clock is ahead is not believed.
     async fn is_over(
         &self,
         deletion: &Deletion,
@@ -383,7 +383,8 @@ impl CollectionRun {
             return Ok(false);
         }
         let seen = self.vault.first_time(deletion.epoch + 1..self.collection.epoch).await?;
-        let decided = deletion.at.max(stored_at.copied().unwrap_or(deletion.at));
+        let stored_at = stored_at.copied().filter(|stored_at| *stored_at <= self.options.now);
+        let decided = deletion.at.max(stored_at.unwrap_or(deletion.at));
         let begin = seen.unwrap_or(self.collection.vault_time).max(decided.timestamp_micros());
         let passed = self.collection.vault_time.saturating_sub(begin);
         Ok(u128::try_from(passed).is_ok_and(|passed| passed >= deletion.window.as_micros()))

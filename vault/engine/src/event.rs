@@ -24,8 +24,8 @@ pub(crate) struct PointNames {
     pub(crate) seqs: BTreeMap<u64, DateTime<Utc>>,
     /// The numbers of the events of each, ascending.
     pub(crate) events: BTreeMap<u64, Vec<u32>>,
-    /// When the storage got the last one of each.
-    pub(crate) decided_at: BTreeMap<u64, DateTime<Utc>>,
+    /// When the storage got them.
+    pub(crate) stored_at: BTreeMap<(u64, u32), DateTime<Utc>>,
 }
 
 /// What a listing tells of an outcome. Where it is another one, an older copy of the vault was put in its place: what became of the
@@ -169,8 +169,7 @@ impl Vault {
                 names.seqs.insert(seq, meta.last_modified);
             } else if let Some((seq, number)) = name::event_of(&meta.location) {
                 names.events.entry(seq).or_default().push(number);
-                let last = names.decided_at.entry(seq).or_insert(meta.last_modified);
-                *last = meta.last_modified.max(*last);
+                names.stored_at.insert((seq, number), meta.last_modified);
             }
         }
         names.events.values_mut().for_each(|numbers| numbers.sort_unstable());

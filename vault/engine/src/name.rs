@@ -79,9 +79,14 @@ pub(crate) fn is_segment(name: &str) -> bool {
 }
 
 /// The sequence number that a name of `open/` or `points/` ends with. Other files, such as a temporary one of a writer
-/// that was killed, are none of ours.
+/// that was killed, are none of ours; nor is what lies in folders of somebody else's.
 pub(crate) fn seq_of(path: &Path) -> Option<u64> {
-    parse_seq(path.filename()?)
+    parse_seq(in_folder(path, 2)?)
+}
+
+/// The last part of a path that goes through so many folders.
+fn in_folder(path: &Path, depth: usize) -> Option<&str> {
+    if path.parts().count() == depth + 1 { path.filename() } else { None }
 }
 
 /// A sequence number as names have it: twenty digits.
@@ -91,7 +96,7 @@ pub(crate) fn parse_seq(text: &str) -> Option<u64> {
 
 /// Sequence number and number of an event's name.
 pub(crate) fn event_of(path: &Path) -> Option<(u64, u32)> {
-    let (seq, number) = path.filename()?.split_once('.')?;
+    let (seq, number) = in_folder(path, 2)?.split_once('.')?;
     if number.len() != 8 || !is_digits(number) {
         return None;
     }
@@ -105,7 +110,7 @@ pub(crate) fn seq_folder_of(path: &Path) -> Option<u64> {
 
 /// Number and generation of a segment's name.
 pub(crate) fn segment_of(path: &Path) -> Option<(u32, u32)> {
-    parse_segment(path.filename()?)
+    parse_segment(in_folder(path, 3)?)
 }
 
 /// Whether a file's name is what a segment's is while it is written: followed by `#` and a number.
@@ -125,4 +130,25 @@ fn parse_segment(text: &str) -> Option<(u32, u32)> {
 
 fn is_digits(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_lies_where_it_belongs_is_ours() {
+        let machine = Uuid::from_u128(7);
+        let path = |name: &str| Path::from(name);
+        for name in [open(machine, 12), point(machine, 12)] {
+            assert_eq!(seq_of(&path(&name)), Some(12));
+            assert_eq!(seq_of(&path(&name.replacen('/', "/x/", 1))), None);
+            assert_eq!(seq_of(&path(&format!("{name}/{:020}", 3))), None);
+        }
+        assert_eq!(event_of(&path(&event(machine, 12, 3))), Some((12, 3)));
+        assert_eq!(event_of(&path(&format!("points/{machine}/x/{:020}.{:08}", 12, 3))), None);
+        let segment = segment(machine, 12, 3, 1);
+        assert_eq!((segment_of(&path(&segment)), seq_folder_of(&path(&segment))), (Some((3, 1)), Some(12)));
+        assert_eq!(segment_of(&path(&segment.replacen('/', "/x/", 1))), None);
+    }
 }

@@ -38,6 +38,8 @@ pub struct Deletion {
     pub window: Duration,
     /// The newest collection at that time: the window begins at the next one.
     pub(crate) epoch: u64,
+    /// Of its event.
+    pub(crate) number: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,6 +146,7 @@ impl Standing {
                     actor: event.actor.clone(),
                     window: Duration::from_secs(window_seconds),
                     epoch: event.epoch,
+                    number: event.number,
                 });
             }
             Action::Undelete => self.state = PointState::Listed,

@@ -19,8 +19,8 @@ use crate::{VaultError, name};
 
 use super::Storage;
 
-/// How long one question may take. It is asked again as long as a write would be tried.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long one question may take, which may carry an object of many MiB. It is asked again as long as a write would be tried.
+const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(500);
 /// A claim that is so old is nobody's who is at work: what it is for is stored for its owner.
 const STALE: Duration = Duration::from_secs(600);
@@ -50,8 +50,14 @@ impl Claim {
     /// # Errors
     /// [`VaultError::Unfinished`] if that is its owner's to know.
     pub(crate) fn content(&self) -> Result<&Bytes, VaultError> {
-        let content = self.content.as_ref().filter(|content| cell_hash(content) == self.hash);
-        content.ok_or_else(|| VaultError::Unfinished { object: self.name.clone() })
+        let object = || self.name.clone();
+        let content = self.content.as_ref().ok_or_else(|| VaultError::Unfinished { object: object() })?;
+        if cell_hash(content) == self.hash {
+            Ok(content)
+        } else {
+            let source = "what is kept with its claim does not match its hash".into();
+            Err(VaultError::Arbiter { object: object(), source })
+        }
     }
 }
 

@@ -22,3 +22,19 @@ impl DiskPlaces {
         tokio::time::timeout(limit, place.acquire_owned()).await.ok()?.ok()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_disk_has_one_place_for_all_attempts() {
+        let (places, limit) = (DiskPlaces::default(), Duration::from_secs(300));
+        let hanging = places.take("data 1 2".to_owned(), limit).await.unwrap();
+        let other_attempt = places.clone();
+        assert!(other_attempt.take("data 1 2".to_owned(), limit).await.is_none());
+        let _other_device = other_attempt.take("data 1 3".to_owned(), limit).await.unwrap();
+        drop(hanging);
+        let _answered = other_attempt.take("data 1 2".to_owned(), limit).await.unwrap();
+    }
+}

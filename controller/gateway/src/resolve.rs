@@ -152,7 +152,10 @@ impl Gateway {
         let vault = &self.inner.vault;
         let failed = |error: VaultError| status_of(&error);
         let Backups { unconcluded, decisions } = vault.backups(machine).await.map_err(failed)?;
-        let kept = within(self.inner.authority.kept_points(MachineId(machine))).await?;
+        let kept = match unconcluded.is_empty() {
+            true => Vec::new(),
+            false => within(self.inner.authority.kept_points(MachineId(machine))).await?,
+        };
         for open in unconcluded {
             // It was a point, and the storage lost it: an abort in its place would let go what it needs if it is put back.
             if kept.iter().any(|point| point.seq == open.seq) {

@@ -22,6 +22,7 @@ use uuid::Uuid;
 
 use holdfast_vault_format::collection::{Collection, CondemnedSegment};
 
+use crate::event::PointNames;
 use crate::segment::SegmentId;
 use crate::standing::{Deletion, PointState, Standing};
 use crate::{Vault, VaultError, name, object};
@@ -317,11 +318,12 @@ impl CollectionRun {
     }
 
     async fn look_at(&mut self, machine: Uuid, purge: Purge) -> Result<Mark, VaultError> {
+        let names = self.vault.point_names(machine).await?;
         if purge == Purge::Decided {
-            self.conclude_lost(machine).await?;
+            self.conclude_lost(machine, &names).await?;
         }
         let mut purged = BTreeSet::new();
-        for (seq, standing) in self.windows_over(machine).await? {
+        for (seq, standing) in self.windows_over(machine, &names).await? {
             if purge == Purge::Decided && !self.vault.purge_point(machine, seq, &standing).await? {
                 continue;
             }
@@ -338,8 +340,7 @@ impl CollectionRun {
     }
 
     /// Of points that the storage lost and that were given up, what was sent for them is of no more use.
-    async fn conclude_lost(&self, machine: Uuid) -> Result<(), VaultError> {
-        let names = self.vault.point_names(machine).await?;
+    async fn conclude_lost(&self, machine: Uuid, names: &PointNames) -> Result<(), VaultError> {
         for (seq, numbers) in names.events.iter().filter(|(seq, _)| !names.seqs.contains_key(seq)) {
             let standing = self.vault.standing_by(machine, *seq, Some(numbers)).await?;
             if standing.state == PointState::Purged {
@@ -350,14 +351,17 @@ impl CollectionRun {
     }
 
     /// Points whose window the vault's time has left behind, and where they stand.
-    async fn windows_over(&self, machine: Uuid) -> Result<BTreeMap<u64, Standing>, VaultError> {
+    async fn windows_over(
+        &self,
+        machine: Uuid,
+        names: &PointNames,
+    ) -> Result<BTreeMap<u64, Standing>, VaultError> {
         let mut over = BTreeMap::new();
         if self.report.clock_leap.is_some() {
             return Ok(over);
         }
-        let names = self.vault.point_names(machine).await?;
         for (seq, numbers) in &names.events {
-            if self.vault.fate(machine, *seq, &names) == Some(Fate::Purged) {
+            if self.vault.fate(machine, *seq, names) == Some(Fate::Purged) {
                 continue;
             }
             let standing = self.vault.standing_by(machine, *seq, Some(numbers)).await?;

@@ -153,13 +153,12 @@ async fn retain(
 async fn retain_version(
     lock: &ObjectLock,
     name: &str,
-    due: Retention,
+    mut due: Retention,
     bypass: &GovernanceBypass,
 ) -> Result<Retention, VaultError> {
     let version = lock.version(name).await?;
     let id = version.id.ok_or(VaultError::NotEnforced { reason: NotEnforced::Unversioned })?;
     let there = version.retention.filter(|there| there.until > Utc::now());
-    let mut due = due;
     if let Some(governed) = there.filter(|there| there.mode == LockMode::Governance)
         && due.mode == LockMode::Compliance
     {

@@ -261,7 +261,6 @@ impl Vault {
     /// Stores what others claimed a name for ten minutes ago or more, and did not store. Nothing in a vault whose storage gives names
     /// out.
     pub async fn finish_claims(&self) -> Result<usize, VaultError> {
-        self.check_mounted().await?;
         object::finish_stale(self.storage()).await
     }
 

@@ -243,14 +243,8 @@ impl Vault {
     ) -> Result<(), VaultError> {
         let catalogued = options.catalogued.get(&machine).into_iter().flatten();
         for seq in catalogued.filter(|seq| !is_there(seq)) {
-            let is_purged = match self.fate(machine, *seq, names) {
-                Some(fate) => fate == Fate::Purged,
-                None => {
-                    let standing = self.standing_by(machine, *seq, names.events.get(seq)).await?;
-                    standing.state == PointState::Purged
-                }
-            };
-            if !is_purged {
+            let standing = self.standing_by(machine, *seq, names.events.get(seq)).await?;
+            if standing.state != PointState::Purged {
                 return Err(VaultError::Missing { object: name::point(machine, *seq) });
             }
         }

@@ -21,6 +21,7 @@ struct Status {
     points: i64,
     stored_bytes: u64,
     vault_error: Option<Error>,
+    vault_free_bytes: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -61,6 +62,7 @@ pub(crate) async fn show(client: Client, output: Output) -> Result<(), CliError>
         points: answer.points,
         stored_bytes: answer.stored_bytes,
         vault_error: answer.vault_error.map(Error::from),
+        vault_free_bytes: answer.vault_free_bytes,
     };
     output.print(&status, || {
         let (machines, jobs) = (&status.machines, &status.jobs);
@@ -69,10 +71,11 @@ pub(crate) async fn show(client: Client, output: Output) -> Result<(), CliError>
         let vault_error = status.vault_error.as_ref().map_or_else(String::new, |error| {
             format!("\n\n! {} ({})\n  next: {}", error.message, error.code, error.action)
         });
+        let free = status.vault_free_bytes.map_or_else(String::new, |free| format!("; {} free", size(free)));
         format!(
             "controller  {}\nvault       {}\nmachines    {} online, {} offline, {} quarantined\n\
              jobs        {} queued, {} running, {} failed in 24 h\n\
-             policies    {}\nconditions  {}\npoints      {} ({}){vault_error}",
+             policies    {}\nconditions  {}\npoints      {} ({}{free}){vault_error}",
             status.version,
             status.vault,
             machines.online,

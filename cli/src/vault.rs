@@ -19,6 +19,7 @@ struct Vault {
     damaged_points: u64,
     soft_deleted_points: u64,
     stored_bytes: u64,
+    free_bytes: Option<u64>,
     last_collection: Option<Collection>,
 }
 
@@ -64,6 +65,7 @@ pub(crate) async fn status(client: Client, output: Output) -> Result<(), CliErro
         damaged_points: answer.damaged_points,
         soft_deleted_points: answer.soft_deleted_points,
         stored_bytes: answer.stored_bytes,
+        free_bytes: answer.free_bytes,
         last_collection: answer.last_collection.map(|last| Collection {
             started_at: time(last.started_at),
             finished_at: time(last.finished_at),
@@ -74,13 +76,14 @@ pub(crate) async fn status(client: Client, output: Output) -> Result<(), CliErro
     output.print(&vault, || {
         let last = vault.last_collection.as_ref();
         format!(
-            "vault            {}\npoints           {} listed, {} damaged, {} deleted\nstored           {}\n\
+            "vault            {}\npoints           {} listed, {} damaged, {} deleted\nstored           {}\nfree             {}\n\
              last collection  {}\nits result       {}",
             vault.id,
             vault.listed_points,
             vault.damaged_points,
             vault.soft_deleted_points,
             size(vault.stored_bytes),
+            or_dash(vault.free_bytes.map(size).as_deref()),
             or_dash(last.and_then(|last| last.finished_at.as_deref())),
             last.map_or("-".to_owned(), |last| last.report.tell()),
         )

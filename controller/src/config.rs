@@ -13,7 +13,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 pub(crate) use command::{
-    ApiKeyCommand, Cli, Command, CreateApiKey, InitCommand, LogFormat, RoleName, ServeCommand,
+    ApiKeyCommand, Cli, Command, CreateApiKey, DatabaseArgs, InitCommand, LogFormat, RevokeApiKey, RoleName,
+    ServeCommand,
 };
 pub(crate) use file::CONFIG_FILE;
 pub(crate) use limits::Limits;
@@ -165,7 +166,7 @@ impl ServeConfig {
 }
 
 /// The database that `api-key` works on.
-pub(crate) fn api_key_database(config: Option<&Path>, command: &CreateApiKey) -> Result<String, ConfigError> {
+pub(crate) fn api_key_database(config: Option<&Path>, command: &DatabaseArgs) -> Result<String, ConfigError> {
     let file = File::load(config, command.data_dir.as_deref())?;
     database_url(command.database_url.clone().or(file.database_url))
 }

@@ -29,7 +29,7 @@ use std::time::Duration;
 use clap::Parser as _;
 
 use api_key::ApiKeyError;
-use config::{ApiKeyCommand, Cli, Command, ConfigError, InitConfig, ServeConfig};
+use config::{Cli, Command, ConfigError, InitConfig, ServeConfig};
 use init::InitError;
 use serve::ServeError;
 
@@ -100,7 +100,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Init(command) => init::run(InitConfig::resolve(file, command)?).await?,
         Command::Serve(command) => Box::pin(serve::run(ServeConfig::resolve(file, command)?)).await?,
-        Command::ApiKey(ApiKeyCommand::Create(command)) => api_key::create(file, &command).await?,
+        Command::ApiKey(command) => api_key::run(file, command).await?,
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::cli::{self, Answer};
 use crate::process::Process;
 use crate::{program, wait};
 
@@ -187,18 +188,22 @@ impl Controller {
         self.data_dir.join("vault.key")
     }
 
+    /// `holdfast-controller api-key ...`
+    #[must_use]
+    pub fn manage_api_keys(&self, args: &[&str]) -> Answer {
+        let mut command = program::command("holdfast-controller");
+        command.arg("api-key").args(args).args(["--database-url", &self.database_url]);
+        cli::finish("holdfast-controller api-key", command)
+    }
+
     /// Makes an API key and keeps it in a file.
     #[must_use]
     pub fn create_api_key(&self, name: &str, role: &str) -> PathBuf {
-        let output = program::command("holdfast-controller")
-            .args(["api-key", "create", "--database-url", &self.database_url, "--name", name, "--role", role])
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "api-key create: {}", String::from_utf8_lossy(&output.stderr));
+        let answer = self.manage_api_keys(&["create", "--name", name, "--role", role]).succeeds();
         let path = self.data_dir.join(format!("{name}.api-key"));
         let mut file = fs::OpenOptions::new();
         let mut file = file.write(true).create_new(true).mode(0o600).open(&path).unwrap();
-        std::io::Write::write_all(&mut file, &output.stdout).unwrap();
+        std::io::Write::write_all(&mut file, answer.stdout.as_bytes()).unwrap();
         path
     }
 }

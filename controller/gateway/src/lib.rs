@@ -141,6 +141,11 @@ impl Gateway {
         RestoreServiceServer::new(RestoreApi(self.clone())).max_encoding_message_size(MAX_MESSAGE_BYTES)
     }
 
+    /// Bytes that the vault's file system has left, if it has one that answers.
+    pub async fn vault_free_bytes(&self) -> Option<u64> {
+        tokio::time::timeout(LOOK_LIMIT, self.inner.vault.free_bytes()).await.ok()?.ok()?
+    }
+
     /// What stands against the vault now, as far as a look at its folder tells.
     pub async fn vault_error(&self) -> Option<ErrorDetail> {
         match tokio::time::timeout(LOOK_LIMIT, self.inner.vault.check_mounted()).await {

@@ -32,7 +32,8 @@ impl StatusService for StatusApi {
         if row.machines_damaged > 0 {
             conditions.insert(POINTS_DAMAGED.to_owned(), row.machines_damaged);
         }
-        let vault_error = self.gateway.vault_error().await;
+        let (vault_error, vault_free_bytes) =
+            tokio::join!(self.gateway.vault_error(), self.gateway.vault_free_bytes());
         Ok(Response::new(Status {
             controller_version: env!("CARGO_PKG_VERSION").to_owned(),
             vault_id: self.app.vault_id.to_string(),
@@ -47,6 +48,7 @@ impl StatusService for StatusApi {
             policies: i64::try_from(policies.len()).unwrap_or(i64::MAX),
             conditions,
             vault_error,
+            vault_free_bytes,
         }))
     }
 }

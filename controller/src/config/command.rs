@@ -86,16 +86,35 @@ pub(crate) struct ServeCommand {
 pub(crate) enum ApiKeyCommand {
     /// Makes a key and prints it; it cannot be shown again
     Create(CreateApiKey),
+    /// Lists names, roles and ages of the keys that work
+    List(DatabaseArgs),
+    /// Ends a key: after five seconds no controller takes it any more
+    Revoke(RevokeApiKey),
 }
 
 #[derive(Args, Debug)]
-pub(crate) struct CreateApiKey {
+pub(crate) struct DatabaseArgs {
     /// Folder for the controller's own files, where its configuration may be
     #[arg(long, value_name = "DIR", env = "HOLDFAST_DATA_DIR")]
     pub(crate) data_dir: Option<PathBuf>,
     /// Database, such as postgres://user@host/holdfast
     #[arg(long, value_name = "URL", env = "HOLDFAST_DATABASE_URL", hide_env_values = true)]
     pub(crate) database_url: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct RevokeApiKey {
+    #[command(flatten)]
+    pub(crate) database: DatabaseArgs,
+    /// Whose key it is, as `list` says it
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: String,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct CreateApiKey {
+    #[command(flatten)]
+    pub(crate) database: DatabaseArgs,
     /// Whose key it is; appears in the audit trail
     #[arg(long, value_name = "NAME")]
     pub(crate) name: String,

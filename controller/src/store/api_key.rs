@@ -1,3 +1,4 @@
+use chrono::{DateTime, Utc};
 use serde_json::json;
 
 use holdfast_gateway::Role;
@@ -19,12 +20,38 @@ impl Store {
             .fetch_optional(&self.pool)
             .await
             .during("find an API key")?;
-        row.map(|(name, role)| match role.as_str() {
-            "admin" => Ok(ApiKey { name, role: Role::Admin }),
-            "viewer" => Ok(ApiKey { name, role: Role::Viewer }),
-            other => Err(StoreError::Corrupt { what: format!("role {other:?}") }),
+        row.map(|(name, role)| Ok(ApiKey { name, role: parse_role(&role)? })).transpose()
+    }
+
+    /// All keys by name, and when they were made.
+    pub(crate) async fn api_keys(&self) -> Result<Vec<(ApiKey, DateTime<Utc>)>, StoreError> {
+        let rows: Vec<(String, String, DateTime<Utc>)> =
+            sqlx::query_as("SELECT name, role, created_at FROM api_keys ORDER BY name")
+                .fetch_all(&self.pool)
+                .await
+                .during("list the API keys")?;
+        rows.into_iter()
+            .map(|(name, role, created_at)| Ok((ApiKey { name, role: parse_role(&role)? }, created_at)))
+            .collect()
+    }
+
+    /// Deletes the key of this name. Controllers remember a key for a few seconds.
+    pub(crate) async fn revoke_api_key(&self, name: &str) -> Result<(), StoreError> {
+        let name = name.to_owned();
+        self.transaction("revoke an API key", move |connection| {
+            Box::pin(async move {
+                let deleted = sqlx::query("DELETE FROM api_keys WHERE name = $1")
+                    .bind(&name)
+                    .execute(&mut *connection)
+                    .await
+                    .during("revoke an API key")?;
+                if deleted.rows_affected() == 0 {
+                    return Err(StoreError::NotFound { noun: "API key", name });
+                }
+                audit::record(connection, "local", "api_key.revoke", &name, json!({})).await
+            })
         })
-        .transpose()
+        .await
     }
 
     /// Stores a new key under a name that no other key has.
@@ -37,10 +64,7 @@ impl Store {
         let (name, sha256) = (name.to_owned(), *sha256);
         self.transaction("create an API key", move |connection| {
             Box::pin(async move {
-                let role = match role {
-                    Role::Admin => "admin",
-                    Role::Viewer => "viewer",
-                };
+                let role = role_text(role);
                 let inserted = sqlx::query("INSERT INTO api_keys (hash, name, role) VALUES ($1, $2, $3)")
                     .bind(sha256.as_slice())
                     .bind(&name)
@@ -57,5 +81,21 @@ impl Store {
             })
         })
         .await
+    }
+}
+
+/// As the database has it, and as operators write it.
+pub(crate) fn role_text(role: Role) -> &'static str {
+    match role {
+        Role::Admin => "admin",
+        Role::Viewer => "viewer",
+    }
+}
+
+fn parse_role(text: &str) -> Result<Role, StoreError> {
+    match text {
+        "admin" => Ok(Role::Admin),
+        "viewer" => Ok(Role::Viewer),
+        other => Err(StoreError::Corrupt { what: format!("role {other:?}") }),
     }
 }

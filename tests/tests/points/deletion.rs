@@ -168,6 +168,15 @@ fn what_a_purged_point_alone_needed_is_freed() {
     let vault = world.cli.json(&["vault", "status"]);
     assert_eq!((&vault["listed_points"], &vault["soft_deleted_points"]), (&1.into(), &0.into()), "{vault}");
     assert_eq!(vault["last_collection"]["report"]["deleted_bytes"], done["deleted_bytes"], "{vault}");
+    let mut df = std::process::Command::new("df");
+    df.args(["--output=avail", "-B1"]).arg(world.controller.vault_dir());
+    let df = String::from_utf8(df.output().unwrap().stdout).unwrap();
+    let available: u64 = df.lines().nth(1).unwrap().trim().parse().unwrap();
+    for free in [&vault["free_bytes"], &world.cli.json(&["status"])["vault_free_bytes"]] {
+        // Others write, too.
+        let free = free.as_u64().unwrap();
+        assert!((available / 2..=available * 2).contains(&free), "{free}, df says {available}");
+    }
     let table = world.cli.run(&["vault", "status"]).succeeds().stdout;
     assert!(table.contains("1 listed, 0 damaged, 0 deleted"), "{table}");
 

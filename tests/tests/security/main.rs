@@ -227,6 +227,42 @@ fn api_keys_decide_who_may_do_what() {
 }
 
 #[test]
+fn a_revoked_api_key_opens_nothing() {
+    let world = World::start();
+    let manage = |args: &[&str]| world.controller.manage_api_keys(args);
+    let mine = world.cli_with_key(world.controller.create_api_key("alice@example.com", "viewer"));
+    let _ = mine.run(&["status"]).succeeds();
+    let listed = manage(&["list"]).succeeds().stdout;
+    let rows: Vec<Vec<&str>> = listed.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(rows[0], ["NAME", "ROLE", "CREATED"], "{listed}");
+    assert_eq!(rows[1][..2], ["alice@example.com", "viewer"], "{listed}");
+    assert_eq!(rows[2][..2], ["operator", "admin"], "{listed}");
+
+    unchanged(&world, || {
+        let refused = manage(&["revoke", "--name", "bob"]);
+        assert_eq!(refused.code, 1, "{refused:?}");
+        assert!(refused.stderr.contains("there is no API key \"bob\"") && refused.stderr.contains("next: "));
+    });
+    let _ = manage(&["revoke", "--name", "alice@example.com"]).succeeds();
+    wait::until("the key is refused", PATIENCE, || {
+        let answer = mine.run(&["status"]);
+        (answer.code != 0).then(|| answer.fails(1, "api_key_refused"))
+    });
+    let _ = world.cli.run(&["status"]).succeeds();
+    assert!(!manage(&["list"]).succeeds().stdout.contains("alice"));
+    // The name is free again, for another key.
+    let again = world.path("again");
+    fs::write(
+        &again,
+        manage(&["create", "--name", "alice@example.com", "--role", "viewer"]).succeeds().stdout,
+    )
+    .unwrap();
+    fs::set_permissions(&again, PermissionsExt::from_mode(0o600)).unwrap();
+    let _ = world.cli_with_key(again).run(&["status"]).succeeds();
+    let _ = mine.run(&["status"]).fails(1, "api_key_refused");
+}
+
+#[test]
 fn mistakes_are_told_in_one_sentence() {
     let world = World::start();
     let image = Image::random(&world.path("disk.raw"), 4 * MIB, 1);

@@ -28,6 +28,7 @@ mod reserve;
 mod retention;
 mod samples;
 mod segment;
+mod space;
 mod staging;
 mod standing;
 mod store;

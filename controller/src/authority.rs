@@ -8,7 +8,8 @@ use tonic::{Code, Status};
 use uuid::Uuid;
 
 use holdfast_gateway::{
-    Authority, Decided, FoundMachine, KeptPoint, PointLocation, TransferGrant, UnsettledCommit, Verified,
+    Authority, CataloguedPoint, Decided, FoundMachine, KeptPoint, PointLocation, TransferGrant,
+    UnsettledCommit, Verified,
 };
 use holdfast_proto::error::{ErrorDetailExt as _, system_error, user_error};
 use holdfast_proto::ids::{AgentId, MachineId, PointId, StepId};
@@ -93,14 +94,14 @@ impl Authority for StoreAuthority {
         Ok(())
     }
 
-    async fn find_point(&self, spec: &str) -> Result<PointLocation, Status> {
+    async fn find_point(&self, spec: &str) -> Result<CataloguedPoint, Status> {
         let row = self.0.store.resolve_point(spec).await?;
         if row.state == "soft_deleted" {
             return Err(user_error("point_deleted", "the point was deleted")
                 .action(format!("take that back first: `holdfast point undelete {}`", row.id))
                 .into_status(Code::FailedPrecondition));
         }
-        Ok(PointLocation { machine: MachineId(row.machine_id), seq: u64::try_from(row.seq).unwrap_or(0) })
+        Ok(row.catalogued())
     }
 
     async fn record_restore(&self, operator: &str, point: PointId, disk: &str) -> Result<(), Status> {
@@ -141,6 +142,8 @@ impl Authority for StoreAuthority {
                 id: PointId(row.id),
                 machine_name: row.machine_name,
                 seq: u64::try_from(row.seq).ok()?,
+                hash: row.hash,
+                decisions: u32::try_from(row.decisions).ok()?,
                 damages: u32::try_from(row.damages).ok()?,
             })
         };

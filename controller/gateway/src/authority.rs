@@ -53,12 +53,24 @@ pub struct PointLocation {
     pub seq: u64,
 }
 
+/// A point as the catalogue remembers it: what the vault has in its place is held against that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CataloguedPoint {
+    pub location: PointLocation,
+    pub hash: [u8; 32],
+    /// How many decisions about it are known.
+    pub decisions: u32,
+}
+
 /// A point that the catalogue has and that is not purged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeptPoint {
     pub id: PointId,
     pub machine_name: String,
     pub seq: u64,
+    pub hash: [u8; 32],
+    /// How many decisions about it are known.
+    pub decisions: u32,
     /// How often it was found damaged.
     pub damages: u32,
 }
@@ -91,7 +103,7 @@ pub trait Authority: Send + Sync + 'static {
     async fn record_point(&self, point: &Point) -> Result<(), Status>;
 
     /// Finds a point by its id, or as `MACHINE@latest`.
-    async fn find_point(&self, spec: &str) -> Result<PointLocation, Status>;
+    async fn find_point(&self, spec: &str) -> Result<CataloguedPoint, Status>;
 
     /// Audits a restore before its first byte.
     async fn record_restore(&self, operator: &str, point: PointId, disk: &str) -> Result<(), Status>;

@@ -35,8 +35,8 @@ use holdfast_proto::v1::transfer_service_server::TransferServiceServer;
 use holdfast_vault_engine::Vault;
 
 pub use authority::{
-    AgentIdentity, Authority, KeptPoint, OperatorIdentity, PointLocation, Role, TransferGrant,
-    UnsettledCommit,
+    AgentIdentity, Authority, CataloguedPoint, KeptPoint, OperatorIdentity, PointLocation, Role,
+    TransferGrant, UnsettledCommit,
 };
 pub use collect::{CollectMode, CollectOrder};
 pub use error::chain;

@@ -1,14 +1,15 @@
 //! Deciding about points that exist: the vault decides, the catalogue follows.
 
 use chrono::{DateTime, Utc};
-use tonic::Status;
+use tonic::{Code, Status};
 
+use holdfast_proto::error::{ErrorDetailExt as _, system_error};
 use holdfast_proto::ids::MachineId;
 use holdfast_vault_engine::{Action, Event, LockMode};
 
 use crate::error::status_of;
 use crate::retry::within;
-use crate::{Gateway, PointLocation};
+use crate::{CataloguedPoint, Gateway, PointLocation};
 
 /// What an operator, or a policy, decides about a point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,15 +37,21 @@ impl Gateway {
     /// Decides, and tells the catalogue. What is so already is no error.
     ///
     /// # Errors
-    /// FAILED_PRECONDITION if it may not be, or if it is locked and the storage does not enforce that as it has to. After any other it
-    /// may have been decided: ask again.
+    /// FAILED_PRECONDITION if it may not be, or if it is locked and the storage does not enforce that as it has to. DATA_LOSS
+    /// (`decisions_lost`) if the storage lost what was decided before: a lock may be among it. After any other it may have been decided: ask
+    /// again.
     pub async fn decide_point(
         &self,
-        location: PointLocation,
+        point: CataloguedPoint,
         decision: Decision,
         actor: &str,
     ) -> Result<(), Status> {
+        let CataloguedPoint { location, decisions: known, .. } = point;
         let PointLocation { machine, seq } = location;
+        let standing = self.inner.vault.standing(machine.0, seq).await.map_err(|error| status_of(&error))?;
+        if standing.decisions < known {
+            return Err(decisions_lost(standing.decisions, known));
+        }
         let action = match decision {
             Decision::Delete => Action::Delete { window_seconds: self.inner.config.delete_window.as_secs() },
             Decision::Undelete => Action::Undelete,
@@ -66,4 +73,11 @@ impl Gateway {
         let events = self.inner.vault.events(machine.0, seq).await.map_err(|error| status_of(&error))?;
         within(self.inner.authority.record_standing(&Decided { machine, seq, events })).await
     }
+}
+
+fn decisions_lost(stored: u32, known: u32) -> Status {
+    let message = format!("the vault has {stored} decisions about the point, but {known} were made");
+    system_error("decisions_lost", message)
+        .action("put the objects back whose names begin like the point's, such as from a copy of the vault's storage")
+        .into_status(Code::DataLoss)
 }

@@ -14,14 +14,12 @@ use holdfast_proto::v1::restore_service_server::RestoreService;
 use holdfast_proto::v1::{
     DiskCells, DiskEnd, DiskFrame, DiskStart, Piece, ReadDiskRequest, RestoredCell, disk_frame,
 };
-use holdfast_vault_engine::{
-    BLOCK_SIZE, DiskReader, Outcome, Point, PointState, StoredCell, VaultError, Window,
-};
+use holdfast_vault_engine::{BLOCK_SIZE, DiskReader, Point, PointState, StoredCell, VaultError, Window};
 
 use crate::error::{busy, chain, damaged, status_of};
 use crate::metrics::{RESTORED_BYTES, RESTORES};
 use crate::retry::within;
-use crate::{Gateway, OperatorIdentity, PointLocation, Role, say_why, wire};
+use crate::{CataloguedPoint, Gateway, OperatorIdentity, PointLocation, Role, say_why, wire};
 
 /// Frames that may wait for the operator.
 const OUTBOUND: usize = 8;
@@ -83,10 +81,13 @@ impl RestoreApi {
     /// Reads the point that the catalogue means.
     async fn find(&self, spec: &str) -> Result<Point, Status> {
         let inner = &self.0.inner;
-        let location = within(inner.authority.find_point(spec)).await?;
-        let error = match inner.vault.outcome(location.machine.0, location.seq).await {
-            Ok(Some(Outcome::Point(point))) => return Ok(point),
-            Ok(_) => VaultError::Missing { object: format!("point {spec} of machine {}", location.machine) },
+        let CataloguedPoint { location, hash, .. } = within(inner.authority.find_point(spec)).await?;
+        let PointLocation { machine, seq } = location;
+        let error = match inner.vault.remembered_point(machine.0, seq, &hash).await {
+            Ok(point) => return Ok(point),
+            Err(VaultError::Missing { .. }) => {
+                VaultError::Missing { object: format!("point {spec} of machine {machine}") }
+            }
             Err(error) => error,
         };
         Err(self.failed(location, error).await)

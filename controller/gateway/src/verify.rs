@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use holdfast_proto::ids::MachineId;
 use holdfast_vault_engine::{
-    DamagedPoint, Finding, Outcome, PointState, VaultError, VerifyDepth, VerifyPace, VerifyProgress,
-    VerifyReport, VerifyScope,
+    DamagedPoint, Finding, PointState, VaultError, VerifyDepth, VerifyPace, VerifyProgress, VerifyReport,
+    VerifyScope,
 };
 
 use crate::error::{busy, chain, status_of};
@@ -91,7 +91,7 @@ impl Gateway {
                 Err(VaultError::Missing { .. })
                     if matches!(scope, VerifyScope::Point(..)) && !kept.is_empty() =>
                 {
-                    let sound = BTreeMap::from([(machine, BTreeSet::new())]);
+                    let sound = BTreeMap::from([(machine, BTreeMap::new())]);
                     VerifyReport { machines: 1, sound, ..VerifyReport::default() }
                 }
                 verified => verified.map_err(failed)?,
@@ -99,6 +99,9 @@ impl Gateway {
             // What was unmounted meanwhile is neither damaged nor lost.
             inner.vault.check_present().await.map_err(failed)?;
             self.add_lost(machine, &kept, &mut found).await?;
+            if scope == VerifyScope::Machine(machine) {
+                self.add_lost_decisions(machine, &kept, &mut found).await?;
+            }
             VERIFIED_BYTES.add(usize::try_from(found.read_bytes).unwrap_or(usize::MAX));
             self.record_verified(&found, &kept, depth, actor).await?;
             report.merge(found);
@@ -113,7 +116,8 @@ impl Gateway {
         Ok(report)
     }
 
-    /// Adds the points of the catalogue of which the vault has nothing: it knows of one only if a later one was built on it.
+    /// Adds the points of the catalogue of which the vault has nothing, or another one: it knows of that only if a later one was
+    /// built on it.
     async fn add_lost(
         &self,
         machine: Uuid,
@@ -123,9 +127,9 @@ impl Gateway {
         let vault = &self.inner.vault;
         for point in kept {
             let seq = point.seq;
-            let is_told = found.sound.get(&machine).is_some_and(|seqs| seqs.contains(&seq))
-                || found.damaged.get(&machine).is_some_and(|seqs| seqs.contains_key(&seq));
-            if is_told {
+            let sound = found.sound.get(&machine).and_then(|sound| sound.get(&seq));
+            let is_damaged = found.damaged.get(&machine).is_some_and(|seqs| seqs.contains_key(&seq));
+            if is_damaged || sound == Some(&point.hash) {
                 continue;
             }
             // Purged, or put back, since it was looked for.
@@ -133,14 +137,18 @@ impl Gateway {
             if standing.is_ok_and(|standing| standing.state == PointState::Purged) {
                 continue;
             }
-            let error = match vault.outcome(machine, seq).await {
-                Ok(Some(Outcome::Point(_))) => continue,
-                Ok(_) => VaultError::Missing { object: format!("point {}", point.id) },
+            let error = match vault.remembered_point(machine, seq, &point.hash).await {
+                Ok(_) => continue,
+                Err(VaultError::Missing { .. }) => {
+                    VaultError::Missing { object: format!("point {}", point.id) }
+                }
                 Err(error) if error.is_damage() => error,
                 Err(error) => return Err(status_of(&error)),
             };
             let reason = chain(&error);
-            found.points += 1;
+            if found.sound.entry(machine).or_default().remove(&seq).is_none() {
+                found.points += 1;
+            }
             found.damaged.entry(machine).or_default().insert(seq, reason.clone());
             let lost = DamagedPoint { seq, id: Some(point.id.0), disk: None, ranges: Vec::new() };
             let machine_name = point.machine_name.clone();
@@ -148,6 +156,29 @@ impl Gateway {
         }
         // Where there is no vault any more, everything is missing and nothing is damaged.
         vault.check_present().await.map_err(|error| status_of(&error))
+    }
+
+    /// Adds the points of which the vault has fewer decisions than the catalogue. They restore, but a lock may be lost.
+    async fn add_lost_decisions(
+        &self,
+        machine: Uuid,
+        kept: &[KeptPoint],
+        found: &mut VerifyReport,
+    ) -> Result<(), Status> {
+        let stored = self.inner.vault.backups(machine).await.map_err(|error| status_of(&error))?.decisions;
+        for point in kept {
+            let stored = stored.get(&point.seq).copied().unwrap_or(0);
+            if stored < point.decisions {
+                let KeptPoint { id, decisions, .. } = point;
+                found.findings.push(Finding {
+                    machine,
+                    machine_name: point.machine_name.clone(),
+                    point: None,
+                    reason: format!("of {decisions} decisions about point {id} {stored} are left"),
+                });
+            }
+        }
+        Ok(())
     }
 
     async fn record_verified(
@@ -169,7 +200,8 @@ impl Gateway {
                 error!(%machine, seq, reason, "a point is damaged");
             }
             DAMAGED_POINTS.add(damaged.len());
-            let is_read = |point: &&KeptPoint| depth == VerifyDepth::ReadData && sound.contains(&point.seq);
+            let is_read =
+                |point: &&KeptPoint| depth == VerifyDepth::ReadData && sound.contains_key(&point.seq);
             let sound = kept.iter().filter(is_read).map(|point| (point.seq, point.damages)).collect();
             let machine = MachineId(*machine);
             let verified = Verified { machine, damaged, sound, actor: actor.to_owned() };

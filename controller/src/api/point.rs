@@ -4,8 +4,8 @@ use chrono::{DateTime, Utc};
 use prost::Message as _;
 use tonic::{Request, Response, Status};
 
-use holdfast_gateway::{Decision, Gateway, PointLocation};
-use holdfast_proto::ids::{MachineId, PointId};
+use holdfast_gateway::{Decision, Gateway};
+use holdfast_proto::ids::PointId;
 use holdfast_proto::v1::point_service_server::PointService;
 use holdfast_proto::v1::{
     self, DeletePointRequest, GetPointRequest, ListPointsRequest, ListPointsResponse, LockPointRequest,
@@ -115,9 +115,7 @@ impl PointApi {
             None => store.claim_request(key, store.resolve_point(spec).await?.id).await?,
         };
         let point = store.find_point(PointId(id)).await?;
-        let seq = u64::try_from(point.seq).unwrap_or(0);
-        let location = PointLocation { machine: MachineId(point.machine_id), seq };
-        self.gateway.decide_point(location, decision, operator).await?;
+        self.gateway.decide_point(point.catalogued(), decision, operator).await?;
         let row = store.find_point(PointId(point.id)).await?;
         Ok(Response::new(to_wire(row)))
     }

@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use holdfast_gateway::{CollectMode, CollectOrder, Gateway, PointLocation, VerifyTarget};
+use holdfast_gateway::{CollectMode, CollectOrder, Gateway, VerifyTarget};
 use holdfast_proto::ids::MachineId;
 use holdfast_proto::v1::vault_service_server::VaultService;
 use holdfast_proto::v1::{
@@ -130,11 +130,7 @@ async fn check_order(app: &App, request: CheckVaultRequest) -> Result<(VerifyTar
     let target = match (request.machine.as_str(), request.point.as_str()) {
         ("", "") => VerifyTarget::Vault,
         (machine, "") => VerifyTarget::Machine(MachineId(app.store.find_machine(machine).await?.facts.id)),
-        ("", point) => {
-            let row = app.store.resolve_point(point).await?;
-            let seq = u64::try_from(row.seq).unwrap_or(0);
-            VerifyTarget::Point(PointLocation { machine: MachineId(row.machine_id), seq })
-        }
+        ("", point) => VerifyTarget::Point(app.store.resolve_point(point).await?.catalogued().location),
         _ => return Err(invalid("invalid_check", "name a machine or a point, not both")),
     };
     Ok((target, depth))

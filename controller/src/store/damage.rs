@@ -13,6 +13,8 @@ pub(crate) struct KeptRow {
     pub(crate) id: Uuid,
     pub(crate) machine_name: String,
     pub(crate) seq: i64,
+    pub(crate) hash: [u8; 32],
+    pub(crate) decisions: i32,
     /// How often it was found damaged.
     pub(crate) damages: i32,
 }
@@ -20,7 +22,7 @@ pub(crate) struct KeptRow {
 impl Store {
     pub(crate) async fn kept_points(&self, machine: MachineId) -> Result<Vec<KeptRow>, StoreError> {
         sqlx::query_as(
-            "SELECT p.id, m.name AS machine_name, p.seq, p.damages FROM points p JOIN machines m ON m.id = p.machine_id
+            "SELECT p.id, m.name AS machine_name, p.seq, p.hash, p.decisions, p.damages FROM points p JOIN machines m ON m.id = p.machine_id
              WHERE p.machine_id = $1 AND p.state <> 'purged' ORDER BY p.seq",
         )
         .bind(machine.0)

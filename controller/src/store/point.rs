@@ -3,6 +3,7 @@ use serde_json::json;
 use sqlx::types::Json;
 use uuid::Uuid;
 
+use holdfast_gateway::{CataloguedPoint, PointLocation};
 use holdfast_proto::ids::{MachineId, PointId};
 
 use super::page::{Page, PageSize, Sorted, time_key};
@@ -14,6 +15,8 @@ pub(crate) struct PointRow {
     pub(crate) machine_id: Uuid,
     pub(crate) machine_name: String,
     pub(crate) seq: i64,
+    pub(crate) hash: [u8; 32],
+    pub(crate) decisions: i32,
     pub(crate) created_at: DateTime<Utc>,
     pub(crate) consistency: String,
     pub(crate) state: String,
@@ -38,7 +41,10 @@ pub(crate) enum Shown {
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub(crate) struct RetainedRow {
     pub(crate) id: Uuid,
+    pub(crate) machine_id: Uuid,
     pub(crate) seq: i64,
+    pub(crate) hash: [u8; 32],
+    pub(crate) decisions: i32,
     /// The slot that it is for, or when its job started.
     pub(crate) serves_until: DateTime<Utc>,
     pub(crate) is_locked: bool,
@@ -52,6 +58,23 @@ pub(crate) struct PointDiskRow {
     pub(crate) changed_bytes: u64,
     pub(crate) sent_bytes: u64,
     pub(crate) stored_bytes: u64,
+}
+
+impl PointRow {
+    pub(crate) fn catalogued(&self) -> CataloguedPoint {
+        catalogued(self.machine_id, self.seq, self.hash, self.decisions)
+    }
+}
+
+impl RetainedRow {
+    pub(crate) fn catalogued(&self) -> CataloguedPoint {
+        catalogued(self.machine_id, self.seq, self.hash, self.decisions)
+    }
+}
+
+fn catalogued(machine: Uuid, seq: i64, hash: [u8; 32], decisions: i32) -> CataloguedPoint {
+    let location = PointLocation { machine: MachineId(machine), seq: u64::try_from(seq).unwrap_or(0) };
+    CataloguedPoint { location, hash, decisions: u32::try_from(decisions).unwrap_or(0) }
 }
 
 impl Sorted for PointRow {
@@ -122,7 +145,7 @@ impl Store {
     /// The points of a machine that restore, for its policy's retention.
     pub(crate) async fn retained_points(&self, machine: MachineId) -> Result<Vec<RetainedRow>, StoreError> {
         sqlx::query_as(
-            "SELECT id, seq, serves_until, coalesce(locked_until > now(), false) AS is_locked
+            "SELECT id, machine_id, seq, hash, decisions, serves_until, coalesce(locked_until > now(), false) AS is_locked
              FROM points WHERE machine_id = $1 AND state = 'listed'",
         )
         .bind(machine.0)

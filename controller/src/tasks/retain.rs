@@ -4,7 +4,7 @@ use std::sync::Arc;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use holdfast_gateway::{Decision, PointLocation};
+use holdfast_gateway::Decision;
 use holdfast_proto::ids::MachineId;
 
 use crate::domain::policy::{Bound, bind};
@@ -32,9 +32,8 @@ pub(super) async fn pass(upkeep: Arc<Upkeep>) -> Result<(), StoreError> {
         let instants: Vec<_> = points.iter().map(|point| (point.serves_until, point.id)).collect();
         for id in policy.spec.retention.expired(&instants) {
             let Some(point) = by_id.get(&id).filter(|point| !point.is_locked) else { continue };
-            let location = PointLocation { machine: machine_id, seq: u64::try_from(point.seq).unwrap_or(0) };
             let actor = format!("policy {}", policy.name);
-            match gateway.decide_point(location, Decision::Delete, &actor).await {
+            match gateway.decide_point(point.catalogued(), Decision::Delete, &actor).await {
                 Ok(()) => {
                     info!(point = %id, machine = machine.name, policy = policy.name, "a point is not kept any more")
                 }

@@ -9,6 +9,8 @@ use holdfast_vault_format::record::{self, Abort, Consistency, DeltaRef, Open, Po
 use crate::standing::{Deletion, PointState};
 use crate::{Vault, VaultError, name, object};
 
+const NOT_REMEMBERED: &str = "it is not the point that was made";
+
 /// A recovery point.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Point {
@@ -181,6 +183,24 @@ impl Vault {
             self.storage().settle(&name::point(machine, seq)).await?;
         }
         Ok(outcome)
+    }
+
+    /// The point that the caller remembers by its hash.
+    ///
+    /// # Errors
+    /// Damage if it is gone, or another one is in its place: nothing in the vault tells that of the newest one.
+    pub async fn remembered_point(
+        &self,
+        machine: Uuid,
+        seq: u64,
+        hash: &[u8; 32],
+    ) -> Result<Point, VaultError> {
+        let object = name::point(machine, seq);
+        match self.outcome(machine, seq).await? {
+            Some(Outcome::Point(point)) if point.hash == *hash => Ok(point),
+            Some(Outcome::Point(_)) => Err(VaultError::mismatch(&object, NOT_REMEMBERED)),
+            Some(Outcome::Aborted { .. }) | None => Err(VaultError::Missing { object }),
+        }
     }
 
     /// What can be seen of a backup: to be read, not to be built on.

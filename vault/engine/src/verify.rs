@@ -80,8 +80,8 @@ pub struct VerifyReport {
     pub more_findings: u64,
     /// Points with a finding, also with one that was only counted: the first reason of each.
     pub damaged: BTreeMap<Uuid, BTreeMap<u64, String>>,
-    /// Points without one; whole if all their segments were read.
-    pub sound: BTreeMap<Uuid, BTreeSet<u64>>,
+    /// Points without one, and their hashes; whole if all their segments were read.
+    pub sound: BTreeMap<Uuid, BTreeMap<u64, [u8; 32]>>,
 }
 
 /// Something that is damaged or missing.
@@ -214,11 +214,13 @@ impl Vault {
         report.points += statuses.len() as u64;
         let mut findings = Vec::new();
         let mut points: Vec<Point> = Vec::new();
-        let mut seqs = BTreeSet::new();
+        let mut sound = BTreeMap::new();
         for status in statuses {
-            seqs.insert(status.seq());
             match status {
-                PointStatus::Ok(point) | PointStatus::SoftDeleted(point, _) => points.push(point),
+                PointStatus::Ok(point) | PointStatus::SoftDeleted(point, _) => {
+                    sound.insert(point.seq, point.hash);
+                    points.push(point);
+                }
                 PointStatus::Damaged { seq, error } => {
                     let point = DamagedPoint { seq, id: None, disk: None, ranges: Vec::new() };
                     findings.push((Some(point), chain(&error)));
@@ -254,7 +256,7 @@ impl Vault {
         for (point, reason) in findings {
             if let Some(point) = &point {
                 // Purged since it was listed: then what it needed may be gone.
-                seqs.remove(&point.seq);
+                sound.remove(&point.seq);
                 let standing = self.standing(machine, point.seq).await;
                 if standing.is_ok_and(|standing| standing.state == PointState::Purged) {
                     continue;
@@ -264,7 +266,7 @@ impl Vault {
             }
             report.add(Finding { machine, machine_name: name.clone(), point, reason });
         }
-        report.sound.insert(machine, seqs);
+        report.sound.insert(machine, sound);
         // Where there is no vault any more, everything is missing and nothing is damaged.
         self.check_present().await
     }

@@ -10,7 +10,8 @@ use tonic::{Code, Status};
 use uuid::Uuid;
 
 use holdfast_gateway::{
-    Authority, Decided, FoundMachine, KeptPoint, PointLocation, TransferGrant, UnsettledCommit, Verified,
+    Authority, CataloguedPoint, Decided, FoundMachine, KeptPoint, PointLocation, TransferGrant,
+    UnsettledCommit, Verified,
 };
 use holdfast_proto::error::{ErrorDetailExt as _, agent_error, system_error, user_error};
 use holdfast_proto::ids::{AgentId, MachineId, PointId, SnapshotId, StepId};
@@ -50,6 +51,12 @@ pub(crate) struct Script {
     pub(crate) commit_lease: Option<Duration>,
     /// Commits whose lease is over.
     pub(crate) unsettled: Vec<UnsettledCommit>,
+}
+
+impl Script {
+    fn decisions(&self, PointLocation { machine, seq }: PointLocation) -> u32 {
+        self.standings.get(&(machine, seq)).map_or(0, |standing| standing.decisions)
+    }
 }
 
 #[derive(Default)]
@@ -180,17 +187,18 @@ impl Authority for ScriptedAuthority {
         Ok(())
     }
 
-    async fn find_point(&self, spec: &str) -> Result<PointLocation, Status> {
+    async fn find_point(&self, spec: &str) -> Result<CataloguedPoint, Status> {
         let script = self.script();
         let found = script
             .points
             .iter()
             .rev()
             .find(|(_, point)| spec == "web1@latest" || point.id.to_string() == spec);
-        let ((machine, seq), _) = found.ok_or_else(|| {
+        let ((machine, seq), point) = found.ok_or_else(|| {
             user_error("point_not_found", format!("no point {spec}")).into_status(Code::NotFound)
         })?;
-        Ok(PointLocation { machine: *machine, seq: *seq })
+        let location = PointLocation { machine: *machine, seq: *seq };
+        Ok(CataloguedPoint { location, hash: point.hash, decisions: script.decisions(location) })
     }
 
     async fn record_restore(&self, operator: &str, point: PointId, disk: &str) -> Result<(), Status> {
@@ -215,9 +223,8 @@ impl Authority for ScriptedAuthority {
 
     async fn known_points(&self, machine: MachineId) -> Result<BTreeMap<u64, u32>, Status> {
         let script = self.script();
-        let known = |seq| script.standings.get(&(machine, seq)).map_or(0, |standing| standing.decisions);
         let of = script.points.keys().filter(|(of, _)| *of == machine);
-        Ok(of.map(|(_, seq)| (*seq, known(*seq))).collect())
+        Ok(of.map(|(_, seq)| (*seq, script.decisions(PointLocation { machine, seq: *seq }))).collect())
     }
 
     async fn kept_points(&self, machine: MachineId) -> Result<Vec<KeptPoint>, Status> {
@@ -229,6 +236,8 @@ impl Authority for ScriptedAuthority {
             id: PointId(point.id),
             machine_name: point.machine_name.clone(),
             seq: *seq,
+            hash: point.hash,
+            decisions: script.decisions(PointLocation { machine, seq: *seq }),
             damages: u32::try_from(found_damaged(*seq).count()).unwrap(),
         });
         Ok(kept.collect())

@@ -4,8 +4,10 @@ use std::path::PathBuf;
 
 use tonic::Code;
 
+use holdfast_gateway::VerifyTarget;
 use holdfast_proto::error::detail_of;
 use holdfast_proto::ids::{MachineId, PointId};
+use holdfast_vault_engine::{VerifyDepth, VerifyPace};
 
 use crate::bed::Bed;
 use crate::image::noise;
@@ -97,4 +99,38 @@ async fn a_point_that_is_gone_is_damage() {
     assert_eq!(status.code(), Code::DataLoss);
     assert!(status.message().contains(&point));
     assert_eq!(bed.authority.script().damaged.len(), 1);
+}
+
+/// Nothing in the vault is built on the newest point: only the catalogue can tell.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_point_in_the_place_of_the_newest_is_damage() {
+    let (first, second) = (noise(1, MIB), noise(2, MIB));
+    let mut bed = Bed::new().await;
+    let agent = bed.agent(&[("data", &first)]);
+    agent.back_up(&[("data", &first)]).await;
+    let at = (agent.machine, 1);
+    let recorded = bed.authority.script().points.remove(&at).unwrap();
+    for folder in ["points", "open", "seg"] {
+        std::fs::remove_dir_all(bed.root().join(format!("{folder}/{}", agent.machine))).unwrap();
+    }
+    bed.restart().await;
+    // The vault's own signature, for the same machine and number.
+    bed.next(&agent, &[("data", &second)]).back_up(&[("data", &second)]).await;
+    bed.authority.script().points.insert(at, recorded);
+
+    let status = restore(&bed, "web1@latest", "data").await.unwrap_err();
+    assert_eq!((status.code(), detail_of(&status).code.as_str()), (Code::DataLoss, "damaged"), "{status:?}");
+    let damaged: Vec<_> = bed.authority.script().damaged.iter().map(|(at, _)| (at.machine, at.seq)).collect();
+    assert_eq!(damaged, [at]);
+
+    let (progress, _) = tokio::sync::mpsc::channel(1);
+    let report = bed
+        .gateway
+        .verify(VerifyTarget::Vault, VerifyDepth::ReadData, VerifyPace::Full, "alice", progress)
+        .await
+        .unwrap();
+    let told: Vec<u64> = report.findings.iter().map(|finding| finding.point.as_ref().unwrap().seq).collect();
+    assert_eq!((told, report.points), (vec![1], 1));
+    let verified = bed.authority.script().verified.pop().unwrap();
+    assert_eq!((verified.damaged[0].0, verified.sound), (1, vec![]));
 }

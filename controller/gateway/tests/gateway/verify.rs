@@ -1,9 +1,12 @@
 //! What verification tells the catalogue.
 
+use chrono::{TimeDelta, Utc};
 use tokio::sync::mpsc;
+use tonic::Code;
 
-use holdfast_gateway::{PointLocation, VerifyTarget};
-use holdfast_vault_engine::{VerifyDepth, VerifyPace, VerifyReport};
+use holdfast_gateway::{Authority as _, Decision, PointLocation, VerifyTarget};
+use holdfast_proto::error::detail_of;
+use holdfast_vault_engine::{LockMode, VerifyDepth, VerifyPace, VerifyReport};
 
 use crate::bed::Bed;
 use crate::image::noise;
@@ -72,4 +75,36 @@ async fn what_is_sound_is_so_since_the_verification_began() {
     bed.authority.script().damaged = vec![(at, "a disk was away".to_owned())];
     verify(&bed, VerifyTarget::Machine(agent.machine)).await;
     assert_eq!(bed.authority.script().verified[0].sound, [(1, 1)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_the_storage_lost_is_told_and_binds() {
+    let bed = Bed::new().await;
+    let image = noise(1, MIB);
+    let agent = bed.agent(&[("data", &image)]);
+    agent.back_up(&[("data", &image)]).await;
+    let until = Utc::now() + TimeDelta::hours(1);
+    let point = async || bed.authority.find_point("web1@latest").await.unwrap();
+    let lock = Decision::Lock { mode: LockMode::Governance, until };
+    bed.gateway.decide_point(point().await, lock, "alice").await.unwrap();
+    let event = bed.root().join(format!("points/{}/{:020}.{:08}", agent.machine, 1, 1));
+    let kept = std::fs::read(&event).unwrap();
+    std::fs::remove_file(&event).unwrap();
+
+    for decision in [Decision::Delete, Decision::Unlock, lock] {
+        let status = bed.gateway.decide_point(point().await, decision, "bob").await.unwrap_err();
+        assert_eq!((status.code(), detail_of(&status).code.as_str()), (Code::DataLoss, "decisions_lost"));
+    }
+    let told = verify(&bed, VerifyTarget::Vault).await.findings;
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(
+        told[0].reason.starts_with("of 1 decisions about point ") && told[0].reason.ends_with(" 0 are left")
+    );
+    assert!(told[0].point.is_none(), "it restores");
+    assert!(!event.exists());
+
+    std::fs::write(&event, kept).unwrap();
+    assert!(verify(&bed, VerifyTarget::Vault).await.findings.is_empty());
+    let status = bed.gateway.decide_point(point().await, Decision::Delete, "bob").await.unwrap_err();
+    assert_eq!(detail_of(&status).code, "point_locked");
 }

@@ -16,6 +16,8 @@ use crate::retry::{persistently, within};
 use crate::transfers::{CommitState, Connection, ENDED, Transfer};
 use crate::{Gateway, crash_point};
 
+const BASE_DAMAGED: &str = "the point that it is built upon was found damaged: it begins anew, without that";
+
 impl Gateway {
     /// Makes what was received a point; `state` is the transfer's.
     pub(crate) async fn commit(
@@ -33,12 +35,18 @@ impl Gateway {
         if (StepId::from_wire(&attempt.step_id)?, attempt.attempt) != (transfer.step, transfer.attempt) {
             return Err(invalid("the transfer is of another attempt"));
         }
-        within(self.inner.authority.authorise_transfer(agent, transfer.step, transfer.attempt)).await?;
+        let grant =
+            within(self.inner.authority.authorise_transfer(agent, transfer.step, transfer.attempt)).await?;
         let read: Vec<(String, u64)> =
             request.disks.into_iter().map(|disk| (disk.name, disk.read_bytes)).collect();
         let point = match &*state {
             CommitState::Created(point) | CommitState::Recorded(point) => Point::clone(point),
             CommitState::Receiving => {
+                // Found since this began. What is damaged in it the new point would need, too.
+                if transfer.backup.base().is_some_and(|base| grant.damaged.contains(&base.seq)) {
+                    self.inner.transfers.remove(&transfer);
+                    return Err(reopen(BASE_DAMAGED));
+                }
                 // It takes nothing any more, and after an error the point may be there: the agent opens its transfer
                 // afresh, which asks the vault.
                 let created = self.create_point(&transfer, &read).await;

@@ -4,6 +4,7 @@
 mod authority;
 mod collect;
 mod commit;
+mod damage;
 mod enforce;
 mod error;
 mod learn;
@@ -101,6 +102,7 @@ struct Inner {
     settled: Settled,
     collecting: Mutex<()>,
     verifying: Mutex<()>,
+    spreading: Mutex<()>,
 }
 
 impl std::fmt::Debug for Gateway {
@@ -123,6 +125,7 @@ impl Gateway {
             settled: Settled::default(),
             collecting: Mutex::new(()),
             verifying: Mutex::new(()),
+            spreading: Mutex::new(()),
         };
         Self { inner: Arc::new(inner) }
     }

@@ -147,6 +147,9 @@ impl RestoreApi {
         if let Err(status) = within(self.0.inner.authority.mark_damaged(location, &chain(&error))).await {
             warn!(%machine, seq, reason = status.message(), "a damaged point is not marked");
         }
+        if let Some(segment) = error.damaged_segment() {
+            self.0.spread_damage_later(location, segment);
+        }
         status_of(&error)
     }
 }

@@ -74,6 +74,7 @@ impl Gateway {
             }
         };
         let (machines, mut report) = (scopes.len(), VerifyReport::default());
+        let mut verification = inner.vault.verification(depth, pace);
         // One after the other: what was found out counts, also if somebody ends the check.
         for (done, (machine, scope)) in scopes.into_iter().enumerate() {
             let before = report.read_bytes;
@@ -86,7 +87,12 @@ impl Gateway {
             if let VerifyScope::Point(_, seq) = scope {
                 kept.retain(|point| point.seq == seq);
             }
-            let mut found = match inner.vault.verify(scope, depth, pace, tell).await {
+            // What was damaged once is looked at anew, whatever was seen of it for another machine: it may be called sound.
+            let verified = match kept.iter().any(|point| point.damages > 0) {
+                true => inner.vault.verify(scope, depth, pace, tell).await,
+                false => verification.verify(scope, tell).await,
+            };
+            let mut found = match verified {
                 // The one that was asked for: lost, if the catalogue has it.
                 Err(VaultError::Missing { .. })
                     if matches!(scope, VerifyScope::Point(..)) && !kept.is_empty() =>
@@ -104,6 +110,11 @@ impl Gateway {
             }
             VERIFIED_BYTES.add(usize::try_from(found.read_bytes).unwrap_or(usize::MAX));
             self.record_verified(&found, &kept, depth, actor).await?;
+            if let Some(segments) = found.damaged_segments.get(&machine) {
+                let marked =
+                    found.damaged.get(&machine).into_iter().flat_map(BTreeMap::keys).copied().collect();
+                self.spread_damage(MachineId(machine), segments, marked).await?;
+            }
             report.merge(found);
         }
         info!(

@@ -124,6 +124,12 @@ impl std::fmt::Debug for Backup {
 }
 
 impl Backup {
+    /// The point that it is built upon.
+    #[must_use]
+    pub fn base(&self) -> Option<PointRef> {
+        self.shared.opened.base.as_ref().map(Point::reference)
+    }
+
     pub(crate) async fn start(
         vault: Vault,
         request: BeginBackup,

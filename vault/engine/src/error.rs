@@ -2,6 +2,7 @@ use holdfast_vault_format::container::SealError;
 use holdfast_vault_format::event::LockMode;
 use holdfast_vault_format::{CellError, DecodeError};
 
+use crate::segment::SegmentId;
 use crate::store::Problem;
 
 /// What went wrong in the vault. `Display` does not repeat the source.
@@ -134,6 +135,19 @@ impl VaultError {
                 | Self::Mismatch { .. }
                 | Self::DamagedRange { .. }
         )
+    }
+
+    /// The segment that is damaged, if it is one.
+    #[must_use]
+    pub fn damaged_segment(&self) -> Option<SegmentId> {
+        match self {
+            Self::DamagedRange { source, .. } => source.damaged_segment(),
+            Self::Damaged { object, .. }
+            | Self::Missing { object }
+            | Self::Unreadable { object, .. }
+            | Self::Mismatch { object, .. } => SegmentId::of_name(object),
+            _ => None,
+        }
     }
 
     #[must_use]

@@ -57,13 +57,16 @@ pub use map::{MapBlocks, MapLayer, MapRun};
 pub use point::{OpenBackup, Outcome, Point, PointDisk, PointStatus};
 pub use retention::Retention;
 pub use samples::{SampleStats, Samples};
+pub use segment::SegmentId;
 pub use standing::{COOLING_OFF, Deletion, Lock, PointState, Refusal, Standing};
 pub use store::{
     Arbiter, ArbiterError, Claim, Problem, S3, S3Addressing, S3Credentials, S3Limits, S3Location,
     S3ObjectLock, S3Transport, Storage,
 };
 pub use vault::Vault;
-pub use verify::{DamagedPoint, Finding, VerifyDepth, VerifyPace, VerifyProgress, VerifyReport, VerifyScope};
+pub use verify::{
+    DamagedPoint, Finding, Verification, VerifyDepth, VerifyPace, VerifyProgress, VerifyReport, VerifyScope,
+};
 
 /// A place where the fault tests end the process; nothing in a build without the feature `failpoints`.
 pub(crate) fn crash_point(name: &'static str) {

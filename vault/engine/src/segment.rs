@@ -47,7 +47,7 @@ pub(crate) type AnyGeneration = (Uuid, u64, u32);
 
 /// Which segment: backup, number, generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct SegmentId {
+pub struct SegmentId {
     pub(crate) machine: Uuid,
     pub(crate) seq: u64,
     pub(crate) number: u32,
@@ -59,6 +59,20 @@ impl SegmentId {
     pub(crate) fn named(machine: Uuid, named: &SegmentRef) -> Self {
         let SegmentRef { lender, seq, number, generation, .. } = *named;
         Self { machine: lender.unwrap_or(machine), seq, number, generation }
+    }
+
+    /// The one that an object's name names.
+    pub(crate) fn of_name(object: &str) -> Option<Self> {
+        let path = object_store::path::Path::from(object);
+        let machine = path.parts().nth(1)?.as_ref().parse().ok()?;
+        let (number, generation) = name::segment_of(&path).filter(|_| name::is_segment(object))?;
+        Some(Self { machine, seq: name::seq_folder_of(&path)?, number, generation })
+    }
+
+    /// Whose backup wrote it.
+    #[must_use]
+    pub fn machine(&self) -> Uuid {
+        self.machine
     }
 
     pub(crate) fn any_generation(&self) -> AnyGeneration {

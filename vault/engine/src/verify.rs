@@ -8,7 +8,7 @@ mod affected;
 mod data;
 mod structure;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
 
 use uuid::Uuid;
@@ -82,6 +82,8 @@ pub struct VerifyReport {
     pub damaged: BTreeMap<Uuid, BTreeMap<u64, String>>,
     /// Points without one, and their hashes; whole if all their segments were read.
     pub sound: BTreeMap<Uuid, BTreeMap<u64, [u8; 32]>>,
+    /// Segments of which something is damaged, by the machine whose points name them.
+    pub damaged_segments: BTreeMap<Uuid, BTreeSet<SegmentId>>,
 }
 
 /// Something that is damaged or missing.
@@ -108,8 +110,19 @@ pub struct DamagedPoint {
     pub ranges: Vec<Range<u64>>,
 }
 
-/// What came of segments that other machines borrow: many of them may borrow the same.
-type Lent = BTreeMap<SegmentId, Option<DamagedCells>>;
+/// Segments of which one verification remembers what came of reading them: some 50 MiB, of 32 TiB of segments. Further ones are read
+/// again for each machine that borrows of them.
+const REMEMBERED: usize = 1 << 20;
+
+/// A verification of one machine after the other: what several of them need is read once.
+#[derive(Debug)]
+pub struct Verification {
+    vault: Vault,
+    depth: VerifyDepth,
+    pace: VerifyPace,
+    read: HashSet<SegmentId>,
+    damaged: BTreeMap<SegmentId, DamagedCells>,
+}
 
 impl VerifyReport {
     /// Takes in what was found out about other machines.
@@ -122,6 +135,7 @@ impl VerifyReport {
         self.more_findings += other.more_findings;
         self.damaged.extend(other.damaged);
         self.sound.extend(other.sound);
+        self.damaged_segments.extend(other.damaged_segments);
         for finding in other.findings {
             self.add(finding);
         }
@@ -163,17 +177,63 @@ impl Vault {
         scope: VerifyScope,
         depth: VerifyDepth,
         pace: VerifyPace,
-        mut progress: impl FnMut(VerifyProgress) + Send,
+        progress: impl FnMut(VerifyProgress) + Send,
     ) -> Result<VerifyReport, VaultError> {
-        self.check_present().await?;
+        self.verification(depth, pace).verify(scope, progress).await
+    }
+
+    /// Begins to verify one machine after the other.
+    #[must_use]
+    pub fn verification(&self, depth: VerifyDepth, pace: VerifyPace) -> Verification {
         // What was read long ago says nothing about what is there now.
         let vault = self.renewed(None);
+        Verification { vault, depth, pace, read: HashSet::new(), damaged: BTreeMap::new() }
+    }
+
+    /// Which points of a machine need what is damaged in these segments: of points that share them damage may have been found in one
+    /// only, such as by a restore.
+    ///
+    /// # Errors
+    /// As [`Vault::verify`].
+    pub async fn points_damaged_by(
+        &self,
+        machine: Uuid,
+        segments: &BTreeSet<SegmentId>,
+    ) -> Result<Vec<(u64, String)>, VaultError> {
+        let vault = self.renewed(None);
+        let segments: Vec<SegmentId> = segments.iter().copied().collect();
+        let read = vault.read_segments(&segments, VerifyPace::Full, &mut |_, _, _| {}).await?;
+        let points: Vec<Point> = vault
+            .points(machine)
+            .await?
+            .into_iter()
+            .filter_map(|status| match status {
+                PointStatus::Ok(point) | PointStatus::SoftDeleted(point, _) => Some(point),
+                PointStatus::Damaged { .. } => None,
+            })
+            .collect();
+        let found = vault.affected(&points, read.damaged).await?;
+        vault.check_present().await?;
+        Ok(found.into_iter().filter_map(|(point, reason)| Some((point?.seq, reason))).collect())
+    }
+}
+
+impl Verification {
+    /// As [`Vault::verify`].
+    ///
+    /// # Errors
+    /// As [`Vault::verify`].
+    pub async fn verify(
+        &mut self,
+        scope: VerifyScope,
+        mut progress: impl FnMut(VerifyProgress) + Send,
+    ) -> Result<VerifyReport, VaultError> {
+        self.vault.check_present().await?;
         let machines = match scope {
-            VerifyScope::Vault => vault.machines().await?,
+            VerifyScope::Vault => self.vault.machines().await?,
             VerifyScope::Machine(machine) | VerifyScope::Point(machine, _) => vec![machine],
         };
         let mut report = VerifyReport { machines: machines.len(), ..VerifyReport::default() };
-        let mut lent = Lent::new();
         for (done, machine) in machines.iter().enumerate() {
             let mut so_far = VerifyProgress {
                 machines_done: done,
@@ -192,22 +252,22 @@ impl Vault {
                 };
                 progress(so_far);
             };
-            vault.verify_machine(*machine, scope, (depth, pace), &mut tell, (&mut report, &mut lent)).await?;
+            self.verify_machine(*machine, scope, &mut tell, &mut report).await?;
         }
         Ok(report)
     }
 
     async fn verify_machine(
-        &self,
+        &mut self,
         machine: Uuid,
         scope: VerifyScope,
-        (depth, pace): (VerifyDepth, VerifyPace),
         tell: &mut (impl FnMut(usize, usize, u64) + Send),
-        (report, lent): (&mut VerifyReport, &mut Lent),
+        report: &mut VerifyReport,
     ) -> Result<(), VaultError> {
+        let (vault, depth) = (&self.vault, self.depth);
         let wanted = |seq| !matches!(scope, VerifyScope::Point(_, only) if only != seq);
         let statuses: Vec<_> =
-            self.points(machine).await?.into_iter().filter(|status| wanted(status.seq())).collect();
+            vault.points(machine).await?.into_iter().filter(|status| wanted(status.seq())).collect();
         if let (VerifyScope::Point(_, seq), true) = (scope, statuses.is_empty()) {
             return Err(VaultError::Missing { object: crate::name::point(machine, seq) });
         }
@@ -227,25 +287,30 @@ impl Vault {
                 }
             }
         }
-        let structure = Structure::read(self, &points).await?;
+        let structure = Structure::read(vault, &points).await?;
         report.segments += structure.segments.len() as u64;
         let (known, chosen): (Vec<SegmentId>, Vec<SegmentId>) = structure
             .segments
             .iter()
             .copied()
             .filter(|id| depth.reads(*id))
-            .partition(|id| lent.contains_key(id));
-        let read = self.read_segments(&chosen, pace, tell).await?;
+            .partition(|id| self.read.contains(id));
+        let read = vault.read_segments(&chosen, self.pace, tell).await?;
         report.read_segments += chosen.len() as u64;
         report.read_bytes += read.bytes;
         findings.extend(structure.findings);
         let mut damaged = read.damaged;
-        for id in chosen.into_iter().filter(|id| id.machine != machine) {
-            lent.insert(id, damaged.get(&id).cloned());
+        damaged.extend(known.into_iter().filter_map(|id| Some((id, self.damaged.get(&id)?.clone()))));
+        let room = REMEMBERED.saturating_sub(self.read.len());
+        for id in chosen.into_iter().take(room) {
+            self.read.insert(id);
+            self.damaged.extend(damaged.get(&id).map(|damaged| (id, damaged.clone())));
         }
-        damaged.extend(known.into_iter().filter_map(|id| Some((id, lent.get(&id)?.clone()?))));
         damaged.extend(structure.damaged);
-        findings.extend(self.affected(&points, damaged).await?);
+        if !damaged.is_empty() {
+            report.damaged_segments.insert(machine, damaged.keys().copied().collect());
+        }
+        findings.extend(vault.affected(&points, damaged).await?);
         // A cell with metadata: what needs it is told already.
         let told: BTreeSet<String> =
             findings.iter().filter(|(point, _)| point.is_some()).map(|(_, reason)| reason.clone()).collect();
@@ -257,7 +322,7 @@ impl Vault {
             if let Some(point) = &point {
                 // Purged since it was listed: then what it needed may be gone.
                 sound.remove(&point.seq);
-                let standing = self.standing(machine, point.seq).await;
+                let standing = vault.standing(machine, point.seq).await;
                 if standing.is_ok_and(|standing| standing.state == PointState::Purged) {
                     continue;
                 }
@@ -268,6 +333,6 @@ impl Vault {
         }
         report.sound.insert(machine, sound);
         // Where there is no vault any more, everything is missing and nothing is damaged.
-        self.check_present().await
+        vault.check_present().await
     }
 }

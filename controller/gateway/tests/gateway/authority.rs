@@ -141,7 +141,12 @@ impl Authority for ScriptedAuthority {
                 .map(|(_, seq)| *seq)
                 .max()
                 .unwrap_or(0),
-            damaged: Vec::new(),
+            damaged: script
+                .damaged
+                .iter()
+                .filter(|(at, _)| at.machine == row.machine)
+                .map(|(at, _)| at.seq)
+                .collect(),
         })
     }
 

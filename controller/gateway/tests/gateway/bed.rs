@@ -14,7 +14,7 @@ use tonic::{Request, Status};
 use holdfast_gateway::{AgentIdentity, Gateway, GatewayConfig, OperatorIdentity, Role};
 use holdfast_proto::MAX_MESSAGE_BYTES;
 use holdfast_proto::ids::{AgentId, MachineId, SnapshotId, StepId};
-use holdfast_vault_engine::{DiskSpec, KeyFile, PointStatus, Storage, Vault};
+use holdfast_vault_engine::{DiskSpec, KeyFile, PointStatus, Samples, Storage, Vault};
 
 use crate::agent::Agent;
 use crate::authority::{ScriptedAuthority, Step};
@@ -61,6 +61,14 @@ impl Bed {
         self.server.abort();
         let key = KeyFile::load(&self.dir.path().join("vault.key")).unwrap();
         self.vault = Vault::open(Storage::directory(&self.root()).unwrap(), &key).await.unwrap();
+        self.gateway = Gateway::new(self.vault.clone(), Arc::clone(&self.authority) as _, self.config);
+        (self.address, self.server) = serve(&self.gateway).await;
+    }
+
+    /// What any machine has stored is not stored again.
+    pub(crate) async fn deduplicate(&mut self, samples: Arc<Samples>) {
+        self.server.abort();
+        self.vault = self.vault.deduplicating(samples);
         self.gateway = Gateway::new(self.vault.clone(), Arc::clone(&self.authority) as _, self.config);
         (self.address, self.server) = serve(&self.gateway).await;
     }

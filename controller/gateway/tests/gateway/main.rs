@@ -7,6 +7,7 @@ mod agent;
 mod authority;
 mod bed;
 mod commit;
+mod damage;
 mod fencing;
 mod frames;
 mod image;

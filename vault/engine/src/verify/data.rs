@@ -23,7 +23,7 @@ pub(crate) struct Read {
 }
 
 /// What of a segment is damaged.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(super) struct DamagedCells {
     /// Of the first of them.
     pub(super) reason: String,
@@ -38,7 +38,7 @@ impl DamagedCells {
 }
 
 /// `All`: the directory, or the whole segment.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(super) enum Cells {
     All,
     Some(Vec<u32>),

@@ -1,0 +1,51 @@
+//! Damage is found in one point; others may need the same bytes.
+
+use std::collections::BTreeSet;
+
+use tonic::Status;
+use tracing::{error, warn};
+
+use holdfast_proto::ids::MachineId;
+use holdfast_vault_engine::SegmentId;
+
+use crate::error::status_of;
+use crate::retry::within;
+use crate::{Gateway, PointLocation};
+
+impl Gateway {
+    /// Marks every point of a machine that needs what is damaged in these segments: those that nobody read, and those that were
+    /// committed since the damage was looked for. The next backup is built on none of them. `marked` are so already.
+    pub(crate) async fn spread_damage(
+        &self,
+        machine: MachineId,
+        segments: &BTreeSet<SegmentId>,
+        mut marked: BTreeSet<u64>,
+    ) -> Result<(), Status> {
+        let found = self.inner.vault.points_damaged_by(machine.0, segments).await;
+        let found = found.map_err(|error| status_of(&error))?;
+        for (seq, reason) in found {
+            if marked.insert(seq) {
+                error!(%machine, seq, reason, "a point is damaged");
+                within(self.inner.authority.mark_damaged(PointLocation { machine, seq }, &reason)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The same of a segment in which a restore met damage, while the operator is told of that.
+    pub(crate) fn spread_damage_later(&self, point: PointLocation, segment: SegmentId) {
+        let gateway = self.clone();
+        tokio::spawn(async move {
+            // One after the other: each reads a segment, and where the blocks of all points are.
+            let _only = gateway.inner.spreading.lock().await;
+            let segments = BTreeSet::from([segment]);
+            for machine in BTreeSet::from([point.machine.0, segment.machine()]).into_iter().map(MachineId) {
+                let marked = (machine == point.machine).then_some(point.seq).into_iter().collect();
+                if let Err(status) = gateway.spread_damage(machine, &segments, marked).await {
+                    warn!(%machine, reason = status.message(),
+                        "not looked for what else is damaged: the next verification will");
+                }
+            }
+        });
+    }
+}

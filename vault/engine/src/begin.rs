@@ -8,13 +8,14 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use holdfast_vault_format::MAX_DISK_BYTES;
-use holdfast_vault_format::container::{Kind, seal_record};
+use holdfast_vault_format::container::Kind;
 use holdfast_vault_format::record::{Consistency, Open};
 
 use crate::backup::{Backup, Opened};
+use crate::event::PointNames;
 use crate::object::{self, Created};
 use crate::segment::{AnyGeneration, SegmentId};
-use crate::standing::PointState;
+use crate::standing::{PointState, Standing};
 use crate::{Outcome, Point, Vault, VaultError, name};
 
 /// How often a begin that another one overtook starts over.
@@ -93,7 +94,7 @@ impl Vault {
         let names = self.point_names(machine).await?;
         let decided: Vec<u64> = names.seqs.keys().copied().collect();
         let opened = self.open_seqs(machine).await?;
-        let newest = self.newest_point(machine, &decided).await?;
+        let newest = self.newest_point(machine, &names).await?;
         if let Some(point) = &newest
             && (point.step_id, point.attempt) == (request.step_id, request.attempt)
         {
@@ -123,7 +124,7 @@ impl Vault {
         }
         // From here on a collection keeps the base, unless it was purged before.
         if let Some(point) = &base
-            && self.is_purged(machine, point.seq).await?
+            && is_purged(machine, point.seq, self.standing(machine, point.seq).await)?
         {
             return Ok(None);
         }
@@ -173,10 +174,11 @@ impl Vault {
         Ok(false)
     }
 
-    async fn newest_point(&self, machine: Uuid, decided: &[u64]) -> Result<Option<Point>, VaultError> {
-        for seq in decided.iter().rev() {
+    async fn newest_point(&self, machine: Uuid, names: &PointNames) -> Result<Option<Point>, VaultError> {
+        for seq in names.seqs.keys().rev() {
+            let standing = || self.standing_by(machine, *seq, names.events.get(seq));
             match self.outcome(machine, *seq).await {
-                Ok(Some(Outcome::Point(point))) if !self.is_purged(machine, *seq).await? => {
+                Ok(Some(Outcome::Point(point))) if !is_purged(machine, *seq, standing().await)? => {
                     return Ok(Some(point));
                 }
                 Ok(_) => {}
@@ -187,18 +189,6 @@ impl Vault {
             }
         }
         Ok(None)
-    }
-
-    /// Whether a point is no more. If that cannot be told, nothing is built upon it.
-    async fn is_purged(&self, machine: Uuid, seq: u64) -> Result<bool, VaultError> {
-        match self.standing(machine, seq).await {
-            Ok(standing) => Ok(standing.state == PointState::Purged),
-            Err(error) if error.is_damage() => {
-                warn!(%machine, seq, error = &error as &dyn std::error::Error, "what was decided about a point cannot be read: not built upon");
-                Ok(true)
-            }
-            Err(error) => Err(error),
-        }
     }
 
     /// A base is built upon only if all that it refers to is there; otherwise the next backup is a full one, which heals.
@@ -289,10 +279,19 @@ impl Vault {
             epoch,
         };
         let object = name::open(request.machine, seq);
-        let sealed = seal_record(&self.inner.ring, Kind::Open, &object, rand::random(), &open.encode())
-            .map_err(VaultError::Seal)?;
-        let open_bytes = sealed.len() as u64;
-        let created = object::create(self.storage(), &object, sealed.into()).await?;
+        let (created, open_bytes) = self.create_sized_record(&object, Kind::Open, &open.encode()).await?;
         Ok((created == Created::Now).then_some((seq, open_bytes)))
+    }
+}
+
+/// Whether a point is no more. If that cannot be told, nothing is built upon it.
+fn is_purged(machine: Uuid, seq: u64, standing: Result<Standing, VaultError>) -> Result<bool, VaultError> {
+    match standing {
+        Ok(standing) => Ok(standing.state == PointState::Purged),
+        Err(error) if error.is_damage() => {
+            warn!(%machine, seq, error = &error as &dyn std::error::Error, "what was decided about a point cannot be read: not built upon");
+            Ok(true)
+        }
+        Err(error) => Err(error),
     }
 }

@@ -29,10 +29,21 @@ impl Vault {
         kind: Kind,
         body: &[u8],
     ) -> Result<Created, VaultError> {
+        Ok(self.create_sized_record(object, kind, body).await?.0)
+    }
+
+    /// The same; answers its stored length as well.
+    pub(crate) async fn create_sized_record(
+        &self,
+        object: &str,
+        kind: Kind,
+        body: &[u8],
+    ) -> Result<(Created, u64), VaultError> {
         let sealed =
             seal_record(&self.inner.ring, kind, object, rand::random(), body).map_err(VaultError::Seal)?;
         self.check_mounted().await?;
         let bytes = Bytes::from(sealed);
+        let stored = bytes.len() as u64;
         let created = loop {
             match object::create(self.storage(), object, bytes.clone()).await {
                 Err(error)
@@ -42,6 +53,6 @@ impl Vault {
         };
         // Once more: what was created where the vault is not must not count.
         self.check_mounted().await?;
-        Ok(created)
+        Ok((created, stored))
     }
 }

@@ -151,7 +151,9 @@ impl Standing {
             }
             Action::Undelete => self.state = PointState::Listed,
             Action::Lock { mode, until } => {
-                let since = self.lock.filter(|lock| lock.mode == mode).map_or(at, |lock| lock.since);
+                // One that ran out is over: the next is a new one.
+                let before = self.lock.filter(|lock| lock.mode == mode && lock.until > at);
+                let since = before.map_or(at, |lock| lock.since);
                 self.lock = Some(Lock { mode, until: instant(until), since });
             }
             Action::Unlock => self.lock = None,

@@ -29,7 +29,9 @@ pub(super) async fn adopt(
     let mut newest = BTreeMap::new();
     for path in object::list(vault.store(), &prefix).await? {
         if let Some((number, generation)) = name::segment_of(&path) {
-            newest.insert(number, generation);
+            // By number: as text, the tenth generation comes before the second.
+            let known = newest.entry(number).or_insert(generation);
+            *known = generation.max(*known);
         }
     }
     if let Some((number, generation)) = newest.first_key_value() {
@@ -70,6 +72,11 @@ async fn adopt_segment(
     let segment = vault.segment(id).await?;
     let table = vault.segment_table(&segment).await?;
     let known = known_cells(vault, &segment, condemned).await?;
+    let damaged = match request.damaged.is_empty() {
+        true => HashSet::new(),
+        // What damaged the points may have damaged this, too, and the next point is to heal.
+        false => vault.damaged_cells(&segment).await?,
+    };
     let slot = state.slot(id, Some(segment.root), segment.size);
     for (cell, (entry, blocks)) in (0_u32..).zip(segment.directory.cells.iter().zip(&table)) {
         let (CellKind::Data { disk, .. } | CellKind::Zero { disk } | CellKind::Known { disk }) = entry.kind
@@ -85,6 +92,7 @@ async fn adopt_segment(
                 count(state, index, sent, entry.stored_len);
                 state.receive_known(index, (slot, cell), blocks, known);
             }
+            CellKind::Data { .. } if damaged.contains(&cell) => {}
             CellKind::Data { .. } => {
                 count(state, index, entry.stored_len, entry.stored_len);
                 receive(Arc::make_mut(&mut state.disks[index].layer), slot, cell, blocks);
@@ -101,7 +109,7 @@ fn count(state: &mut State, disk: usize, sent: u32, stored: u32) {
     state.disks[disk].cell_bytes += u64::from(stored);
 }
 
-/// The known cells that a segment's own stand for, where they are still to be had; the others are sent again.
+/// The known cells that a segment's own stand for, where they still read and are true; the others are sent again.
 async fn known_cells(
     vault: &Vault,
     segment: &Arc<Segment>,
@@ -109,7 +117,7 @@ async fn known_cells(
 ) -> Result<HashMap<u32, Known>, VaultError> {
     let cells = &segment.directory.cells;
     let is_known = |cell: &CellEntry| matches!(cell.kind, CellKind::Known { .. });
-    let (mut found, mut lenders) = (HashMap::new(), HashMap::new());
+    let (mut found, mut lenders) = (Vec::new(), HashMap::new());
     let mut at = 0;
     for run in cells.chunk_by(|one, next| is_known(one) == is_known(next)) {
         let first = at;
@@ -133,9 +141,9 @@ async fn known_cells(
             let Some(lent) = lent.as_ref().filter(|lent| lent.root == root) else { continue };
             let known = Known { id, segment: Arc::clone(lent), cell: of };
             if known.has(&entry.hash, entry.plain_len) {
-                found.insert(cell, known);
+                found.push((cell, known));
             }
         }
     }
-    Ok(found)
+    known::keep_true(vault, found).await
 }

@@ -24,6 +24,8 @@ const FOLLOWED: usize = 8;
 const LEAST_BYTES: usize = 512;
 /// Whoever comes so near to the end of a segment goes on in the next.
 const NEAR_END: usize = 16;
+/// Cells that are read by one request, at most: 4 MiB of plain bytes.
+const AT_ONCE: usize = 32;
 /// To find out must not take longer than to store it again.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -213,6 +215,37 @@ impl Finder {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Those that still read and have the bytes that they stand for: it was so when they were found, by an attempt that may have ended
+/// long ago.
+///
+/// # Errors
+/// If the storage does not answer: then nothing is known of them.
+pub(super) async fn keep_true(
+    vault: &Vault,
+    found: Vec<(u32, Known)>,
+) -> Result<HashMap<u32, Known>, VaultError> {
+    let mut kept = HashMap::new();
+    for run in found.chunk_by(|(_, before), (_, next)| follows(Some(before), Some(next))) {
+        for part in run.chunks(AT_ONCE) {
+            match read(vault, part[0].1.clone(), part.len()).await {
+                Ok(()) => kept.extend(part.iter().cloned()),
+                Err(error) if error.is_damage() => {
+                    tell(part[0].1.id, Some(&error));
+                    for (cell, known) in part {
+                        match read(vault, known.clone(), 1).await {
+                            Ok(()) => drop(kept.insert(*cell, known.clone())),
+                            Err(error) if error.is_damage() => {}
+                            Err(error) => return Err(error),
+                        }
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(kept)
 }
 
 /// Whether both can be read by one request.

@@ -79,6 +79,12 @@ fn whoever_locks_for_compliance_has_three_days_to_think() {
     other.decide(Action::Unlock, now(49 + cooling)).unwrap();
     assert_eq!(other.lock, None);
     assert_eq!(point.decide(Action::Unlock, now(50 + cooling)), Err(Refusal::Compliance));
+    // One that ran out long ago does not make the next one old.
+    let mut again = point;
+    again.decide(lock(LockMode::Compliance, 30 * cooling), now(20 * cooling)).unwrap();
+    assert_eq!(again.retention(now(21 * cooling - 1)), None);
+    again.decide(Action::Unlock, now(21 * cooling - 1)).unwrap();
+    assert_eq!(again.lock, None);
     let mut governed = Standing::default();
     governed.decide(lock(LockMode::Governance, 10 * cooling), now(0)).unwrap();
     governed.decide(Action::Unlock, now(9 * cooling)).unwrap();

@@ -1,6 +1,6 @@
 //! Reading segments whole.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -60,6 +60,21 @@ impl Read {
 }
 
 impl Vault {
+    /// The cells of a segment that do not read or are not what they should be. All are read.
+    ///
+    /// # Errors
+    /// Also damage of the segment as a whole.
+    pub(crate) async fn damaged_cells(&self, segment: &Segment) -> Result<HashSet<u32>, VaultError> {
+        let read = self.read_segments(&[segment.id], VerifyPace::Full, &mut |_, _, _| {}).await?;
+        match read.damaged.into_values().next() {
+            None => Ok(HashSet::new()),
+            Some(DamagedCells { cells: Cells::Some(cells), .. }) => Ok(cells.into_iter().collect()),
+            Some(DamagedCells { cells: Cells::All, reason }) => {
+                Err(VaultError::mismatch(&segment.name, reason))
+            }
+        }
+    }
+
     /// Reads segments and compares every cell with its hash.
     pub(crate) async fn read_segments(
         &self,

@@ -305,6 +305,33 @@ async fn a_later_attempt_takes_over_what_was_borrowed() {
     }
 }
 
+/// What the lender's disk lost since is sent again, however long ago it was found to be true.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_borrowed_is_looked_at_again_by_a_later_attempt() {
+    let image = Image::noise(9, 5 * MIB);
+    let test = TestVault::new().await;
+    let vault = test.vault.deduplicating(samples());
+    let one = back_up(&vault, Uuid::new_v4(), &[("sda", &image)]).await.unwrap();
+    let machine = Uuid::new_v4();
+    let lost = begin(&vault, request(machine, &[("sda", &image)])).await.unwrap();
+    send_changes(&lost, "sda", &image).await.unwrap();
+    lost.flush().await.unwrap();
+    vault.conclude(machine, lost.seq(), "lost").await.unwrap();
+    let name = format!("seg/{}/{:020}/{:08}.0", one.machine, one.seq, 0);
+    let mut bytes = std::fs::read(test.path.join(&name)).unwrap();
+    let regions = Anatomist::new(&test.path, &test.key_path).regions(&name, &bytes);
+    let cells: Vec<_> = regions.iter().filter(|(region, _)| *region == Region::DataCell).collect();
+    bytes[cells[17].1.start + 100] ^= 1;
+    std::fs::write(test.path.join(&name), bytes).unwrap();
+
+    let reopened = test.reopen().await.unwrap();
+    let second = begin(&reopened, request(machine, &[("sda", &image)])).await.unwrap();
+    let known = read_map(&second, "sda", MapLayer::Overlay).await.unwrap();
+    assert_eq!(image.blocks() - known.len(), 32, "all but the blocks of that cell");
+    let point = finish(&second, &[("sda", &image)]).await.unwrap();
+    restore_disk(&reopened, &point, "sda", &image).await;
+}
+
 /// Damage is never lent; told, it is told of all who need it; and a full backup stores anew only what is damaged.
 #[tokio::test(flavor = "multi_thread")]
 async fn damage_is_not_borrowed() {

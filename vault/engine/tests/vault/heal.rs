@@ -1,8 +1,10 @@
 //! Backups into a vault that is damaged.
 
+use holdfast_vault_engine::{BeginBackup, MapLayer};
 use uuid::Uuid;
 
 use super::corruption::with_causes;
+use super::support::agent::read_map;
 use super::support::anatomy::{Anatomist, Region};
 use super::support::image::Random;
 use super::support::{Image, TestVault, back_up, begin, finish, good_points, request, restore, send_changes};
@@ -99,6 +101,39 @@ async fn damaged_segments_are_not_taken_over() {
     let point = finish(&backup, &[("sda", &image)]).await.unwrap();
     assert!(restore(&vault, &point, "sda").await.unwrap() == image);
     assert_eq!(good_points(&vault, machine).await.len(), 1);
+}
+
+/// Cells with data as well, once there is damage at all: a first backup that goes on does not read a disk's worth again.
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_cells_of_a_leftover_heal_nothing() {
+    let test = TestVault::new().await;
+    let machine = Uuid::new_v4();
+    let first = Image::noise(131, 1 << 20);
+    let point = back_up(&test.vault, machine, &[("sda", &first)]).await.unwrap();
+    let second = Image::noise(132, 1 << 20);
+    let interrupted = begin(&test.vault, request(machine, &[("sda", &second)])).await.unwrap();
+    send_changes(&interrupted, "sda", &second).await.unwrap();
+    interrupted.flush().await.unwrap();
+    let name = format!("seg/{machine}/{:020}/{:08}.0", interrupted.seq(), 0);
+    drop(interrupted);
+    let mut bytes = std::fs::read(test.path.join(&name)).unwrap();
+    let cell = Anatomist::new(&test.path, &test.key_path)
+        .regions(&name, &bytes)
+        .into_iter()
+        .filter(|(region, _)| *region == Region::DataCell)
+        .nth(3)
+        .unwrap()
+        .1;
+    bytes[cell.start + 100] ^= 4;
+    std::fs::write(test.path.join(&name), bytes).unwrap();
+
+    let vault = test.reopen().await.unwrap();
+    let healing = BeginBackup { damaged: vec![point.seq], ..request(machine, &[("sda", &second)]) };
+    let backup = begin(&vault, healing).await.unwrap();
+    let overlay = read_map(&backup, "sda", MapLayer::Overlay).await.unwrap();
+    assert_eq!(second.blocks() - overlay.len(), 32, "all but the blocks of that cell");
+    let point = finish(&backup, &[("sda", &second)]).await.unwrap();
+    assert!(restore(&vault, &point, "sda").await.unwrap() == second);
 }
 
 /// A segment that another machine stored must not be taken over: it is not this machine's disk.

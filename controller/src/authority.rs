@@ -16,6 +16,7 @@ use holdfast_proto::ids::{AgentId, MachineId, PointId, StepId};
 use holdfast_vault_engine as vault;
 
 use crate::app::App;
+use crate::domain::error::JobError;
 use crate::domain::job::Consistency;
 use crate::domain::snapshot::DiskRow;
 use crate::store::commit::NewPoint;
@@ -106,6 +107,10 @@ impl Authority for StoreAuthority {
 
     async fn record_restore(&self, operator: &str, point: PointId, disk: &str) -> Result<(), Status> {
         self.0.store.record_restore(operator, point, disk).await.map_err(Status::from)
+    }
+
+    async fn record_healing(&self, step: StepId) -> Result<(), Status> {
+        self.0.store.warn_job(step, JobError::full_after_damage()).await.map_err(Status::from)
     }
 
     async fn is_live(&self, step: StepId, attempt: i64) -> Result<bool, Status> {

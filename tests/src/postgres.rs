@@ -62,6 +62,25 @@ impl Postgres {
         script("start", self.folder());
     }
 
+    /// A copy of all that it holds, as a backup of it would be. It is killed before, and started again.
+    #[must_use]
+    pub fn save(&self) -> TempDir {
+        self.crash();
+        let copy = tempfile::tempdir().unwrap();
+        copy_folder(&self.folder().join("c/data"), &copy.path().join("data"));
+        self.restart();
+        copy
+    }
+
+    /// Puts a copy back.
+    pub fn put_back(&self, copy: &TempDir) {
+        self.crash();
+        let data = self.folder().join("c/data");
+        std::fs::remove_dir_all(&data).unwrap();
+        copy_folder(&copy.path().join("data"), &data);
+        self.restart();
+    }
+
     fn folder(&self) -> &Path {
         self.cluster.as_ref().expect("a shared Postgres is not killed").path()
     }
@@ -73,6 +92,11 @@ impl Drop for Postgres {
             script("stop", parent.path());
         }
     }
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-a").args([from, to]).status().unwrap();
+    assert!(copied.success(), "{} is not copied", from.display());
 }
 
 fn script(verb: &str, parent: &Path) -> String {

@@ -47,7 +47,6 @@ pub use restore::RestoreApi;
 pub use transfer_api::TransferApi;
 pub use verify::{Verified, VerifyTarget};
 
-use resolve::Settled;
 use transfers::Transfers;
 
 /// Whoever asks for the state of everything does not wait for one file system.
@@ -99,7 +98,6 @@ struct Inner {
     /// What must come to its end before the process stops.
     tasks: TaskTracker,
     stopping: CancellationToken,
-    settled: Settled,
     collecting: Mutex<()>,
     verifying: Mutex<()>,
     spreading: Mutex<()>,
@@ -122,7 +120,6 @@ impl Gateway {
             restores: Arc::new(Semaphore::new(config.max_restores)),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
-            settled: Settled::default(),
             collecting: Mutex::new(()),
             verifying: Mutex::new(()),
             spreading: Mutex::new(()),

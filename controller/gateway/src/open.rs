@@ -108,6 +108,9 @@ impl Gateway {
             }
             Begun::Open(backup) => {
                 crash_point("gateway::opened");
+                if backup.heals() {
+                    within(self.inner.authority.record_healing(step)).await?;
+                }
                 let transfer = Transfer::new(agent, grant.machine, (step, attempt), names, backup);
                 let response = describe(&transfer)?;
                 self.inner.transfers.insert(transfer);

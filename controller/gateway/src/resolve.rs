@@ -1,8 +1,6 @@
 //! Looks for open ends: commits without a recorded outcome, backups that nobody works on any more, points that the catalogue
 //! does not have. Idempotent; any number of gateways may do it at once, since the vault's names decide.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -12,39 +10,15 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use holdfast_proto::ids::{MachineId, StepId};
-use holdfast_vault_engine::{Backups, Outcome, Point, PointState, VaultError};
+use holdfast_vault_engine::{Backups, Outcome, Point, VaultError};
 
 use crate::error::{chain, status_of};
 use crate::retry::within;
 use crate::{Gateway, PointLocation, UnsettledCommit};
 
-/// Objects that are remembered; more are forgotten and read again.
-const MAX_SETTLED: usize = 1 << 20;
-
 /// How often staging files are looked for, and how long they are left alone.
 const SWEEP_PERIOD: Duration = Duration::from_secs(24 * 3600);
 const STAGING_KEPT: Duration = Duration::from_secs(24 * 3600);
-
-/// Sequence numbers that are known to be no point for the catalogue, aborts and purged ones: that never changes, so they are
-/// not read in every pass.
-#[derive(Default)]
-pub(crate) struct Settled {
-    seqs: Mutex<HashMap<Uuid, HashSet<u64>>>,
-}
-
-impl Settled {
-    fn of(&self, machine: Uuid) -> HashSet<u64> {
-        self.seqs.lock().unwrap_or_else(PoisonError::into_inner).get(&machine).cloned().unwrap_or_default()
-    }
-
-    fn add(&self, machine: Uuid, seq: u64) {
-        let mut seqs = self.seqs.lock().unwrap_or_else(PoisonError::into_inner);
-        if seqs.values().map(HashSet::len).sum::<usize>() >= MAX_SETTLED {
-            seqs.clear();
-        }
-        seqs.entry(machine).or_default().insert(seq);
-    }
-}
 
 impl Gateway {
     /// Runs until the token is cancelled. Then it ends the streams of agents, and returns when commits that began are through.
@@ -151,7 +125,8 @@ impl Gateway {
     pub(crate) async fn resolve_machine(&self, machine: Uuid) -> Result<(), Status> {
         let vault = &self.inner.vault;
         let failed = |error: VaultError| status_of(&error);
-        let Backups { unconcluded, decisions } = vault.backups(machine).await.map_err(failed)?;
+        let backups = vault.backups(machine).await.map_err(failed)?;
+        let Backups { unconcluded, decisions, .. } = &backups;
         let kept = match unconcluded.is_empty() {
             true => Vec::new(),
             false => within(self.inner.authority.kept_points(MachineId(machine))).await?,
@@ -175,16 +150,15 @@ impl Gateway {
             }
         }
         let known = within(self.inner.authority.known_points(MachineId(machine))).await?;
-        let settled = self.inner.settled.of(machine);
-        for (seq, decisions) in decisions {
-            if settled.contains(&seq) || known.get(&seq).is_some_and(|known| *known >= decisions) {
+        for (&seq, &decisions) in decisions {
+            if known.get(&seq).is_some_and(|known| *known >= decisions) {
                 continue;
             }
             let location = PointLocation { machine: MachineId(machine), seq };
             let resolved = if known.contains_key(&seq) {
                 self.follow_point(location).await
             } else {
-                self.index(location, decisions).await
+                self.index(location, &backups).await
             };
             match resolved {
                 // It is logged; the machine's other points are not to wait for it.
@@ -196,25 +170,19 @@ impl Gateway {
     }
 
     /// Takes a point into the catalogue that is not there, unless it was purged.
-    async fn index(&self, location: PointLocation, decisions: u32) -> Result<(), Status> {
+    async fn index(&self, location: PointLocation, backups: &Backups) -> Result<(), Status> {
         let (vault, PointLocation { machine, seq }) = (&self.inner.vault, location);
         let failed = |error: VaultError| status_of(&error);
-        let point = match vault.outcome(machine.0, seq).await.map_err(failed)? {
-            Some(Outcome::Point(point)) => point,
-            Some(Outcome::Aborted { .. }) => {
-                self.inner.settled.add(machine.0, seq);
-                return Ok(());
-            }
-            None => return Ok(()),
-        };
-        if decisions > 0 && vault.standing(machine.0, seq).await.map_err(failed)?.state == PointState::Purged
-        {
-            self.inner.settled.add(machine.0, seq);
+        if !vault.has_point(machine.0, seq, backups).await.map_err(failed)? {
             return Ok(());
         }
+        let Some(Outcome::Point(point)) = vault.outcome(machine.0, seq).await.map_err(failed)? else {
+            return Ok(());
+        };
         self.record(&point).await?;
         info!(%machine, seq, "a point that the catalogue did not have is indexed");
-        if decisions > 0 { self.follow_point(location).await } else { Ok(()) }
+        let is_decided = backups.decisions.get(&seq).is_some_and(|decisions| *decisions > 0);
+        if is_decided { self.follow_point(location).await } else { Ok(()) }
     }
 
     async fn record(&self, point: &Point) -> Result<(), Status> {

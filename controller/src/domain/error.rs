@@ -31,6 +31,19 @@ impl JobError {
         }
     }
 
+    /// A warning: nothing was built on a damaged point.
+    pub(crate) fn full_after_damage() -> Self {
+        Self {
+            code: "full_after_damage".to_owned(),
+            fault: Fault::System,
+            retryable: false,
+            message: "the machine's newest point is damaged: this backup sent everything anew and needs nothing of it"
+                .to_owned(),
+            action: "`holdfast vault check --read-data` tells what is damaged; see whether the vault's disks are failing"
+                .to_owned(),
+        }
+    }
+
     /// Its agent is there, and nothing gets on.
     pub(crate) fn no_progress() -> Self {
         Self {

@@ -4,6 +4,7 @@ use uuid::Uuid;
 
 use holdfast_proto::ids::{AgentId, MachineId, SnapshotId, StepId};
 
+use crate::domain::error::JobError;
 use crate::domain::job::Consistency;
 use crate::domain::snapshot::DiskRow;
 
@@ -77,5 +78,23 @@ impl Store {
             last_seq: row.last_seq,
             damaged: row.damaged,
         })
+    }
+
+    /// Adds a warning to a step's job: it ends with that. Idempotent.
+    pub(crate) async fn warn_job(&self, step: StepId, warning: JobError) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE jobs SET warning = CASE
+                 WHEN jobs.warning IS NULL THEN $2
+                 WHEN strpos(jobs.warning->>'message', $3) > 0 THEN jobs.warning
+                 ELSE jsonb_set(jobs.warning, '{message}', to_jsonb((jobs.warning->>'message') || '; ' || $3)) END
+             FROM steps WHERE steps.id = $1 AND jobs.id = steps.job_id",
+        )
+        .bind(step.0)
+        .bind(Json(&warning))
+        .bind(&warning.message)
+        .execute(&self.pool)
+        .await
+        .during("add a warning to a job")?;
+        Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! The database is lost: the vault has everything that restores.
 
-use holdfast_tests::{Image, Postgres, World};
+use holdfast_tests::{Image, Postgres, World, wait};
 use serde_json::Value;
 
 const MIB: u64 = 1 << 20;
@@ -59,4 +59,54 @@ fn the_catalogue_is_rebuilt_from_the_vault() {
     assert!(sent < 2 * MIB, "{sent}");
     world.assert_restores(&next, "data", &image.path);
     world.assert_catalogue_is_the_vault();
+}
+
+/// The database was put back from a copy that is older than the vault.
+#[test]
+fn an_older_database_catches_up_and_nothing_is_lost() {
+    let mut world = World::start_with(Postgres::own(), &[("window", "1s")]);
+    let image = Image::random(&world.path("disk.raw"), SIZE, 1);
+    let _agent = world.running_agent("web1", &[("data", &image.path)]);
+    let purged = world.back_up("web1");
+    let deleted = world.back_up("web1");
+    let kept = world.back_up("web1");
+    world.controller.kill();
+    let copy = world.postgres.save();
+    world.controller.start();
+    world.wait_for_machine("web1", "online");
+
+    let old = world.path("old.raw");
+    std::fs::copy(&image.path, &old).unwrap();
+    image.fill(2 * MIB, MIB, 7);
+    let newer = world.back_up("web1");
+    let _ = world.cli.run(&["point", "delete", &purged]).succeeds();
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let _ = world.cli.run(&["vault", "gc"]).succeeds();
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    assert_eq!(world.cli.json(&["vault", "gc"])["purged_points"], 1);
+    let _ = world.cli.run(&["point", "delete", &deleted]).succeeds();
+    let _ = world.cli.run(&["point", "lock", &kept, "--for", "2h"]).succeeds();
+
+    world.controller.kill();
+    world.postgres.put_back(&copy);
+    world.controller.start();
+    // Before anything else: what the database has not heard of is as safe as before.
+    let _ = world.cli.run(&["vault", "gc"]).succeeds();
+    world.assert_catalogue_is_the_vault();
+    let states = |id: &str| {
+        let found = points(&world).into_iter().find(|point| point["id"] == id)?;
+        Some(found["state"].as_str().unwrap().to_owned())
+    };
+    wait::until("the decisions to be known", std::time::Duration::from_secs(20), || {
+        (states(&purged).is_none() && states(&deleted).as_deref() == Some("soft_deleted")).then_some(())
+    });
+    let _ = world.cli.run(&["point", "delete", &kept]).fails(1, "point_locked");
+    world.assert_restores(&kept, "data", &old);
+    world.assert_restores(&newer, "data", &image.path);
+    let _ = world.cli.run(&["vault", "check", "--read-data"]).succeeds();
+
+    world.wait_for_machine("web1", "online");
+    image.fill(5 * MIB, MIB, 8);
+    let next = world.back_up("web1");
+    world.assert_restores(&next, "data", &image.path);
 }

@@ -80,7 +80,12 @@ fn damage_is_found_named_and_healed() {
     world.assert_restores(&first, "data", &first_copy);
 
     // Nothing of what is damaged is built upon.
-    let third = world.back_up("web1");
+    let job = world.cli.json(&["backup", "web1", "--wait"]);
+    assert_eq!(
+        (&job["state"], &job["error"]["code"]),
+        (&"succeeded_with_warnings".into(), &"full_after_damage".into())
+    );
+    let third = job["point"].as_str().unwrap().to_owned();
     assert!(world.point(&third)["disks"][0]["sent_bytes"].as_u64().unwrap() >= SIZE);
     world.assert_restores(&third, "data", &image.path);
     let _ = world.cli.run(&["point", "verify", "web1@latest"]).succeeds();

@@ -5,6 +5,7 @@ use uuid::Uuid;
 use holdfast_vault_format::container::Kind;
 use holdfast_vault_format::record::Abort;
 
+use crate::collect::Became;
 use crate::event::PointNames;
 use crate::{OpenBackup, Outcome, Vault, VaultError};
 
@@ -15,6 +16,7 @@ pub struct Backups {
     pub unconcluded: Vec<OpenBackup>,
     /// How much was decided about each of the others, points and aborts, by its sequence number; and about points that the storage lost.
     pub decisions: BTreeMap<u64, u32>,
+    names: PointNames,
 }
 
 impl Vault {
@@ -54,7 +56,16 @@ impl Vault {
                 Err(error) => return Err(error),
             });
         }
-        Ok(Backups { unconcluded: open, decisions })
+        Ok(Backups { unconcluded: open, decisions, names })
+    }
+
+    /// Whether a backup has a point that is not purged. What never changes is remembered, until an older copy of the vault is put in
+    /// its place.
+    ///
+    /// # Errors
+    /// Damage if the storage lost what became of it.
+    pub async fn has_point(&self, machine: Uuid, seq: u64, backups: &Backups) -> Result<bool, VaultError> {
+        Ok(matches!(self.became(machine, seq, &backups.names).await?, Became::Point(..)))
     }
 
     /// Decides that a backup has no point, unless it has one already: then that is the answer. Only after this is an attempt

@@ -130,6 +130,12 @@ impl Backup {
         self.shared.opened.base.as_ref().map(Point::reference)
     }
 
+    /// Whether it sends everything because the newest point is damaged.
+    #[must_use]
+    pub fn heals(&self) -> bool {
+        self.shared.opened.base.is_none() && self.shared.opened.previous.is_some()
+    }
+
     pub(crate) async fn start(
         vault: Vault,
         request: BeginBackup,

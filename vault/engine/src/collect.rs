@@ -29,6 +29,7 @@ use crate::{Vault, VaultError, name, object};
 
 pub(crate) use clock::MAX_STEP;
 pub(crate) use epochs::CondemnedCache;
+pub(crate) use mark::Became;
 use mark::{Lent, Look, Mark};
 use settled::Fate;
 pub(crate) use settled::Settled;

@@ -39,6 +39,8 @@ pub(crate) struct Script {
     pub(crate) aborted: Vec<(StepId, i64)>,
     pub(crate) damaged: Vec<(PointLocation, String)>,
     pub(crate) verified: Vec<Verified>,
+    /// Steps whose backup sends everything because of damage.
+    pub(crate) healing: Vec<StepId>,
     pub(crate) restores: Vec<(String, PointId, String)>,
     /// So many more calls of `record_point` fail.
     pub(crate) record_failures: u32,
@@ -208,6 +210,11 @@ impl Authority for ScriptedAuthority {
 
     async fn record_restore(&self, operator: &str, point: PointId, disk: &str) -> Result<(), Status> {
         self.script().restores.push((operator.to_owned(), point, disk.to_owned()));
+        Ok(())
+    }
+
+    async fn record_healing(&self, step: StepId) -> Result<(), Status> {
+        self.script().healing.push(step);
         Ok(())
     }
 

@@ -56,7 +56,7 @@ pub(super) struct Lent {
 }
 
 /// What became of a backup.
-enum Became {
+pub(crate) enum Became {
     /// A point that is not purged, and what holds it.
     Point(Point, Option<Lock>),
     Settled(Fate),
@@ -265,7 +265,12 @@ impl Vault {
     }
 
     /// What became of one of these backups, all of which are durable: what never changes is remembered.
-    async fn became(&self, machine: Uuid, seq: u64, names: &PointNames) -> Result<Became, VaultError> {
+    pub(crate) async fn became(
+        &self,
+        machine: Uuid,
+        seq: u64,
+        names: &PointNames,
+    ) -> Result<Became, VaultError> {
         if let Some(fate) = self.fate(machine, seq, names) {
             return Ok(Became::Settled(fate));
         }

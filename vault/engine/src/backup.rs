@@ -27,6 +27,7 @@ use crate::{Point, Vault, VaultError, blocking};
 mod adopt;
 mod check;
 mod known;
+mod lent;
 mod upload;
 
 pub use check::NewCell;
@@ -34,6 +35,7 @@ pub use upload::Receipt;
 
 use check::{CheckedCell, check_cells, check_extents};
 use known::{Finder, Known};
+pub(crate) use lent::Lent;
 use upload::{UPLOADS, Upload, upload, wait};
 
 /// Block maps of the first generation; a new one means that everything is compared by new hashes.
@@ -70,8 +72,8 @@ pub(crate) struct State {
     /// All segments that blocks may lie in: adopted ones, this backup's, and those of known cells.
     pub(crate) segments: Vec<SegmentSlot>,
     slots: HashMap<SegmentId, usize>,
-    /// Cells that stand for known ones, and those; both by index in `segments` and number. Shared once the backup is closed.
-    pub(crate) known: Arc<HashMap<(u32, u32), (u32, u32)>>,
+    /// By index in `segments`. Shared once the backup is closed.
+    pub(crate) lent: Arc<Lent>,
     pub(crate) writer: Option<OpenSegment>,
     next_number: u32,
     /// By disk, in the order of the request.
@@ -147,7 +149,7 @@ impl Backup {
         let mut state = State {
             segments: Vec::new(),
             slots: HashMap::new(),
-            known: Arc::default(),
+            lent: Arc::default(),
             writer: None,
             next_number: 0,
             disks: request.disks.iter().map(|_| DiskState::default()).collect(),
@@ -255,7 +257,7 @@ impl Backup {
     /// Once there is a point, nobody asks for it any more.
     pub(crate) fn forget_received(&self) {
         let mut state = self.state();
-        state.known = Arc::default();
+        state.lent = Arc::default();
         self.shared.buffers.close();
         for disk in &mut state.disks {
             disk.layer = Arc::default();
@@ -298,7 +300,7 @@ impl State {
         // What other backups stored is not counted as this one's.
         let lent = self.slot(known.id, Some(known.segment.root), 0);
         let number = |slot| u32::try_from(slot).unwrap_or(u32::MAX);
-        Arc::make_mut(&mut self.known).insert((number(slot), cell), (number(lent), known.cell));
+        Arc::make_mut(&mut self.lent).insert((number(slot), cell), (number(lent), known.cell));
         receive(Arc::make_mut(&mut self.disks[disk].layer), slot, cell, blocks);
     }
 

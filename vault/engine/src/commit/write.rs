@@ -149,14 +149,14 @@ impl Sources {
             sources.push(self.pages(*seq, &root.extent_pages, decode_extents));
             named.push(root.segments.clone());
         }
-        let known = Arc::clone(&self.shared.state().known);
+        let lent = Arc::clone(&self.shared.state().lent);
         let mut segments = Segments::default();
         let number = |source: usize, mut placed: Placed| {
             if let Place::Cell { segment, cell, .. } = &mut placed.place {
                 if source == 0
-                    && let Some(place) = known.get(&(*segment, *cell))
+                    && let Some(place) = lent.get((*segment, *cell))
                 {
-                    (*segment, *cell) = *place;
+                    (*segment, *cell) = place;
                 }
                 let named = named[source].get(*segment as usize).ok_or_else(|| {
                     VaultError::mismatch("a delta", format!("it names no segment {segment}"))

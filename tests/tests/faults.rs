@@ -226,6 +226,95 @@ fn anything_dies_at_any_moment() {
     rig.end();
 }
 
+/// Points are deleted, collected and restored while a backup runs and something dies.
+#[test]
+fn an_operator_goes_on_while_anything_dies() {
+    const SMALL: u64 = 12 * MIB + 555;
+    let (rounds, seed) = (fault::rounds(4), fault::seed());
+    let mut world = World::start_with(Postgres::own(), &[("window", "1s")]);
+    let image = Image::random(&world.path("disk.raw"), SMALL, 0);
+    let mut agent = world.running_agent("web1", &[("data", &image.path)]);
+    let mut kept: Vec<(String, PathBuf)> = Vec::new();
+    let copied = |image: &Image, number: usize, world: &World| {
+        let copy = world.path(&format!("copy-{number}.raw"));
+        image.copy(&copy);
+        copy
+    };
+    for number in 0..3 {
+        image.fill(number * 4 * MIB, 4 * MIB, 100 + number);
+        let point = world.back_up("web1");
+        kept.push((point, copied(&image, kept.len(), &world)));
+    }
+    for round in 0..rounds {
+        let mut random = StdRng::seed_from_u64(seed + round);
+        let moment = Duration::from_millis(random.random_range(0..2500));
+        let away = Duration::from_millis(random.random_range(0..1500));
+        let victim = ["controller", "Postgres", "agent"][usize::try_from(round % 3).unwrap()];
+        let what = format!("seed {}: {victim} after {moment:?} for {away:?}", seed + round);
+        eprintln!("{what}");
+        image.fill(random.random_range(0..8) * MIB, 4 * MIB, 200 + round);
+        let copy = copied(&image, 3 + usize::try_from(round).unwrap(), &world);
+        let (deleted, _) = kept.remove(random.random_range(0..kept.len() - 1));
+        let (restored, before) = kept[random.random_range(0..kept.len())].clone();
+        let file = world.path("beside.raw");
+        let job = world.start_backup("web1");
+        let delete = world.cli.spawn(&["point", "delete", &deleted]);
+        let restore =
+            world.cli.spawn(&["restore", &restored, "--disk", "data", "--to", file.to_str().unwrap()]);
+        let collect = world.cli.spawn(&["vault", "gc", "--compact-all"]);
+        std::thread::sleep(moment);
+        match victim {
+            "agent" => {
+                agent.kill();
+                std::thread::sleep(away);
+                agent.start();
+            }
+            "controller" => {
+                world.controller.kill();
+                std::thread::sleep(away);
+                world.controller.start();
+            }
+            _ => {
+                world.postgres.crash();
+                std::thread::sleep(away);
+                world.postgres.restart();
+            }
+        }
+        // Whatever they say, it is true; what failed can be asked for again.
+        let _ = (delete.finish(), collect.finish());
+        let restore = restore.finish();
+        if restore.code == 0 {
+            assert!(fs::read(&file).unwrap() == fs::read(&before).unwrap(), "{what}");
+            fs::remove_file(&file).unwrap();
+        }
+        assert!(!file.try_exists().unwrap(), "{what}: there is a file, but {restore:?}");
+        let gone = |answer: &holdfast_tests::Answer| answer.stderr.contains("(point_not_found)");
+        let again = world.cli.run(&["point", "delete", &deleted]);
+        assert!(again.code == 0 || gone(&again), "{what}: {again:?}");
+        let mut ended = world.wait_for_job(&job);
+        if ended["state"] == "failed" {
+            let next = world.start_backup("web1");
+            ended = world.wait_for_job(&next);
+        }
+        assert_eq!(ended["state"], "succeeded", "{what}: {ended:#}");
+        kept.push((ended["point"].as_str().unwrap().to_owned(), copy));
+        world.assert_catalogue_is_the_vault();
+        let _ = world.cli.run(&["vault", "check"]).succeeds();
+    }
+    std::thread::sleep(Duration::from_secs(1));
+    for _ in 0..2 {
+        let _ = world.cli.run(&["vault", "gc", "--compact-all"]).succeeds();
+        std::thread::sleep(Duration::from_millis(1100));
+    }
+    let _ = world.cli.run(&["vault", "check", "--read-data"]).succeeds();
+    let listed = world.point_ids();
+    for (point, copy) in &kept {
+        assert!(listed.contains(point), "{point} is not listed");
+        world.assert_restores(point, "data", copy);
+        world.assert_vault_restores(point, "data", copy);
+    }
+}
+
 #[test]
 fn a_late_attempt_is_fenced() {
     let mut rig = Rig::new(Postgres::shared());

@@ -9,7 +9,7 @@ use holdfast_proto::ids::MachineId;
 use super::{During, Store, StoreError};
 
 impl Store {
-    /// The machine that waited longest, if its turn has come; nobody else is given it for a day.
+    /// The machine that waited longest, if its turn has come; nobody else is given it for a day after it was last renewed.
     pub(crate) async fn claim_verification(&self, period: Duration) -> Result<Option<MachineId>, StoreError> {
         let row: Option<(Uuid,)> = sqlx::query_as(
             "UPDATE machines SET verifying_since = now() WHERE id = (
@@ -25,6 +25,16 @@ impl Store {
         .await
         .during("find a machine to verify")?;
         Ok(row.map(|(id,)| MachineId(id)))
+    }
+
+    /// It is still at it.
+    pub(crate) async fn renew_verification(&self, machine: MachineId) -> Result<(), StoreError> {
+        sqlx::query("UPDATE machines SET verifying_since = now() WHERE id = $1")
+            .bind(machine.0)
+            .execute(&self.pool)
+            .await
+            .during("renew a verification")?;
+        Ok(())
     }
 
     pub(crate) async fn end_verification(&self, machine: MachineId) -> Result<(), StoreError> {

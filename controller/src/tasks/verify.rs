@@ -14,15 +14,30 @@ use super::Upkeep;
 /// Between two looks for machines whose turn has come, at most.
 pub(super) const LOOK: Duration = Duration::from_secs(60);
 
+/// A machine's turn comes at this part of the period: a large one takes days to read.
+const DUE: f64 = 0.8;
+
+/// A verification that goes on says so.
+const RENEW: Duration = Duration::from_secs(3600);
+
 /// Reads everything that points need, a machine at a time, so that each is read within the period.
 pub(super) async fn pass(upkeep: Arc<Upkeep>) -> Result<(), StoreError> {
     let Upkeep { app, gateway, .. } = &*upkeep;
-    while let Some(machine) = app.store.claim_verification(app.timing.verify).await? {
+    while let Some(machine) = app.store.claim_verification(app.timing.verify.mul_f64(DUE)).await? {
         let (progress, _) = mpsc::channel(1);
         let target = VerifyTarget::Machine(machine);
         let depth = VerifyDepth::ReadData;
+        let renewing = async {
+            loop {
+                tokio::time::sleep(RENEW).await;
+                if let Err(error) = app.store.renew_verification(machine).await {
+                    warn!(%machine, error = &error as &dyn std::error::Error, "a verification is not renewed");
+                }
+            }
+        };
         let verified = tokio::select! {
             verified = gateway.verify(target, depth, VerifyPace::Gentle, "schedule", progress) => verified,
+            () = renewing => return Ok(()),
             // It may take hours, and would keep the controller from stopping.
             () = app.shutdown.cancelled() => return Ok(()),
         };

@@ -1,6 +1,7 @@
 //! The engine against a real directory, and against S3 over the wire.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod accidents;
 mod arbiter;
 mod begin;
 mod collect;

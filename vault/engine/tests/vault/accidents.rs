@@ -158,6 +158,56 @@ async fn two_collectors_at_a_time_take_nothing_from_a_backup_that_knows_one_of_t
     restore_disk(&test.reopen().await.unwrap(), &point, "sda", &image).await;
 }
 
+/// The same with three: one sleeps after it chose a number, one after it saw what is condemned under the same, and the one that condemned
+/// that ends in between.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_that_is_taken_again_stands_for_nothing_else() {
+    let test = TestVault::new().await;
+    let (machine, other) = (Uuid::new_v4(), Uuid::new_v4());
+    let image = Image::noise(5, 2 * MIB);
+    leave_over(&test.vault, machine, &image).await;
+    let garbage = back_up(&test.vault, other, &[("sda", &Image::noise(6, MIB))]).await.unwrap();
+    let put = Hold::new(Kind::Put, ".set");
+    let late = process(&test, &put).await;
+    let mut late = late.begin_collection(impatient()).await.unwrap();
+    late.look(|_| {}).await.unwrap();
+    put.after(0);
+    let late = tokio::spawn(async move { late.condemn().await.unwrap() });
+    put.has_come().await;
+
+    test.vault.decide_point(other, garbage.seq, AT_ONCE, "eva").await.unwrap();
+    let mut first = test.vault.begin_collection(patient()).await.unwrap();
+    first.look(|_| {}).await.unwrap();
+    first.condemn().await.unwrap();
+    let get = Hold::new(Kind::Get, ".set");
+    let reader = process(&test, &get).await;
+    let mut reader = reader.begin_collection(impatient()).await.unwrap();
+    reader.look(|_| {}).await.unwrap();
+    get.after(0);
+    let reader = tokio::spawn(async move {
+        reader.look_again().await.unwrap();
+        reader
+    });
+    get.has_come().await;
+    first.look_again().await.unwrap();
+    assert!(first.sweep().await.unwrap().deleted_segments > 0);
+
+    let backup = begin(&test.vault, request(machine, &[("sda", &image)])).await.unwrap();
+    assert!(backup.disk_base("sda").unwrap().has_overlay, "nobody has condemned it yet");
+    send_changes(&backup, "sda", &image).await.unwrap();
+    let prepared = backup.prepare(&[]).await.unwrap();
+    // It puts its own set where that of the first one was, and is killed.
+    put.let_go();
+    late.await.unwrap();
+    get.let_go();
+    let report = reader.await.unwrap().sweep().await.unwrap();
+    assert_eq!(report.deleted_segments, 0, "{report:?}");
+    let point = prepared.commit().await.unwrap();
+    restore_disk(&test.reopen().await.unwrap(), &point, "sda", &image).await;
+    comes_to_an_end(&test).await;
+    restore_disk(&test.reopen().await.unwrap(), &point, "sda", &image).await;
+}
+
 /// Proxmox PSA-2025-00019-1: a collection listed the points, a new one was built on the oldest, and that was pruned before the
 /// collection came to it. So nobody marked what both had.
 #[tokio::test(flavor = "multi_thread")]

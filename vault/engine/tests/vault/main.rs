@@ -17,6 +17,7 @@ mod golden;
 mod gone;
 mod heal;
 mod hostile;
+mod interleavings;
 mod keys;
 mod killed;
 mod lives;

@@ -325,3 +325,49 @@ async fn of_two_backups_of_a_machine_the_end_of_one_takes_nothing_from_the_other
     restore_disk(&vault, &point, "sda", &image).await;
     assert_eq!(good_points(&vault, machine).await, [point]);
 }
+
+/// What kept the accidents above from happening is the order of a mark's listings: a backup that ends between two of them, and of which
+/// another collection leaves nothing but its point, is seen in one of them, in whichever gap that is. It took over what is condemned, or
+/// borrowed it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_that_ends_between_two_listings_of_a_mark_is_seen() {
+    for (is_borrowed, gap) in [(false, 0), (false, 1), (false, 2), (true, 0), (true, 1)] {
+        let test = TestVault::new().await;
+        let (lender, machine) = (Uuid::new_v4(), Uuid::new_v4());
+        let image = Image::noise(12, MIB);
+        let vault = test.vault.deduplicating(Arc::new(Samples::within(1 << 20)));
+        if is_borrowed {
+            let lent = back_up(&vault, lender, &[("sda", &image)]).await.unwrap();
+            vault.decide_point(lender, lent.seq, AT_ONCE, "eva").await.unwrap();
+        } else {
+            leave_over(&vault, machine, &image).await;
+        }
+        let between = Hold::new(Kind::List, format!("/{machine}"));
+        let collector = process(&test, &between).await;
+        let mut run = collector.begin_collection(impatient()).await.unwrap();
+        run.look(|_| {}).await.unwrap();
+        let backup = begin(&vault, request(machine, &[("sda", &image)])).await.unwrap();
+        run.condemn().await.unwrap();
+        let sent = send_changes(&backup, "sda", &image).await.unwrap();
+        assert_eq!(sent == 0, !is_borrowed, "it took over what was left, or borrowed it");
+        between.after(gap);
+        let collecting = tokio::spawn(async move {
+            run.look_again().await.unwrap();
+            run.sweep().await.unwrap()
+        });
+        between.has_come().await;
+        let point = finish(&backup, &[("sda", &image)]).await.unwrap();
+        assert!(point.disks[0].stored_bytes < MIB as u64 / 2 || !is_borrowed, "{point:?}");
+        let open = format!("open/{machine}/{:020}", point.seq);
+        assert!(test.objects().contains(&open));
+        let mut other = vault.begin_collection(impatient()).await.unwrap();
+        other.look(|_| {}).await.unwrap();
+        assert!(!test.objects().contains(&open), "it is of no more use");
+        between.let_go();
+        let report = collecting.await.unwrap();
+        assert_eq!(report.deleted_segments, 0, "{is_borrowed}, {gap}: {report:?}");
+        restore_disk(&test.reopen().await.unwrap(), &point, "sda", &image).await;
+        comes_to_an_end(&test).await;
+        restore_disk(&test.reopen().await.unwrap(), &point, "sda", &image).await;
+    }
+}

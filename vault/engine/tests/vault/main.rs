@@ -31,6 +31,7 @@ mod s3_connection;
 mod s3_failover;
 mod s3_object_lock;
 mod s3_probe;
+mod secrets;
 mod staging;
 mod support;
 mod verify;

@@ -32,6 +32,8 @@ pub(crate) struct Request<'a> {
     pub(crate) kind: Kind,
     /// Of a listing, its prefix.
     pub(crate) name: &'a str,
+    /// Of a write.
+    pub(crate) payload: Option<&'a PutPayload>,
 }
 
 /// Who is asked.
@@ -69,7 +71,7 @@ impl Paced {
     }
 
     fn before(&self, kind: Kind, name: &str) -> BoxFuture<'static, ()> {
-        self.pace.before(Request { kind, name })
+        self.pace.before(Request { kind, name, payload: None })
     }
 
     async fn page(&self, prefix: Option<&Path>) -> Vec<Result<ObjectMeta>> {
@@ -108,7 +110,8 @@ impl ObjectStore for Paced {
         'a: 'c,
         'b: 'c,
     {
-        let before = self.before(Kind::Put, location.as_ref());
+        let request = Request { kind: Kind::Put, name: location.as_ref(), payload: Some(&payload) };
+        let before = self.pace.before(request);
         Box::pin(self.ask(before, self.inner.put_opts(location, payload, opts)))
     }
 

@@ -1,5 +1,5 @@
-//! Backups, deletions and collections, interleaved step by step in random order: every point that is listed, or can be
-//! undeleted, restores after each step. The machines are clones at times, and in every other schedule they lend each other what they
+//! Backups, deletions, locks and collections, interleaved step by step in random order: every point that is listed, or can be
+//! undeleted, restores after each step of a collection that changes what is stored, and what is locked is listed. The machines are clones at times, and in every other schedule they lend each other what they
 //! stored; whatever is lent is not compacted. In every third the storage lets names be taken twice. In memory: there is no disk in what is proved here.
 
 use std::collections::BTreeMap;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 use holdfast_vault_engine::{
     Action, Backup, BeginBackup, Begun, ClockTrust, CollectOptions, CollectionRun, Compaction, KeyFile,
-    Outcome, Point, PointStatus, Prepared, Samples, Storage, Vault, VaultError,
+    LockMode, Outcome, Point, PointStatus, Prepared, Refusal, Samples, Storage, Vault, VaultError,
 };
 use object_store::memory::InMemory;
 use uuid::Uuid;
@@ -51,6 +51,10 @@ struct World {
     collectors: [Option<(CollectionRun, u8)>; ACTORS],
     /// What must restore, and what it must be.
     truth: BTreeMap<(Uuid, u64), (Point, Image)>,
+    /// What is locked, and until when.
+    locked: BTreeMap<(Uuid, u64), DateTime<Utc>>,
+    /// Deletions that were refused for a lock.
+    refused: usize,
     now: DateTime<Utc>,
     random: Random,
 }
@@ -76,6 +80,8 @@ impl World {
             gateways: std::array::from_fn(|_| Gateway::Idle),
             collectors: std::array::from_fn(|_| None),
             truth: BTreeMap::new(),
+            locked: BTreeMap::new(),
+            refused: 0,
             now: Utc::now(),
             random: Random(seed),
         }
@@ -94,11 +100,17 @@ impl World {
     async fn step(&mut self) {
         self.now += TimeDelta::minutes(1);
         let actor = self.random.below(ACTORS);
-        match self.random.below(20) {
+        match self.random.below(22) {
             0..=7 => self.back_up(actor).await,
             8 => self.reap().await,
-            9 | 10 => self.decide(AT_ONCE).await,
-            11 => self.decide(Action::Undelete).await,
+            9..=11 => self.decide(AT_ONCE).await,
+            12 => self.decide(Action::Undelete).await,
+            13 if self.random.below(3) == 0 => self.decide(Action::Unlock).await,
+            13 => {
+                let until = self.now + TimeDelta::days(1 + i64::try_from(self.random.below(60)).unwrap());
+                let mode = [LockMode::Governance, LockMode::Compliance][self.random.below(2)];
+                self.decide(Action::Lock { mode, until: until.timestamp_micros() }).await;
+            }
             _ => self.collect(actor).await,
         }
     }
@@ -189,10 +201,18 @@ impl World {
         if points.is_empty() {
             return;
         }
-        let (machine, seq) = points[self.random.below(points.len())];
-        match self.vault.decide_point(machine, seq, action, "random").await {
-            Ok(_) | Err(VaultError::Refused { .. }) => {}
-            Err(error) => panic!("{error:?}"),
+        let point = points[self.random.below(points.len())];
+        let (machine, seq) = point;
+        let is_locked = self.locked.get(&point).is_some_and(|until| *until > self.now);
+        match (self.vault.decide_point(machine, seq, action, "random").await, action) {
+            (Ok(_), Action::Lock { until, .. }) => {
+                self.locked.insert(point, DateTime::from_timestamp_micros(until).unwrap());
+            }
+            (Ok(_), Action::Unlock) => drop(self.locked.remove(&point)),
+            (Ok(_), Action::Delete { .. }) => assert!(!is_locked, "what is locked was deleted"),
+            (Err(VaultError::Refused { source: Refusal::Locked { .. }, .. }), _) => self.refused += 1,
+            (Ok(_) | Err(VaultError::Refused { .. }), _) => {}
+            (Err(error), _) => panic!("{error:?}"),
         }
     }
 
@@ -205,6 +225,7 @@ impl World {
             }
             Some((mut run, 2)) => {
                 run.compact(|_| {}).await.unwrap();
+                self.check().await;
                 Some((run, 3))
             }
             Some((mut run, 3)) => {
@@ -221,21 +242,25 @@ impl World {
                     let report = run.sweep().await.unwrap();
                     assert!(report.held.is_empty(), "{report:?}");
                     self.compacted += report.compacted_segments;
+                    self.check().await;
                 }
                 None
             }
         };
     }
 
-    /// What is listed is what is known, and restores.
+    /// What is listed is what is known, and restores; what is locked is listed.
     async fn check(&self) {
         for machine in self.machines {
             let mut there = Vec::new();
             for status in self.vault.points(machine).await.unwrap() {
+                let is_listed = matches!(status, PointStatus::Ok(_));
                 match status {
                     PointStatus::Ok(point) | PointStatus::SoftDeleted(point, _) => {
                         let (known, image) = &self.truth[&(machine, point.seq)];
                         assert_eq!(&point, known);
+                        let lock = self.locked.get(&(machine, point.seq));
+                        assert!(is_listed || lock.is_none_or(|until| *until <= self.now), "{point:?}");
                         let restored = restore(&self.vault, &point, "sda").await.unwrap();
                         assert!(restored == *image, "point {} is not what it was", point.seq);
                         there.push(point.seq);
@@ -252,23 +277,25 @@ impl World {
             for seq in gone {
                 let standing = self.vault.standing(machine, seq).await.unwrap();
                 assert_eq!(standing.state, holdfast_vault_engine::PointState::Purged, "point {seq} is lost");
+                let lock = self.locked.get(&(machine, seq));
+                assert!(lock.is_none_or(|until| *until <= self.now), "point {seq} was locked");
             }
         }
     }
 }
 
-/// `HOLDFAST_RACES` schedules of 80 steps each (100).
+/// `HOLDFAST_RACES` schedules of 100 steps each (100).
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_happens_in_whatever_order_what_is_listed_restores() {
     let schedules: u64 = std::env::var("HOLDFAST_RACES").map_or(100, |count| count.parse().unwrap());
     let first: u64 = std::env::var("HOLDFAST_RACES_SEED").map_or(1, |seed| seed.parse().unwrap());
     let dir = tempfile::tempdir().unwrap();
     let key = KeyFile::generate(&dir.path().join("key")).unwrap();
-    let (mut purged, mut left, mut borrowed, mut compacted) = (0, 0, 0, 0);
+    let (mut purged, mut left, mut borrowed, mut compacted, mut refused) = (0, 0, 0, 0, 0);
     for seed in first..first + schedules {
         println!("seed {seed}");
         let mut world = World::new(&key, seed * 1000).await;
-        for _ in 0..80 {
+        for _ in 0..100 {
             world.step().await;
         }
         world.check().await;
@@ -299,11 +326,14 @@ async fn whatever_happens_in_whatever_order_what_is_listed_restores() {
         left += there;
         borrowed += world.borrowed;
         compacted += world.compacted;
+        refused += world.refused;
         purged += world.truth.len() - there;
     }
     let proved = format!(
-        "{purged} points purged, {left} left, {borrowed} made of what was stored before, {compacted} segments compacted"
+        "{purged} points purged, {left} left, {borrowed} made of what was stored before, {compacted} segments compacted, {refused} deletions \
+         refused"
     );
-    assert!(purged > 0 && left > 0 && borrowed > 0 && compacted > 0, "nothing was proved: {proved}");
+    let all = [purged, left, borrowed, refused].iter().all(|count| *count > 0) && compacted > 0;
+    assert!(all, "nothing was proved: {proved}");
     println!("{proved}");
 }

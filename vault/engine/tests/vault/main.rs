@@ -1,6 +1,7 @@
 //! The engine against a real directory, and against S3 over the wire.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod accidents;
 mod arbiter;
 mod begin;
 mod collect;
@@ -16,6 +17,7 @@ mod golden;
 mod gone;
 mod heal;
 mod hostile;
+mod interleavings;
 mod keys;
 mod killed;
 mod lives;
@@ -29,6 +31,7 @@ mod s3_connection;
 mod s3_failover;
 mod s3_object_lock;
 mod s3_probe;
+mod secrets;
 mod staging;
 mod support;
 mod verify;

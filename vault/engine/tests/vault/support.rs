@@ -6,8 +6,10 @@ pub(crate) mod bucket;
 pub(crate) mod faulty;
 pub(crate) mod image;
 pub(crate) mod object_lock;
+pub(crate) mod paced;
 pub(crate) mod restore;
 pub(crate) mod s3;
+pub(crate) mod turns;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

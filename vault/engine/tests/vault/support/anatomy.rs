@@ -49,6 +49,10 @@ impl Anatomist {
         Self { ring: Keyring { vault: id("vault_id"), key } }
     }
 
+    pub(crate) fn block_hash_key(&self, machine: Uuid, generation: u32) -> [u8; 32] {
+        self.ring.key.block_hash_key(machine, generation)
+    }
+
     /// The root of a delta.
     pub(crate) fn delta_root(&self, vault: &Path, machine: Uuid, delta: &DeltaRef) -> DeltaRoot {
         let mut encoded = Vec::new();

@@ -1,0 +1,481 @@
+//! Processes that back up, decide, collect and restore at the same time on one vault: which one's next request reaches the storage is
+//! random, some sleep for long between two requests, and some die. In every other schedule machines lend each other what they stored; listings
+//! come in pages at times. A schedule is repeated by its seed, but for what the engine itself draws at random.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use chrono::{TimeDelta, Utc};
+use holdfast_vault_engine::{
+    Action, BeginBackup, Begun, ClockTrust, CollectOptions, Compaction, KeyFile, LockMode, Outcome, Point,
+    PointState, PointStatus, Refusal, Samples, Storage, Vault, VaultError,
+};
+use object_store::ObjectStore;
+use object_store::memory::InMemory;
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+
+use super::collect::AT_ONCE;
+use super::support::image::Random;
+use super::support::paced::Paced;
+use super::support::turns::Turns;
+use super::support::{Image, request, restore, send_changes};
+
+const BLOCK: usize = 4096;
+const BLOCKS: usize = 24;
+const MACHINES: [Uuid; 2] = [Uuid::from_u128(1), Uuid::from_u128(2)];
+const PROCESSES: usize = 6;
+/// Turns of one schedule.
+const TURNS: usize = 2000;
+
+type Key = (Uuid, u64);
+
+/// What a backup comes to after all was sent, if nobody kills it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ends {
+    Committed,
+    /// Nobody hears of it again.
+    Lost,
+    GivenUp,
+}
+
+/// What is known of a point, or of a backup that may become one.
+#[derive(Debug)]
+struct Truth {
+    image: Image,
+    /// Somebody was told that it is there.
+    point: Option<Point>,
+    deletions_begun: usize,
+    deletions_ended: usize,
+    /// It was undeleted after so many deletions had begun, and no other one was under way.
+    kept_after: Option<usize>,
+    is_locked: bool,
+    /// Somebody may have unlocked it.
+    is_unlocked: bool,
+}
+
+impl Truth {
+    fn may_be_deleted(&self) -> bool {
+        let is_kept = self.kept_after.is_some_and(|after| after == self.deletions_begun);
+        self.deletions_begun > 0 && !is_kept && (!self.is_locked || self.is_unlocked)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    purged: usize,
+    left: usize,
+    borrowed: usize,
+    compacted: u64,
+    refused: usize,
+    restored: usize,
+    killed: usize,
+    held: usize,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    points: BTreeMap<Key, Truth>,
+    counts: Counts,
+}
+
+/// All that processes share beside the storage: what they told somebody.
+#[derive(Clone, Debug, Default)]
+struct Told(Arc<Mutex<Known>>);
+
+impl Told {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap()
+    }
+
+    fn with<T>(&self, key: Key, tell: impl FnOnce(&mut Truth) -> T) -> T {
+        tell(self.known().points.get_mut(&key).unwrap())
+    }
+}
+
+struct Process {
+    turns: Turns,
+    vault: Vault,
+    task: Option<JoinHandle<()>>,
+    /// For so many turns.
+    asleep: usize,
+}
+
+struct World {
+    objects: Arc<dyn ObjectStore>,
+    key: Arc<KeyFile>,
+    samples: Option<Arc<Samples>>,
+    disks: [Image; 2],
+    processes: Vec<Process>,
+    told: Told,
+    /// Reads past all turns.
+    observer: Vault,
+    random: Random,
+}
+
+impl World {
+    async fn new(key: &Arc<KeyFile>, seed: u64) -> Self {
+        let objects: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let observer = Vault::create(Storage::over(Arc::clone(&objects)), key).await.unwrap();
+        let mut world = Self {
+            objects,
+            key: Arc::clone(key),
+            samples: seed.is_multiple_of(2).then(|| Arc::new(Samples::within(0))),
+            disks: [0, 1].map(|disk| Image::noise(2 * seed + disk, BLOCKS * BLOCK)),
+            processes: Vec::new(),
+            told: Told::default(),
+            observer,
+            random: Random(seed),
+        };
+        for _ in 0..PROCESSES {
+            let process = world.process().await;
+            world.processes.push(process);
+        }
+        world
+    }
+
+    async fn process(&mut self) -> Process {
+        let turns = Turns::new(self.random.next());
+        let objects = Paced::over(Arc::clone(&self.objects), Arc::new(turns.clone()));
+        let vault = Vault::open(Storage::over(objects), &self.key).await.unwrap();
+        let vault = match &self.samples {
+            Some(samples) => vault.deduplicating(Arc::clone(samples)),
+            None => vault,
+        };
+        Process { turns, vault, task: None, asleep: 0 }
+    }
+
+    async fn turn(&mut self) {
+        let awake = |process: &Process| process.asleep == 0;
+        let mut choice: Vec<usize> = (0..PROCESSES).filter(|at| awake(&self.processes[*at])).collect();
+        if choice.is_empty() {
+            choice.extend(0..PROCESSES);
+        }
+        for process in &mut self.processes {
+            process.asleep = process.asleep.saturating_sub(1);
+        }
+        let at = choice[self.random.below(choice.len())];
+        if self.processes[at].task.is_none() {
+            self.begin(at).await;
+        } else if self.random.below(400) == 0 {
+            self.kill(at).await;
+            return;
+        }
+        let process = &mut self.processes[at];
+        if process.turns.turn().await {
+            process.asleep = self.random.below(400);
+        }
+        if !process.turns.is_running()
+            && let Some(task) = process.task.take()
+        {
+            task.await.unwrap();
+            if self.random.below(4) == 0 {
+                self.check(&self.observer).await;
+            }
+        }
+    }
+
+    /// Before a request, with one of which nobody hears any more; or only what it does is given up, as when a connection breaks.
+    async fn kill(&mut self, at: usize) {
+        self.told.known().counts.killed += 1;
+        let how = self.random.below(3);
+        let process = &mut self.processes[at];
+        match how {
+            0 => process.turns.die(),
+            1 => process.turns.die_with_next().await,
+            _ => {}
+        }
+        let task = process.task.take().unwrap();
+        task.abort();
+        if let Err(error) = task.await
+            && error.is_panic()
+        {
+            std::panic::resume_unwind(error.into_panic());
+        }
+        if how < 2 {
+            self.processes[at] = self.process().await;
+        }
+    }
+
+    /// Has a process begin something.
+    async fn begin(&mut self, at: usize) {
+        let Process { turns, vault, .. } = &self.processes[at];
+        let (turns, vault, told) = (turns.clone(), vault.clone(), self.told.clone());
+        let points = self.points();
+        let task = match self.random.below(20) {
+            0..=5 => {
+                let (machine, image) = self.change();
+                let is_full = self.random.below(if self.samples.is_some() { 2 } else { 8 }) == 0;
+                let ends = match self.random.below(6) {
+                    0 => Ends::Lost,
+                    1 => Ends::GivenUp,
+                    _ => Ends::Committed,
+                };
+                let backup = back_up(vault, told, machine, image, is_full, ends);
+                turns.run(backup).await
+            }
+            6 => {
+                let machine = MACHINES[self.random.below(2)];
+                turns.run(reap(vault, machine, self.random.next())).await
+            }
+            7..=12 => {
+                let keep_leftovers = Duration::from_secs([0, 7 * 24 * 3600][self.random.below(2)]);
+                turns.run(collect(vault, told, CollectOptions { keep_leftovers, ..options() })).await
+            }
+            _ if points.is_empty() => return,
+            kind => {
+                let key = points[self.random.below(points.len())];
+                let until = Utc::now() + TimeDelta::days(400);
+                let lock = Action::Lock { mode: LockMode::Governance, until: until.timestamp_micros() };
+                match kind {
+                    13..=16 => turns.run(decide(vault, told, key, AT_ONCE)).await,
+                    17 => turns.run(decide(vault, told, key, Action::Undelete)).await,
+                    18 if key.1.is_multiple_of(2) && self.random.below(2) == 0 => {
+                        turns.run(decide(vault, told, key, Action::Unlock)).await
+                    }
+                    18 => turns.run(decide(vault, told, key, lock)).await,
+                    _ => turns.run(read(vault, told, key)).await,
+                }
+            }
+        };
+        self.processes[at].task = Some(task);
+    }
+
+    /// Points that somebody was told of.
+    fn points(&self) -> Vec<Key> {
+        let known = self.told.known();
+        known.points.iter().filter(|(_, truth)| truth.point.is_some()).map(|(key, _)| *key).collect()
+    }
+
+    /// What there is to back up.
+    fn change(&mut self) -> (Uuid, Image) {
+        let which = self.random.below(2);
+        let changed = self.random.next();
+        match changed % 6 {
+            0 | 1 if self.samples.is_some() => self.disks[which] = self.disks[1 - which].clone(),
+            // As after a restore.
+            2 => {
+                let known = self.told.known();
+                if let Some(old) = known.points.values().nth(self.random.below(1 + known.points.len())) {
+                    self.disks[which] = old.image.clone();
+                }
+            }
+            _ => self.disks[which].change(changed, 1 + usize::try_from(changed % 19).unwrap()),
+        }
+        (MACHINES[which], self.disks[which].clone())
+    }
+
+    /// What is listed, or can be undeleted, restores; what was told is true.
+    async fn check(&self, vault: &Vault) {
+        let mut there = BTreeMap::new();
+        for machine in MACHINES {
+            for status in vault.points(machine).await.unwrap() {
+                let (point, is_listed) = match status {
+                    PointStatus::Ok(point) => (point, true),
+                    PointStatus::SoftDeleted(point, _) => (point, false),
+                    PointStatus::Damaged { seq, error } => panic!("point {seq}: {error:?}"),
+                };
+                let image = self.told.with((machine, point.seq), |truth| truth.image.clone());
+                let restored = restore(vault, &point, "sda").await.unwrap();
+                assert!(restored == image, "point {} is not what it was", point.seq);
+                there.insert((machine, point.seq), (point, is_listed));
+            }
+        }
+        for (key, truth) in &self.told.known().points {
+            let Some(told) = &truth.point else { continue };
+            match there.get(key) {
+                Some((point, _)) if point != told => panic!("{told:?} became {point:?}"),
+                Some((_, true)) => {}
+                _ => assert!(truth.may_be_deleted(), "{key:?} is no more"),
+            }
+        }
+        for key in self.points().into_iter().filter(|key| !there.contains_key(key)) {
+            assert_eq!(vault.standing(key.0, key.1).await.unwrap().state, PointState::Purged, "{key:?}");
+        }
+    }
+
+    /// All die; a new process finishes what they left.
+    async fn end(mut self) -> Counts {
+        for process in &mut self.processes {
+            process.turns.die();
+            if let Some(task) = process.task.take() {
+                task.abort();
+            }
+        }
+        let vault = Vault::open(Storage::over(Arc::clone(&self.objects)), &self.key).await.unwrap();
+        self.check(&vault).await;
+        for machine in MACHINES {
+            for open in vault.unconcluded(machine).await.unwrap() {
+                vault.conclude(machine, open.seq, "the end").await.unwrap();
+            }
+        }
+        let last = || CollectOptions { keep_leftovers: Duration::ZERO, ..options() };
+        for _ in 0..2 {
+            let report = vault.collect(last(), |_| {}).await.unwrap();
+            assert!(report.held.is_empty() && report.waiting_for.is_empty(), "{report:?}");
+        }
+        self.check(&vault).await;
+        let plan = vault.plan_collection(last(), |_| {}).await.unwrap();
+        assert_eq!(plan.condemned_segments, 0, "something is never collected");
+        assert_eq!(plan.compacted_segments, 0, "something is compacted without end");
+        let mut left = 0;
+        for machine in MACHINES {
+            left += vault.points(machine).await.unwrap().len();
+        }
+        let told = self.points().len();
+        let mut counts = std::mem::take(&mut self.told.known().counts);
+        (counts.purged, counts.left) = (told.saturating_sub(left), left);
+        counts
+    }
+}
+
+fn options() -> CollectOptions {
+    CollectOptions {
+        clock: ClockTrust::Trusted,
+        compaction: Compaction::All,
+        least_gain: 1,
+        ..CollectOptions::new(Utc::now() + TimeDelta::hours(1))
+    }
+}
+
+async fn back_up(vault: Vault, told: Told, machine: Uuid, image: Image, is_full: bool, ends: Ends) {
+    let damaged = if is_full { vault.point_seqs(machine).await.unwrap() } else { Vec::new() };
+    let request = BeginBackup { damaged, ..request(machine, &[("sda", &image)]) };
+    let backup = match vault.begin(request).await {
+        Ok(Begun::Open(backup)) => backup,
+        Err(VaultError::Contended { .. }) => return,
+        other => panic!("{other:?}"),
+    };
+    let key = (machine, backup.seq());
+    let truth = Truth {
+        image: image.clone(),
+        point: None,
+        deletions_begun: 0,
+        deletions_ended: 0,
+        kept_after: None,
+        is_locked: false,
+        is_unlocked: false,
+    };
+    assert!(told.known().points.insert(key, truth).is_none(), "{key:?} was given out twice");
+    let finish = async {
+        send_changes(&backup, "sda", &image).await?;
+        backup.flush().await?;
+        if ends == Ends::GivenUp {
+            vault.conclude(machine, backup.seq(), "its agent is lost").await?;
+        }
+        if ends != Ends::Committed {
+            return Ok(None);
+        }
+        backup.prepare(&[]).await?.commit().await.map(Some)
+    };
+    match finish.await {
+        Ok(None) => {}
+        Ok(Some(point)) => {
+            let is_borrowed = point.disks[0].stored_bytes < point.disks[0].sent_bytes / 2;
+            told.known().counts.borrowed += usize::from(is_borrowed);
+            told.with(key, |truth| truth.point = Some(point));
+        }
+        Err(VaultError::Aborted { .. }) => {}
+        // Only one that was concluded meanwhile may find that something is gone.
+        Err(error) => {
+            let outcome = vault.outcome(machine, backup.seq()).await.unwrap();
+            assert!(matches!(outcome, Some(Outcome::Aborted { .. })), "{error:?}");
+        }
+    }
+}
+
+/// Some backup without an outcome is given up; its gateway may not know.
+async fn reap(vault: Vault, machine: Uuid, random: u64) {
+    let open = vault.unconcluded(machine).await.unwrap();
+    if !open.is_empty() {
+        let seq = open[Random(random).below(open.len())].seq;
+        vault.conclude(machine, seq, "given up").await.unwrap();
+    }
+}
+
+/// A deletion that may come to be until this is dropped.
+struct Deleting(Told, Key);
+
+impl Drop for Deleting {
+    fn drop(&mut self) {
+        self.0.with(self.1, |truth| truth.deletions_ended += 1);
+    }
+}
+
+async fn decide(vault: Vault, told: Told, key: Key, action: Action) {
+    let is_deletion = matches!(action, Action::Delete { .. });
+    let others = told.with(key, |truth| {
+        let others = (truth.deletions_begun == truth.deletions_ended).then_some(truth.deletions_begun);
+        truth.deletions_begun += usize::from(is_deletion);
+        truth.is_unlocked |= action == Action::Unlock;
+        others
+    });
+    let _deleting = is_deletion.then(|| Deleting(told.clone(), key));
+    match (vault.decide_point(key.0, key.1, action, "random").await, action) {
+        (Ok(standing), Action::Undelete) if standing.state == PointState::Listed => {
+            told.with(key, |truth| truth.kept_after = others);
+        }
+        (Ok(_), Action::Lock { .. }) => told.with(key, |truth| truth.is_locked = true),
+        (Err(VaultError::Refused { source: Refusal::Locked { .. }, .. }), _) => {
+            told.known().counts.refused += 1;
+        }
+        (Ok(_) | Err(VaultError::Refused { .. }), _) => {}
+        (Err(error), _) => panic!("{error:?}"),
+    }
+}
+
+async fn collect(vault: Vault, told: Told, options: CollectOptions) {
+    let report = vault.collect(options, |_| {}).await.unwrap();
+    // Another collection may have purged a point that it had seen, and removed what that needed: then it takes that for damage.
+    let is_gone = |error: &VaultError| matches!(error, VaultError::Missing { .. });
+    assert!(report.held.iter().all(|(_, error)| is_gone(error)), "{report:?}");
+    let mut known = told.known();
+    known.counts.compacted += report.compacted_segments;
+    known.counts.held += report.held.len();
+}
+
+/// What is read while others collect is what it was, or purged.
+async fn read(vault: Vault, told: Told, key: Key) {
+    let (point, image) = told.with(key, |truth| (truth.point.clone().unwrap(), truth.image.clone()));
+    match restore(&vault, &point, "sda").await {
+        Ok(restored) => {
+            assert!(restored == image, "{key:?} is not what it was");
+            told.known().counts.restored += 1;
+        }
+        Err(error) => {
+            let standing = vault.standing(key.0, key.1).await.unwrap();
+            assert_eq!(standing.state, PointState::Purged, "{key:?}: {error:?}");
+        }
+    }
+}
+
+/// As many schedules as those of whole steps: `HOLDFAST_RACES` (100) from `HOLDFAST_RACES_SEED` on.
+#[tokio::test(start_paused = true)]
+async fn whatever_comes_between_two_requests_what_was_told_is_true() {
+    let schedules: u64 = std::env::var("HOLDFAST_RACES").map_or(100, |count| count.parse().unwrap());
+    let first: u64 = std::env::var("HOLDFAST_RACES_SEED").map_or(1, |seed| seed.parse().unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    let key = Arc::new(KeyFile::generate(&dir.path().join("key")).unwrap());
+    let mut all = Counts::default();
+    for seed in first..first + schedules {
+        println!("seed {seed}");
+        let mut world = World::new(&key, seed * 1000 + seed % 2).await;
+        for _ in 0..TURNS {
+            world.turn().await;
+        }
+        let counts = world.end().await;
+        all.purged += counts.purged;
+        all.left += counts.left;
+        all.borrowed += counts.borrowed;
+        all.compacted += counts.compacted;
+        all.refused += counts.refused;
+        all.restored += counts.restored;
+        all.killed += counts.killed;
+        all.held += counts.held;
+    }
+    println!("{all:?}");
+    let Counts { purged, left, borrowed, compacted, refused, restored, killed, .. } = all;
+    let counts = [purged, left, borrowed, refused, restored, killed];
+    assert!(counts.iter().all(|count| *count > 0) && compacted > 0, "nothing was proved: {counts:?}");
+}

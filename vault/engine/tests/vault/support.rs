@@ -6,6 +6,7 @@ pub(crate) mod bucket;
 pub(crate) mod faulty;
 pub(crate) mod image;
 pub(crate) mod object_lock;
+pub(crate) mod proxy;
 pub(crate) mod restore;
 pub(crate) mod s3;
 

@@ -4,17 +4,23 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::ready;
+use std::time::Duration;
 
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use futures::StreamExt as _;
+use http_body_util::{BodyExt as _, BodyStream, LengthLimitError, Limited, StreamBody};
 use object_store::ClientOptions;
 use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpResponseBody,
     HttpService, ReqwestConnector,
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::S3Limits;
 use super::pace::Pace;
+
+/// A request is signed before it waits, and servers take no signature that is older than 15 minutes, give or take their clock.
+const MAX_WAIT: Duration = Duration::from_secs(10 * 60);
 
 /// Connects through the limits, which all its clients share.
 #[derive(Clone, Debug)]
@@ -32,6 +38,15 @@ impl PacedConnector {
             requests: limits.requests_per_second.map(|count| pace(count.get().into())),
             bytes: limits.bytes_per_second.map(|count| pace(count.get())),
         }
+    }
+}
+
+impl PacedConnector {
+    /// Waits until one more request may be in flight.
+    async fn admit(&self) -> Result<OwnedSemaphorePermit, HttpError> {
+        let admitted = tokio::time::timeout(MAX_WAIT, Arc::clone(&self.in_flight).acquire_owned()).await;
+        // Nobody closes the semaphore.
+        admitted.ok().and_then(Result::ok).ok_or_else(|| HttpError::new(HttpErrorKind::Timeout, Crowded))
     }
 }
 
@@ -58,7 +73,7 @@ impl HttpService for Paced {
         Self: 'c,
     {
         Box::pin(async move {
-            let in_flight = Arc::clone(&self.limits.in_flight).acquire_owned().await;
+            let in_flight = self.limits.admit().await?;
             if let Some(requests) = &self.limits.requests {
                 requests.pass(1).await;
             }
@@ -81,15 +96,23 @@ impl HttpService for Paced {
             if is_listing {
                 return whole(response).await;
             }
-            // A request is in flight until its body is read or dropped.
-            Ok(response.map(|body| {
-                HttpResponseBody::new(body.map_frame(move |frame| {
-                    let _ = &in_flight;
-                    frame
-                }))
-            }))
+            Ok(response.map(|body| held(body, in_flight)))
         })
     }
+}
+
+/// A request is in flight until its body has ended, has failed or is dropped. The object store asks again for the rest of one that
+/// failed while it has it still: if that counted, all would wait for each other.
+fn held(body: HttpResponseBody, in_flight: OwnedSemaphorePermit) -> HttpResponseBody {
+    let (mut frames, mut in_flight) = (BodyStream::new(body), Some(in_flight));
+    let frames = futures::stream::poll_fn(move |context| {
+        let frame = ready!(frames.poll_next_unpin(context));
+        if !matches!(frame, Some(Ok(_))) {
+            in_flight.take();
+        }
+        frame.into()
+    });
+    HttpResponseBody::new(StreamBody::new(frames))
 }
 
 const UNAVAILABLE: u16 = 503;
@@ -114,3 +137,45 @@ pub(super) async fn whole(response: HttpResponse) -> Result<HttpResponse, HttpEr
 #[derive(Debug, thiserror::Error)]
 #[error("a page of a listing is longer than {MAX_PAGE} bytes")]
 struct PageTooLong;
+
+#[derive(Debug, thiserror::Error)]
+#[error("others were in flight for {} seconds", MAX_WAIT.as_secs())]
+struct Crowded;
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use super::*;
+
+    /// Answers with a body that never comes.
+    #[derive(Debug)]
+    struct Silent;
+
+    impl HttpService for Silent {
+        fn call<'a, 'c>(
+            &'a self,
+            _: HttpRequest,
+        ) -> Pin<Box<dyn Future<Output = Result<HttpResponse, HttpError>> + Send + 'c>>
+        where
+            'a: 'c,
+            Self: 'c,
+        {
+            let body = StreamBody::new(futures::stream::pending());
+            Box::pin(std::future::ready(Ok(HttpResponse::new(HttpResponseBody::new(body)))))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_longer_than_a_signature_is_good_for() {
+        let limits = S3Limits { requests_in_flight: NonZeroU32::MIN, ..S3Limits::default() };
+        let limits = PacedConnector::new(limits);
+        let paced = HttpClient::new(Paced { client: HttpClient::new(Silent), limits });
+        let request = || HttpRequest::new(Vec::new().into());
+        let first = paced.execute(request()).await.unwrap();
+        let crowded = paced.execute(request()).await.unwrap_err();
+        assert_eq!(crowded.kind(), HttpErrorKind::Timeout, "{crowded:?}");
+        drop(first);
+        paced.execute(request()).await.unwrap();
+    }
+}

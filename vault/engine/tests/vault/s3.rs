@@ -237,6 +237,28 @@ async fn s3_the_limits_are_kept_and_nothing_waits_for_itself() {
     assert!(started.elapsed() < Duration::from_secs(60), "6 MiB in {:?}", started.elapsed());
 }
 
+/// What waits for the bandwidth does not use up the time of its request.
+#[tokio::test(flavor = "multi_thread")]
+async fn s3_reads_wait_for_the_bandwidth_as_long_as_it_takes() {
+    let Some(server) = Server::start() else { return };
+    let test = S3Vault::new(server.place()).await;
+    let image = Image::noise(52, 24 * MIB);
+    let point = back_up(&test.vault, Uuid::new_v4(), &[("sda", &image)]).await.unwrap();
+    let slow = S3Limits {
+        bytes_per_second: NonZeroU64::new(4 * MIB as u64),
+        request_timeout: Duration::from_secs(2),
+        retry_for: Duration::from_secs(4),
+        ..S3Limits::default()
+    };
+    let vault = Vault::open(Storage::s3(&S3 { limits: slow, ..test.place.clone() }).unwrap(), &test.key);
+    let vault = vault.await.unwrap();
+    let started = Instant::now();
+    restore_disk(&vault, &point, "sda", &image).await;
+    // The last 4 MiB are not waited for, and a second's worth was saved up.
+    let taken = started.elapsed();
+    assert!(taken > Duration::from_millis(3900) && taken < Duration::from_secs(9), "24 MiB in {taken:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn s3_what_is_wrong_is_said() {
     let Some(server) = Server::start() else { return };

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::ready;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::StreamExt as _;
 use http_body_util::{BodyExt as _, BodyStream, LengthLimitError, Limited, StreamBody};
 use object_store::ClientOptions;
@@ -77,42 +78,84 @@ impl HttpService for Paced {
             if let Some(requests) = &self.limits.requests {
                 requests.pass(1).await;
             }
+            let is_get = request.method().as_str() == "GET";
+            let asked = if is_get { asked(&request) } else { 0 };
             if let Some(bytes) = &self.limits.bytes {
-                bytes.pass(request.body().content_length() as u64).await;
+                // Before it begins, and so outside of the time that it may take.
+                bytes.pass(request.body().content_length() as u64 + asked).await;
             }
             let is_listing = request.uri().query().is_some_and(|query| query.contains("list-type="));
             let is_conditional = request.headers().contains_key("if-none-match");
-            let is_get = request.method().as_str() == "GET";
+            let mut debt = Debt { bytes: self.limits.bytes.clone().filter(|_| is_get), paid: asked };
             let mut response = self.client.execute(request).await?;
             if is_conditional && response.status().as_u16() == 409 {
                 // "Another conditional request is under way": nothing was decided, so this is a failure to try again after,
                 // not a name that is taken.
                 *response.status_mut() = UNAVAILABLE.try_into().unwrap_or(response.status());
             }
-            if let Some(bytes) = self.limits.bytes.as_ref().filter(|_| is_get) {
-                let length = response.headers().get("content-length").and_then(|text| text.to_str().ok());
-                bytes.pass(length.and_then(|text| text.parse().ok()).unwrap_or(0)).await;
-            }
+            let length = response.headers().get("content-length").and_then(|text| text.to_str().ok());
+            debt.is(length.and_then(|text| text.parse().ok()).unwrap_or(0));
             if is_listing {
                 return whole(response).await;
             }
-            Ok(response.map(|body| held(body, in_flight)))
+            Ok(response.map(|body| held(body, in_flight, debt)))
         })
     }
 }
 
 /// A request is in flight until its body has ended, has failed or is dropped. The object store asks again for the rest of one that
 /// failed while it has it still: if that counted, all would wait for each other.
-fn held(body: HttpResponseBody, in_flight: OwnedSemaphorePermit) -> HttpResponseBody {
+fn held(body: HttpResponseBody, in_flight: OwnedSemaphorePermit, mut debt: Debt) -> HttpResponseBody {
     let (mut frames, mut in_flight) = (BodyStream::new(body), Some(in_flight));
     let frames = futures::stream::poll_fn(move |context| {
         let frame = ready!(frames.poll_next_unpin(context));
-        if !matches!(frame, Some(Ok(_))) {
-            in_flight.take();
+        match &frame {
+            Some(Ok(frame)) => debt.used(frame.data_ref().map_or(0, Bytes::len) as u64),
+            Some(Err(_)) | None => {
+                in_flight.take();
+                debt.is(0);
+            }
         }
         frame.into()
     });
     HttpResponseBody::new(StreamBody::new(frames))
+}
+
+/// How many bytes a request asks for, as far as it says: the object store asks for ranges, and for whole objects only where they are small.
+fn asked(request: &HttpRequest) -> u64 {
+    let range = request.headers().get("range").and_then(|text| text.to_str().ok());
+    let asked = range.and_then(|range| {
+        let (first, last) = range.strip_prefix("bytes=")?.split_once('-')?;
+        let last: u64 = last.parse().ok()?;
+        if first.is_empty() { Some(last) } else { (last + 1).checked_sub(first.parse().ok()?) }
+    });
+    asked.unwrap_or(0)
+}
+
+/// What was paid for bytes that have not come yet. What does not come is paid back: whoever asks again pays again.
+struct Debt {
+    bytes: Option<Arc<Pace>>,
+    paid: u64,
+}
+
+impl Debt {
+    /// So many are still to come.
+    fn is(&mut self, left: u64) {
+        if let Some(bytes) = &self.bytes {
+            bytes.correct(self.paid, left);
+        }
+        self.paid = left;
+    }
+
+    fn used(&mut self, came: u64) {
+        self.paid = self.paid.saturating_sub(came);
+    }
+}
+
+impl Drop for Debt {
+    fn drop(&mut self) {
+        self.is(0);
+    }
 }
 
 const UNAVAILABLE: u16 = 503;

@@ -8,6 +8,7 @@ mod collect_crash;
 mod collect_races;
 mod commit;
 mod compact;
+mod copies;
 mod corruption;
 mod deduplication;
 mod disk_full;

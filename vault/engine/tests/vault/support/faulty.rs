@@ -36,6 +36,8 @@ pub(crate) enum Fault {
     Unreadable,
     /// Reads fail instead of writes: the disk lost the bytes.
     Lost,
+    /// Reads do not end.
+    Stuck,
     /// Neither written nor deleted: as if its caller had been killed before.
     Stopped,
     /// Nothing is written, the answer is that of a server with another conditional request under way.
@@ -46,7 +48,7 @@ pub(crate) enum Fault {
 
 impl Fault {
     fn is_of_reads(self) -> bool {
-        matches!(self, Self::Unreadable | Self::Lost)
+        matches!(self, Self::Unreadable | Self::Lost | Self::Stuck)
     }
 }
 
@@ -104,6 +106,11 @@ impl Faulty {
     /// From now on everything succeeds.
     pub(crate) fn heal(&self) {
         self.bad.store(0, Ordering::SeqCst);
+    }
+
+    /// From now on this fails.
+    pub(crate) fn strike(&self) {
+        self.bad.store(usize::MAX, Ordering::SeqCst);
     }
 
     /// Returns when the last request that is to fail has come.
@@ -191,7 +198,7 @@ impl ObjectStore for Faulty {
                     let opts = PutOptions { mode: PutMode::Overwrite, ..opts };
                     self.inner.put_opts(location, payload, opts).await
                 }
-                Fault::Unreadable | Fault::Lost => unreachable!("a write"),
+                Fault::Unreadable | Fault::Lost | Fault::Stuck => unreachable!("a write"),
             }
         })
     }
@@ -216,6 +223,7 @@ impl ObjectStore for Faulty {
         self.count();
         if self.fault.is_of_reads() && self.fails(location) {
             let error = match self.fault {
+                Fault::Stuck => return Box::pin(std::future::pending()),
                 Fault::Lost => io::Error::from(rustix::io::Errno::IO),
                 _ => io::Error::from(io::ErrorKind::Other),
             };

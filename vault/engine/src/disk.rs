@@ -18,6 +18,7 @@ use holdfast_vault_format::{BLOCK_SIZE, Codec, Extent, cell_hash};
 
 use crate::segment::{SegmentId, StoredCells};
 use crate::{Point, Vault, VaultError, blocking};
+pub(crate) use look::Part;
 use plan::{Fetch, Plan};
 
 /// Blocks that are planned at once: 256 MiB of disk.

@@ -3,8 +3,8 @@
 mod cache;
 mod cells;
 mod copies;
+mod listed;
 
-use std::collections::HashMap;
 use std::ops::Range;
 
 use uuid::Uuid;
@@ -21,6 +21,7 @@ use crate::{Vault, VaultError, name, object};
 pub(crate) use cache::{Cache, Replaced};
 pub(crate) use cells::StoredCells;
 pub(crate) use copies::Copies;
+pub(crate) use listed::Listed;
 
 /// Read with the footer in one request; most directories fit.
 const TAIL: u64 = 64 << 10;
@@ -84,22 +85,9 @@ impl From<SegmentId> for CondemnedSegment {
 }
 
 impl Vault {
-    /// The generations of a segment that are there, from this one on, ascending. Remembers what else of its backup was replaced.
+    /// The generations of a segment that are there, from this one on, ascending.
     pub(crate) async fn generations(&self, id: SegmentId) -> Result<Vec<SegmentId>, VaultError> {
-        let mut lowest: HashMap<u32, u32> = HashMap::new();
-        let mut found = Vec::new();
-        for path in object::list(self.store(), &format!("seg/{}/{:020}", id.machine, id.seq)).await? {
-            let Some((number, generation)) = name::segment_of(&path) else { continue };
-            let known = lowest.entry(number).or_insert(generation);
-            *known = generation.min(*known);
-            if number == id.number && generation >= id.generation {
-                found.push(SegmentId { generation, ..id });
-            }
-        }
-        lowest.retain(|_, generation| *generation > 0);
-        self.inner.replaced.put(id.machine, id.seq, lowest);
-        found.sort_unstable();
-        Ok(found)
+        Listed::default().copies(self, id).await
     }
 
     /// Reads the directory of exactly this segment.

@@ -6,8 +6,10 @@
 
 mod affected;
 mod data;
+mod lost;
 mod structure;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
@@ -70,7 +72,7 @@ pub struct VerifyProgress {
 pub struct VerifyReport {
     pub machines: usize,
     pub points: u64,
-    /// Segments that the points name.
+    /// Segments that the points name, each generation of them that is there.
     pub segments: u64,
     /// Segments that were read whole.
     pub read_segments: u64,
@@ -233,7 +235,7 @@ impl Vault {
             .copied()
             .filter(|id| depth.reads(*id))
             .partition(|id| lent.contains_key(id));
-        let read = self.read_segments(&chosen, pace, tell).await?;
+        let read = self.read_needed(&chosen, pace, tell).await?;
         report.read_segments += chosen.len() as u64;
         report.read_bytes += read.bytes;
         findings.extend(structure.findings);
@@ -243,7 +245,8 @@ impl Vault {
         }
         damaged.extend(known.into_iter().filter_map(|id| Some((id, lent.get(&id)?.clone()?))));
         damaged.extend(structure.damaged);
-        findings.extend(self.affected(&points, damaged).await?);
+        let affected = self.affected(&points, damaged, &findings).await?;
+        findings.extend(affected);
         // A cell with metadata: what needs it is told already.
         let told: BTreeSet<String> =
             findings.iter().filter(|(point, _)| point.is_some()).map(|(_, reason)| reason.clone()).collect();
@@ -251,12 +254,16 @@ impl Vault {
         let is_wanted = |reason: &String| !matches!(scope, VerifyScope::Point(..)) && !told.contains(reason);
         findings.retain(|(point, reason)| point.is_some() || is_wanted(reason));
         let name = points.last().map_or_else(|| machine.to_string(), |point| point.machine_name.clone());
+        let mut purged: BTreeMap<u64, bool> = BTreeMap::new();
         for (point, reason) in findings {
             if let Some(point) = &point {
                 // Purged since it was listed: then what it needed may be gone.
                 seqs.remove(&point.seq);
-                let standing = self.standing(machine, point.seq).await;
-                if standing.is_ok_and(|standing| standing.state == PointState::Purged) {
+                if let Entry::Vacant(entry) = purged.entry(point.seq) {
+                    let standing = self.standing(machine, point.seq).await;
+                    entry.insert(standing.is_ok_and(|standing| standing.state == PointState::Purged));
+                }
+                if purged.get(&point.seq) == Some(&true) {
                     continue;
                 }
                 let damaged = report.damaged.entry(machine).or_default();

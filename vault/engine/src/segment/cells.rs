@@ -24,22 +24,6 @@ pub(crate) struct StoredCells {
 }
 
 impl Vault {
-    /// Reads cells of a segment, or of what replaced it. Of those, all need not be there: [`Vault::read_cell`] looks for one.
-    pub(crate) async fn read_cells(
-        &self,
-        id: SegmentId,
-        cells: RangeInclusive<u32>,
-    ) -> Result<StoredCells, VaultError> {
-        match StoredCells::read(self, self.segment(id).await?, cells.clone()).await {
-            // It may have been replaced since its directory was read.
-            Err(VaultError::Missing { .. }) => {
-                self.inner.segments.forget(id);
-                StoredCells::read(self, self.segment(id).await?, cells).await
-            }
-            read => read,
-        }
-    }
-
     /// Reads a cell that holds these blocks, of the first generation of which it can be opened.
     pub(crate) async fn read_cell<T>(
         &self,

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use chrono::Utc;
-use holdfast_vault_engine::{ClockTrust, CollectOptions, Compaction, Point, VaultError};
+use holdfast_vault_engine::{
+    ClockTrust, CollectOptions, Compaction, Point, VaultError, VerifyDepth, VerifyPace, VerifyProgress,
+    VerifyReport, VerifyScope,
+};
 use uuid::Uuid;
 
 use super::collect::AT_ONCE;
@@ -15,6 +18,7 @@ use super::support::{Image, TestVault, back_up, restore, restore_disk};
 /// A point, and the segments that it needs, of which three generations have what it needs.
 struct Copies {
     test: TestVault,
+    machine: Uuid,
     point: Point,
     image: Image,
     /// By name without the generation.
@@ -63,7 +67,7 @@ impl Copies {
             }
         }
         assert!(!segments.is_empty(), "{:?}", test.objects());
-        Self { test, point: last, image, segments }
+        Self { test, machine, point: last, image, segments }
     }
 
     fn path(&self, segment: &str, generation: usize) -> PathBuf {
@@ -85,6 +89,11 @@ impl Copies {
         let restored = restore(&self.test.reopen().await.unwrap(), &self.point, "sda").await?;
         assert!(restored == self.image, "WRONG BYTES");
         Ok(())
+    }
+
+    async fn verify(&self, depth: VerifyDepth) -> VerifyReport {
+        let vault = self.test.reopen().await.unwrap();
+        vault.verify(VerifyScope::Machine(self.machine), depth, VerifyPace::Full, |_| {}).await.unwrap()
     }
 
     /// An object once for each of its regions, harmed there.
@@ -152,4 +161,55 @@ async fn what_is_replaced_while_it_is_looked_for_is_found() {
         assert!(!copies.path(&segment, 1).try_exists().unwrap(), "nothing was listed");
         copies.leave(&segment, [Some(&first), Some(&second), Some(&third)]);
     }
+}
+
+/// Restores need it no more: it is told, and no point is called damaged for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_that_another_one_makes_up_for_is_of_no_point() {
+    let copies = Copies::new().await;
+    assert!(copies.verify(VerifyDepth::ReadData).await.findings.is_empty());
+    for (segment, [first, second, third]) in &copies.segments {
+        let wholes = [first, second, third];
+        for (generation, whole) in wholes.into_iter().enumerate() {
+            for harmed in copies.harmed(&format!("{segment}.{generation}"), whole) {
+                let mut left = wholes.map(|whole| Some(&**whole));
+                left[generation] = Some(&harmed);
+                copies.leave(segment, left);
+                let report = copies.verify(VerifyDepth::ReadData).await;
+                assert!(!report.findings.is_empty(), "{segment}.{generation}");
+                assert!(report.damaged.is_empty(), "{segment}.{generation}: {report:?}");
+
+                let mut left = [None; 3];
+                left[generation] = Some(&*harmed);
+                copies.leave(segment, left);
+                let report = copies.verify(VerifyDepth::ReadData).await;
+                let is_lost = copies.restores().await.is_err();
+                assert_eq!(!report.damaged.is_empty(), is_lost, "{segment}.{generation}: {report:?}");
+            }
+        }
+        copies.leave(segment, wholes.map(|whole| Some(&**whole)));
+    }
+}
+
+/// One is replaced while it is verified: that is no damage, and what took its place is read.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_takes_a_place_meanwhile_is_verified_too() {
+    let copies = Copies::new().await;
+    // Others are read before.
+    assert!(copies.segments.len() > 1);
+    let (segment, [first, second, third]) = copies.segments.last().unwrap();
+    for harmed in std::iter::once(second.clone()).chain(copies.harmed(&format!("{segment}.1"), second)) {
+        copies.leave(segment, [Some(first), None, None]);
+        let (vault, mut went) = (copies.test.reopen().await.unwrap(), false);
+        let tell = |progress: VerifyProgress| {
+            if progress.segments_done > 0 && !std::mem::replace(&mut went, true) {
+                copies.leave(segment, [None, Some(&harmed), None]);
+            }
+        };
+        let depth = VerifyDepth::ReadData;
+        let report = vault.verify(VerifyScope::Vault, depth, VerifyPace::Gentle, tell).await.unwrap();
+        assert_eq!(report.damaged.is_empty(), copies.restores().await.is_ok(), "{report:?}");
+        assert_eq!(report.findings.is_empty(), harmed == *second, "{report:?}");
+    }
+    copies.leave(segment, [Some(first), Some(second), Some(third)]);
 }

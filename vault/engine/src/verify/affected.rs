@@ -6,11 +6,12 @@ use std::pin::pin;
 use futures::TryStreamExt as _;
 
 use crate::disk::{DiskReader, Part};
+use crate::error::chain;
 use crate::segment::{AnyGeneration, Listed, SegmentId};
 use crate::{Point, Vault, VaultError};
 
 use super::data::{Cells, DamagedCells};
-use super::lost::{Found, Lost};
+use super::lost::{Found, Lost, all_of};
 
 /// How often what is there is listed: of what was listed, all may be replaced when it is looked at.
 const LOOKS: u32 = 4;
@@ -55,8 +56,8 @@ impl Vault {
                         lost.tell(&mut found, (point, disk), |id| damage.cells[&id].reason.clone());
                         unneeded.retain(|id| !needed.contains(id));
                     }
-                    // Told already, as damage of the structure.
-                    Err(error) if error.is_damage() => {}
+                    // It read well when its structure was looked at.
+                    Err(error) if error.is_damage() => found.push(all_of(point, disk, chain(&error))),
                     Err(error) => return Err(error),
                 }
             }

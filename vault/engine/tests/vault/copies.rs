@@ -213,3 +213,32 @@ async fn what_takes_a_place_meanwhile_is_verified_too() {
     }
     copies.leave(segment, [Some(first), Some(second), Some(third)]);
 }
+
+/// Whether a delta reads is found out more than once: a point of which one does not is not sound.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delta_that_goes_while_it_is_verified_is_told() {
+    let test = TestVault::new().await;
+    let machine = Uuid::new_v4();
+    let mut image = Image::noise(1, 4 << 20);
+    let first = back_up(&test.vault, machine, &[("sda", &image)]).await.unwrap();
+    image.change(1, 3);
+    let second = back_up(&test.vault, machine, &[("sda", &image)]).await.unwrap();
+    let path = |point: &Point| test.path.join(format!("seg/{machine}/{:020}/00000000.0", point.seq));
+    // A cell of the first, so that all are looked up.
+    let mut bytes = std::fs::read(path(&first)).unwrap();
+    bytes[1000] ^= 1;
+    std::fs::write(path(&first), bytes).unwrap();
+    let tell = |progress: VerifyProgress| {
+        if progress.segments_done == 2 {
+            std::fs::write(path(&second), b"junk").unwrap();
+        }
+    };
+    let vault = test.reopen().await.unwrap();
+    let report =
+        vault.verify(VerifyScope::Vault, VerifyDepth::ReadData, VerifyPace::Full, tell).await.unwrap();
+    let damaged: Vec<u64> = report.damaged[&machine].keys().copied().collect();
+    assert_eq!(damaged, [first.seq, second.seq]);
+    let told = report.findings.iter().filter_map(|finding| finding.point.as_ref());
+    let ranges = told.filter(|point| point.seq == second.seq).flat_map(|point| &point.ranges);
+    assert!(ranges.eq([&(0..image.size_bytes())]), "{report:?}");
+}

@@ -147,6 +147,11 @@ impl Vault {
     }
 
     async fn chunks(&self, id: SegmentId) -> Result<Vec<Chunk>, VaultError> {
+        // What is in memory says nothing about what the disk has.
+        self.storage().forget_cached(&id.name()).await?;
+        if self.storage().root().is_some() {
+            self.inner.segments.forget(id);
+        }
         let segment = self.copy(id).await?;
         let mut chunks: Vec<Chunk> = segment
             .chunks()?

@@ -11,6 +11,8 @@ use holdfast_vault_engine::{
 use uuid::Uuid;
 
 use super::collect::AT_ONCE;
+use super::compact::flip_below;
+use super::power_cut::Disk;
 use super::support::anatomy::Anatomist;
 use super::support::faulty::{Fault, Faulty};
 use super::support::{Image, TestVault, back_up, restore, restore_disk};
@@ -241,4 +243,24 @@ async fn a_delta_that_goes_while_it_is_verified_is_told() {
     let told = report.findings.iter().filter_map(|finding| finding.point.as_ref());
     let ranges = told.filter(|point| point.seq == second.seq).flat_map(|point| &point.ranges);
     assert!(ranges.eq([&(0..image.size_bytes())]), "{report:?}");
+}
+
+/// What was read or written lately is in memory, whatever the disk has.
+#[tokio::test(flavor = "multi_thread")]
+async fn verification_reads_from_the_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(disk) = Disk::make(dir.path(), &["mkfs.ext4", "-q", "-F"]) else { return };
+    let path = disk.mount_point.join("vault");
+    std::fs::create_dir(&path).unwrap();
+    let test = TestVault::at(dir, path.clone()).await;
+    let (machine, image) = (Uuid::new_v4(), Image::noise(1, 4 << 20));
+    let point = back_up(&test.vault, machine, &[("sda", &image)]).await.unwrap();
+    restore_disk(&test.vault, &point, "sda", &image).await;
+    let segment = std::fs::read(path.join(format!("seg/{machine}/{:020}/00000000.0", point.seq))).unwrap();
+    flip_below(&disk.backing, &segment);
+    let vault = test.reopen().await.unwrap();
+    let every = VerifyDepth::Sample { per_10_000: 10_000, seed: 1 };
+    let report = vault.verify(VerifyScope::Vault, every, VerifyPace::Full, |_| {}).await.unwrap();
+    assert!(report.damaged[&machine].contains_key(&point.seq), "{report:?}");
+    drop(disk);
 }

@@ -3,11 +3,11 @@
 mod look;
 mod plan;
 
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
+use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use holdfast_vault_format::block::blocks_of;
@@ -18,6 +18,7 @@ use holdfast_vault_format::{BLOCK_SIZE, Codec, Extent, cell_hash};
 
 use crate::segment::{SegmentId, StoredCells};
 use crate::{Point, Vault, VaultError, blocking};
+pub(crate) use look::Part;
 use plan::{Fetch, Plan};
 
 /// Blocks that are planned at once: 256 MiB of disk.
@@ -128,7 +129,9 @@ impl Inner {
         let cells = futures::stream::iter(plan.fetches)
             .map(move |fetch| {
                 let inner = Arc::clone(&self);
-                async move { inner.fetch(fetch).await.map_err(|source| inner.damaged(first, end, source)) }
+                on_its_own(async move {
+                    inner.fetch(fetch).await.map_err(|source| inner.damaged(first, end, source))
+                })
             })
             .buffered(IN_FLIGHT);
         futures::stream::iter(zeros).chain(cells)
@@ -136,15 +139,24 @@ impl Inner {
 
     async fn fetch(&self, fetch: Fetch) -> Result<Window, VaultError> {
         let Fetch { reference, segment, cells, .. } = fetch;
+        match self.fetch_together(reference, segment, cells.clone()).await {
+            // It was replaced since it was planned, and what is left need not lie together any more; or not all of it reads.
+            Err(error) if error.is_damage() => self.fetch_each(reference, cells).await,
+            fetched => fetched,
+        }
+    }
+
+    /// By one request, from the generation that was planned.
+    async fn fetch_together(
+        &self,
+        reference: SegmentRef,
+        id: SegmentId,
+        cells: Vec<(u32, Vec<Piece>)>,
+    ) -> Result<Window, VaultError> {
         let (Some((first, _)), Some((last, _))) = (cells.first(), cells.last()) else {
             return Ok(Window::default());
         };
-        let mut stored = match self.read_planned(segment, *first..=*last).await {
-            Ok(stored) => stored,
-            // It was replaced since it was planned: what is left need not lie together any more.
-            Err(VaultError::Missing { .. }) => return self.fetch_each(reference, cells).await,
-            Err(error) => return Err(error),
-        };
+        let mut stored = StoredCells::read(&self.vault, self.vault.copy(id).await?, *first..=*last).await?;
         blocking(move || {
             let numbers: Vec<u32> = cells.iter().map(|(cell, _)| *cell).collect();
             let opened = stored.open_in_place(&numbers)?;
@@ -154,37 +166,22 @@ impl Inner {
         .await
     }
 
-    /// The same cell by cell, each wherever its blocks are now.
+    /// The same cell by cell, each from whichever generation gives its blocks.
     async fn fetch_each(
         &self,
         reference: SegmentRef,
         cells: Vec<(u32, Vec<Piece>)>,
     ) -> Result<Window, VaultError> {
         let id = SegmentId::named(self.machine, &reference);
-        let mut stored = Vec::with_capacity(cells.len());
-        for (cell, pieces) in &cells {
-            stored.push(self.vault.read_cell(id, *cell, blocks_of_pieces(pieces)).await?);
-        }
-        blocking(move || {
-            let open = |(stored, (cell, pieces)): (StoredCells, _)| {
-                let data = stored.open(cell)?.into();
-                open_cell(&stored, &reference, cell, pieces, data)
+        let mut opened = Vec::with_capacity(cells.len());
+        for (cell, pieces) in cells {
+            let blocks = blocks_of_pieces(&pieces);
+            let open = |stored: &StoredCells| {
+                open_cell(stored, &reference, cell, pieces.clone(), stored.open(cell)?.into())
             };
-            window(stored.into_iter().zip(cells).map(open))
-        })
-        .await
-    }
-
-    async fn read_planned(
-        &self,
-        id: SegmentId,
-        cells: RangeInclusive<u32>,
-    ) -> Result<StoredCells, VaultError> {
-        let segment = self.vault.segment(id).await?;
-        if segment.id != id {
-            return Err(VaultError::Missing { object: id.name() });
+            opened.push(Ok(self.vault.read_cell(id, cell, blocks, open).await?));
         }
-        StoredCells::read(&self.vault, segment, cells).await
+        window(opened.into_iter())
     }
 
     fn damaged(&self, first: u64, end: u64, source: VaultError) -> VaultError {
@@ -198,6 +195,22 @@ impl Inner {
             first_byte: first * BLOCK_SIZE as u64,
             end_byte: (end * BLOCK_SIZE as u64).min(self.size_bytes),
             source: Box::new(source),
+        }
+    }
+}
+
+/// Ends without anybody waiting for it: a reader that does not get on must keep no request in flight.
+fn on_its_own(
+    fetch: impl Future<Output = Result<Window, VaultError>> + Send + 'static,
+) -> impl Future<Output = Result<Window, VaultError>> + Send + 'static {
+    // Aborts what it runs when it is dropped.
+    let mut task = JoinSet::new();
+    async move {
+        task.spawn(fetch);
+        match task.join_next().await {
+            Some(Ok(window)) => window,
+            Some(Err(source)) => Err(VaultError::Worker { source }),
+            None => Ok(Window::default()),
         }
     }
 }

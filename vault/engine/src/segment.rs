@@ -2,10 +2,10 @@
 
 mod cache;
 mod cells;
+mod copies;
+mod listed;
 
-use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Arc;
 
 use uuid::Uuid;
 
@@ -20,6 +20,8 @@ use crate::{Vault, VaultError, name, object};
 
 pub(crate) use cache::{Cache, Replaced};
 pub(crate) use cells::StoredCells;
+pub(crate) use copies::Copies;
+pub(crate) use listed::Listed;
 
 /// Read with the footer in one request; most directories fit.
 const TAIL: u64 = 64 << 10;
@@ -97,64 +99,9 @@ impl From<SegmentId> for CondemnedSegment {
 }
 
 impl Vault {
-    /// Reads a segment's directory, or answers it from the cache. If the segment was replaced, it is that of the lowest later
-    /// generation that is there.
-    pub(crate) async fn segment(&self, id: SegmentId) -> Result<Arc<Segment>, VaultError> {
-        if let Some(segment) = self.inner.segments.get(id) {
-            return Ok(segment);
-        }
-        let known = self.inner.replaced.generation(id).filter(|known| *known > id.generation);
-        let segment =
-            match self.read_segment(SegmentId { generation: known.unwrap_or(id.generation), ..id }).await {
-                Err(error @ VaultError::Missing { .. }) => match self.generations(id).await?.first() {
-                    Some(lowest) => self.read_segment(*lowest).await?,
-                    None => return Err(error),
-                },
-                read => read?,
-            };
-        let segment = Arc::new(segment);
-        self.inner.segments.put(id, Arc::clone(&segment));
-        Ok(segment)
-    }
-
-    /// A segment, or what replaced it, that holds these blocks of a cell. Mostly the lowest generation does: the next one is
-    /// made of it. But of two that several collectors made, it may be the other one.
-    pub(crate) async fn holder(
-        &self,
-        id: SegmentId,
-        cell: u32,
-        blocks: Blocks,
-    ) -> Result<Arc<Segment>, VaultError> {
-        let lowest = self.segment(id).await?;
-        if lowest.holds(cell, blocks)? {
-            return Ok(lowest);
-        }
-        for later in self.generations(id).await? {
-            match self.segment(later).await {
-                Ok(segment) if segment.holds(cell, blocks)? => return Ok(segment),
-                Ok(_) | Err(VaultError::Missing { .. }) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Err(VaultError::mismatch(&lowest.name, format!("cell {cell} does not hold what its delta says")))
-    }
-
-    /// The generations of a segment that are there, from this one on, ascending. Remembers what else of its backup was replaced.
+    /// The generations of a segment that are there, from this one on, ascending.
     pub(crate) async fn generations(&self, id: SegmentId) -> Result<Vec<SegmentId>, VaultError> {
-        let mut lowest: HashMap<u32, u32> = HashMap::new();
-        let mut found = Vec::new();
-        for path in object::list(self.store(), &format!("seg/{}/{:020}", id.machine, id.seq)).await? {
-            let Some((number, generation)) = name::segment_of(&path) else { continue };
-            let known = lowest.entry(number).or_insert(generation);
-            *known = generation.min(*known);
-            if number == id.number && generation >= id.generation {
-                found.push(SegmentId { generation, ..id });
-            }
-        }
-        lowest.retain(|_, generation| *generation > 0);
-        self.inner.replaced.put(id.machine, id.seq, lowest);
-        found.sort_unstable();
-        Ok(found)
+        Listed::default().copies(self, id).await
     }
 
     /// Reads the directory of exactly this segment.

@@ -6,15 +6,17 @@
 
 mod affected;
 mod data;
+mod lost;
 mod structure;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
 
 use uuid::Uuid;
 
 use crate::error::chain;
-use crate::segment::SegmentId;
+use crate::segment::{Listed, SegmentId};
 use crate::standing::PointState;
 use crate::{Point, PointStatus, Vault, VaultError};
 
@@ -70,7 +72,7 @@ pub struct VerifyProgress {
 pub struct VerifyReport {
     pub machines: usize,
     pub points: u64,
-    /// Segments that the points name.
+    /// Segments that the points name, each generation of them that is there.
     pub segments: u64,
     /// Segments that were read whole.
     pub read_segments: u64,
@@ -201,8 +203,13 @@ impl Vault {
         segments: &BTreeSet<SegmentId>,
     ) -> Result<Vec<(u64, String)>, VaultError> {
         let vault = self.renewed(None);
-        let segments: Vec<SegmentId> = segments.iter().copied().collect();
-        let read = vault.read_segments(&segments, VerifyPace::Full, &mut |_, _, _| {}).await?;
+        // Whatever makes up for one of them is read as well.
+        let (mut listed, mut copies) = (Listed::default(), segments.clone());
+        for id in segments {
+            copies.extend(listed.copies(&vault, SegmentId { generation: 0, ..*id }).await?);
+        }
+        let copies: Vec<SegmentId> = copies.into_iter().collect();
+        let read = vault.read_needed(&copies, VerifyPace::Full, &mut |_, _, _| {}).await?;
         let points: Vec<Point> = vault
             .points(machine)
             .await?
@@ -212,7 +219,7 @@ impl Vault {
                 PointStatus::Damaged { .. } => None,
             })
             .collect();
-        let found = vault.affected(&points, read.damaged).await?;
+        let found = vault.affected(&points, read.damaged, &[]).await?;
         vault.check_present().await?;
         Ok(found.into_iter().filter_map(|(point, reason)| Some((point?.seq, reason))).collect())
     }
@@ -295,7 +302,7 @@ impl Verification {
             .copied()
             .filter(|id| depth.reads(*id))
             .partition(|id| self.read.contains(id));
-        let read = vault.read_segments(&chosen, self.pace, tell).await?;
+        let read = vault.read_needed(&chosen, self.pace, tell).await?;
         report.read_segments += chosen.len() as u64;
         report.read_bytes += read.bytes;
         findings.extend(structure.findings);
@@ -307,10 +314,9 @@ impl Verification {
             self.damaged.extend(damaged.get(&id).map(|damaged| (id, damaged.clone())));
         }
         damaged.extend(structure.damaged);
-        if !damaged.is_empty() {
-            report.damaged_segments.insert(machine, damaged.keys().copied().collect());
-        }
-        findings.extend(vault.affected(&points, damaged).await?);
+        let segments: BTreeSet<SegmentId> = damaged.keys().copied().collect();
+        let affected = vault.affected(&points, damaged, &findings).await?;
+        findings.extend(affected);
         // A cell with metadata: what needs it is told already.
         let told: BTreeSet<String> =
             findings.iter().filter(|(point, _)| point.is_some()).map(|(_, reason)| reason.clone()).collect();
@@ -318,18 +324,25 @@ impl Verification {
         let is_wanted = |reason: &String| !matches!(scope, VerifyScope::Point(..)) && !told.contains(reason);
         findings.retain(|(point, reason)| point.is_some() || is_wanted(reason));
         let name = points.last().map_or_else(|| machine.to_string(), |point| point.machine_name.clone());
+        let mut purged: BTreeMap<u64, bool> = BTreeMap::new();
         for (point, reason) in findings {
             if let Some(point) = &point {
                 // Purged since it was listed: then what it needed may be gone.
                 sound.remove(&point.seq);
-                let standing = vault.standing(machine, point.seq).await;
-                if standing.is_ok_and(|standing| standing.state == PointState::Purged) {
+                if let Entry::Vacant(entry) = purged.entry(point.seq) {
+                    let standing = vault.standing(machine, point.seq).await;
+                    entry.insert(standing.is_ok_and(|standing| standing.state == PointState::Purged));
+                }
+                if purged.get(&point.seq) == Some(&true) {
                     continue;
                 }
                 let damaged = report.damaged.entry(machine).or_default();
                 damaged.entry(point.seq).or_insert_with(|| reason.clone());
             }
             report.add(Finding { machine, machine_name: name.clone(), point, reason });
+        }
+        if report.damaged.contains_key(&machine) {
+            report.damaged_segments.insert(machine, segments);
         }
         report.sound.insert(machine, sound);
         // Where there is no vault any more, everything is missing and nothing is damaged.

@@ -126,6 +126,14 @@ impl Finder {
     async fn check(&self, vault: &Vault, found: &mut [Option<Known>]) -> Checked {
         let Some(first) = found.first().cloned().flatten() else { return Checked::True };
         let id = first.id;
+        let is_useless = {
+            let state = self.state();
+            state.is_slow || state.refused.contains(&id)
+        };
+        if is_useless {
+            found.fill(None);
+            return Checked::Useless;
+        }
         match in_time(read(vault, first, found.len())).await {
             Ok(()) => return Checked::True,
             Err(Some(error)) if error.is_damage() && !matches!(error, VaultError::Missing { .. }) => {

@@ -298,7 +298,6 @@ impl Vault {
     /// Reads all of a segment as its disk has it.
     async fn read_back(&self, id: SegmentId) -> Result<(), VaultError> {
         self.inner.segments.forget(id);
-        self.storage().forget_cached(&id.name()).await?;
         let read = self.read_segments(&[id], VerifyPace::Full, &mut |_, _, _| {}).await?;
         read.reason().map_or(Ok(()), |reason| Err(VaultError::mismatch(&id.name(), reason)))
     }

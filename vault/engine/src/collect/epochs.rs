@@ -18,6 +18,9 @@ use super::{CollectOptions, clock};
 /// How often another collector may be faster.
 const TRIES: u32 = 32;
 
+/// No vault gets so far: what has a larger number is not of a collection.
+const LAST: u64 = 999_999_999_999;
+
 /// What was condemned when somebody asked last, by the numbers of the sets.
 #[derive(Debug, Default)]
 pub(crate) struct CondemnedCache(Mutex<Option<Known>>);
@@ -56,12 +59,20 @@ impl Vault {
     /// The vault's time at the first of these collections, or at the next one that can be read: a window that begins later only ends
     /// later.
     pub(super) async fn first_time(&self, epochs: Range<u64>) -> Result<Option<i64>, VaultError> {
-        for epoch in epochs {
+        let mut listed = None;
+        let mut next = Some(epochs.start);
+        while let Some(epoch) = next.filter(|epoch| *epoch < epochs.end) {
             match self.read_collection(epoch).await {
                 Ok(collection) => return Ok(Some(collection.vault_time)),
                 Err(error) if error.is_damage() => tell_damaged(epoch, &error),
                 Err(error) => return Err(error),
             }
+            // One that is not there may be far from the next.
+            let begun: &BTreeSet<u64> = match &mut listed {
+                Some(begun) => begun,
+                listed => listed.insert(self.epochs().await?.begun),
+            };
+            next = begun.range(epoch + 1..).next().copied();
         }
         Ok(None)
     }
@@ -175,7 +186,7 @@ impl Vault {
         let at = options.now.timestamp_micros();
         let (vault_time, leap) =
             clock::advance(previous.map(|previous| previous.vault_time), at, options.clock);
-        let epoch = previous.map_or(1, |previous| previous.epoch + 1);
+        let epoch = after(previous.map_or(0, |previous| previous.epoch), name::collection)?;
         Ok((Collection { epoch, at, vault_time }, leap))
     }
 
@@ -207,7 +218,7 @@ impl Vault {
         segments.dedup();
         let mut condemned = Condemned { number: 0, segments };
         for _ in 0..TRIES {
-            condemned.number = self.condemned_number().await? + 1;
+            condemned.number = after(self.condemned_number().await?, name::condemned)?;
             let object = name::condemned(condemned.number);
             if self.create_record(&object, Kind::Condemned, &condemned.encode()).await? == Created::Now {
                 return Ok(());
@@ -232,9 +243,18 @@ impl Vault {
                 Some((epoch, "done")) => (epoch, &mut epochs.collected),
                 Some(_) => continue,
             };
-            kind.extend(name::parse_seq(epoch));
+            kind.extend(name::parse_seq(epoch).filter(|number| *number <= LAST));
         }
         Ok(epochs)
+    }
+}
+
+/// The number after this one.
+fn after(number: u64, object: impl FnOnce(u64) -> String) -> Result<u64, VaultError> {
+    if number < LAST {
+        Ok(number + 1)
+    } else {
+        Err(VaultError::mismatch(&object(number), "no number comes after it: it is not of a collection"))
     }
 }
 

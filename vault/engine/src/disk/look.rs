@@ -1,6 +1,5 @@
 //! Looking at where a disk's blocks are, without reading them.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -35,33 +34,6 @@ impl DiskReader {
             at = end;
         }
         Ok(())
-    }
-
-    /// The blocks that lie in cells that are `wanted`, by segment, ascending.
-    pub(crate) async fn blocks_in(
-        &self,
-        wanted: impl Fn(SegmentId, u32) -> bool,
-    ) -> Result<BTreeMap<SegmentId, Vec<Range<u64>>>, VaultError> {
-        let mut found: BTreeMap<SegmentId, Vec<Range<u64>>> = BTreeMap::new();
-        let blocks = blocks_of(self.inner.size_bytes);
-        let mut first = 0;
-        while first < blocks {
-            let end = (first + WINDOW).min(blocks);
-            for (block, (delta, place)) in (first..).zip(self.inner.places(first, end).await?) {
-                let Place::Cell { segment, cell, .. } = place else { continue };
-                let id = SegmentId::named(self.inner.machine, self.inner.named(delta, segment)?);
-                if !wanted(id, cell) {
-                    continue;
-                }
-                let ranges = found.entry(id).or_default();
-                match ranges.last_mut() {
-                    Some(last) if last.end == block => last.end += 1,
-                    _ => ranges.push(block..block + 1),
-                }
-            }
-            first = end;
-        }
-        Ok(found)
     }
 
     /// Which blocks of which cells hold the disk, a window at a time, in its order: a cell comes as often as the disk comes

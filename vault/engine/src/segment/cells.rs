@@ -13,7 +13,7 @@ use holdfast_vault_format::{Codec, DecodeError, cell_hash, decode_cell};
 use crate::error::chain;
 use crate::{Vault, VaultError, object};
 
-use super::{Segment, SegmentId};
+use super::{Copies, Segment, SegmentId};
 
 /// Cells that lie together, as they are stored.
 #[derive(Clone, Debug)]
@@ -24,36 +24,27 @@ pub(crate) struct StoredCells {
 }
 
 impl Vault {
-    /// Reads cells of a segment, or of what replaced it. Of those, all need not be there: [`Vault::read_cell`] looks for one.
-    pub(crate) async fn read_cells(
-        &self,
-        id: SegmentId,
-        cells: RangeInclusive<u32>,
-    ) -> Result<StoredCells, VaultError> {
-        match StoredCells::read(self, self.segment(id).await?, cells.clone()).await {
-            // It may have been replaced since its directory was read.
-            Err(VaultError::Missing { .. }) => {
-                self.inner.segments.forget(id);
-                StoredCells::read(self, self.segment(id).await?, cells).await
-            }
-            read => read,
-        }
-    }
-
-    /// Reads a cell that holds these blocks.
-    pub(crate) async fn read_cell(
+    /// Reads a cell that holds these blocks, of the first generation of which it can be opened.
+    pub(crate) async fn read_cell<T>(
         &self,
         id: SegmentId,
         cell: u32,
         blocks: Blocks,
-    ) -> Result<StoredCells, VaultError> {
-        match StoredCells::read(self, self.holder(id, cell, blocks).await?, cell..=cell).await {
-            Err(VaultError::Missing { .. }) => {
-                self.inner.segments.forget(id);
-                StoredCells::read(self, self.holder(id, cell, blocks).await?, cell..=cell).await
+        open: impl Fn(&StoredCells) -> Result<T, VaultError>,
+    ) -> Result<T, VaultError> {
+        let mut copies = Copies::of(self, id);
+        while let Some(segment) = copies.next().await? {
+            if !copies.holds(&segment, cell, blocks)? {
+                continue;
             }
-            read => read,
+            let copy = segment.id;
+            let stored = StoredCells::read(self, segment, cell..=cell).await;
+            match stored.and_then(|stored| open(&stored)) {
+                Ok(opened) => return Ok(opened),
+                Err(error) => copies.refuse(copy, error)?,
+            }
         }
+        Err(copies.error())
     }
 
     /// Reads one meta cell and checks it against `hash`, if what refers to it commits to it cell by cell.
@@ -63,20 +54,22 @@ impl Vault {
         cell: u32,
         hash: Option<[u8; 32]>,
     ) -> Result<Vec<u8>, VaultError> {
-        let stored = self.read_cell(id, cell, Blocks(1)).await?;
-        let segment = &stored.segment;
-        let entry = segment.entry(cell)?;
-        if entry.kind != CellKind::Meta || hash.is_some_and(|hash| hash != entry.hash) {
-            return Err(VaultError::mismatch(
-                &segment.name,
-                format!("cell {cell} is not the one referred to"),
-            ));
-        }
-        let plain = stored.open(cell)?;
-        if cell_hash(&plain) != entry.hash {
-            return Err(VaultError::damaged(&segment.name, DecodeError::Hash { what: "a cell" }));
-        }
-        Ok(plain)
+        let open = |stored: &StoredCells| {
+            let segment = &stored.segment;
+            let entry = segment.entry(cell)?;
+            if entry.kind != CellKind::Meta || hash.is_some_and(|hash| hash != entry.hash) {
+                return Err(VaultError::mismatch(
+                    &segment.name,
+                    format!("cell {cell} is not the one referred to"),
+                ));
+            }
+            let plain = stored.open(cell)?;
+            if cell_hash(&plain) != entry.hash {
+                return Err(VaultError::damaged(&segment.name, DecodeError::Hash { what: "a cell" }));
+            }
+            Ok(plain)
+        };
+        self.read_cell(id, cell, Blocks(1), open).await
     }
 }
 

@@ -1,67 +1,143 @@
 //! Which bytes of which points damaged cells hold.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
+use std::pin::pin;
 
-use holdfast_vault_format::BLOCK_SIZE;
+use futures::TryStreamExt as _;
 
-use crate::segment::SegmentId;
+use crate::disk::{DiskReader, Part};
+use crate::error::chain;
+use crate::segment::{AnyGeneration, Listed, SegmentId};
 use crate::{Point, Vault, VaultError};
 
-use super::DamagedPoint;
 use super::data::{Cells, DamagedCells};
+use super::lost::{Found, Lost, all_of};
 
-/// Ranges that are told for a disk; the last one reaches to the end of the rest.
-const MAX_RANGES: usize = 1000;
+/// How often what is there is listed: of what was listed, all may be replaced when it is looked at.
+const LOOKS: u32 = 4;
 
-type Found = (Option<DamagedPoint>, String);
+/// What of segments is damaged, and what there is besides.
+struct Damage {
+    /// By generation.
+    cells: BTreeMap<SegmentId, DamagedCells>,
+    segments: BTreeMap<AnyGeneration, Vec<SegmentId>>,
+    listed: Listed,
+}
 
 impl Vault {
-    /// Looks up every disk of every point whose deltas name a damaged segment, as a restore would.
+    /// Looks up every disk of every point whose deltas name a damaged segment, as a restore would: what another generation of the
+    /// segment gives is not lost. `told` is what is known already.
     pub(super) async fn affected(
         &self,
         points: &[Point],
         damaged: BTreeMap<SegmentId, DamagedCells>,
+        told: &[Found],
     ) -> Result<Vec<Found>, VaultError> {
         let mut found = Vec::new();
         let mut unneeded: BTreeSet<SegmentId> = damaged.keys().copied().collect();
-        for point in points.iter().filter(|_| !damaged.is_empty()) {
+        let mut segments: BTreeMap<AnyGeneration, Vec<SegmentId>> = BTreeMap::new();
+        for id in damaged.keys() {
+            segments.entry(id.any_generation()).or_default().push(*id);
+        }
+        let mut damage = Damage { cells: damaged, segments, listed: Listed::default() };
+        let told: BTreeSet<(u64, &str, u64)> = told.iter().filter_map(up_to).collect();
+        let points = if damage.cells.is_empty() { &[] } else { points };
+        for point in points {
             for disk in &point.disks {
-                let reader = match self.open_disk(point, &disk.name).await {
-                    Ok(reader) => reader,
-                    // Told already, as damage of the structure.
-                    Err(error) if error.is_damage() => continue,
-                    Err(error) => return Err(error),
-                };
-                if !reader.names(|id| damaged.contains_key(&id)) {
+                if told.contains(&(point.seq, &*disk.name, disk.size_bytes)) {
                     continue;
                 }
-                let wanted = |id, cell| damaged.get(&id).is_some_and(|damaged| damaged.has(cell));
-                let blocks = match reader.blocks_in(wanted).await {
-                    Ok(blocks) => blocks,
-                    Err(error) if error.is_damage() => continue,
-                    Err(error) => return Err(error),
+                let lost = match self.open_disk(point, &disk.name).await {
+                    Ok(reader) => damage.of(self, reader).await,
+                    Err(error) => Err(error),
                 };
-                for (id, ranges) in blocks {
-                    unneeded.remove(&id);
-                    let ranges = bytes(ranges, disk.size_bytes);
-                    let point = DamagedPoint {
-                        seq: point.seq,
-                        id: Some(point.id),
-                        disk: Some(disk.name.clone()),
-                        ranges,
-                    };
-                    found.push((Some(point), damaged[&id].reason.clone()));
+                match lost {
+                    Ok((lost, needed)) => {
+                        lost.tell(&mut found, (point, disk), |id| damage.cells[&id].reason.clone());
+                        unneeded.retain(|id| !needed.contains(id));
+                    }
+                    // It read well when its structure was looked at.
+                    Err(error) if error.is_damage() => found.push(all_of(point, disk, chain(&error))),
+                    Err(error) => return Err(error),
                 }
             }
         }
+        // Listed anew: one that is gone was replaced, or collected with the points that needed it.
+        damage.listed = Listed::default();
         for id in unneeded {
-            // One that is gone was collected with the points that needed it.
-            if !self.generations(id).await.is_ok_and(|there| there.is_empty()) {
-                found.push((None, damaged[&id].reason.clone()));
+            if damage.listed.copies(self, id).await?.contains(&id) {
+                found.push((None, damage.cells[&id].reason.clone()));
             }
         }
         Ok(found)
+    }
+}
+
+impl Damage {
+    /// What a disk loses, and by what damage.
+    async fn of(
+        &mut self,
+        vault: &Vault,
+        reader: DiskReader,
+    ) -> Result<(Lost, BTreeSet<SegmentId>), VaultError> {
+        let (mut lost, mut needed) = (Lost::default(), BTreeSet::new());
+        if !reader.names(|id| self.segments.contains_key(&id.any_generation())) {
+            return Ok((lost, needed));
+        }
+        let mut windows = pin!(reader.parts());
+        while let Some(parts) = windows.try_next().await? {
+            for part in parts {
+                let Some(first) = self.hit(&part).next() else { continue };
+                if !self.is_served(vault, &part).await? {
+                    lost.add(first, &part.disk_blocks);
+                    needed.extend(self.hit(&part));
+                }
+            }
+        }
+        Ok((lost, needed))
+    }
+
+    /// Of the cell of a part, the generations that are damaged.
+    fn hit(&self, part: &Part) -> impl Iterator<Item = SegmentId> {
+        let damaged = self.segments.get(&part.segment.any_generation()).into_iter().flatten();
+        let (lowest, cell) = (part.segment.generation, part.cell);
+        damaged.copied().filter(move |id| {
+            id.generation >= lowest && self.cells.get(id).is_some_and(|damaged| damaged.has(cell))
+        })
+    }
+
+    /// Whether there is a generation that has it and is not damaged.
+    async fn is_served(&mut self, vault: &Vault, part: &Part) -> Result<bool, VaultError> {
+        let damaged: Vec<SegmentId> = self.hit(part).collect();
+        for _ in 0..LOOKS {
+            let mut is_gone = false;
+            for id in self.listed.copies(vault, part.segment).await? {
+                if damaged.contains(&id) {
+                    continue;
+                }
+                match vault.copy(id).await.and_then(|segment| segment.holds(part.cell, part.blocks)) {
+                    Ok(true) => return Ok(true),
+                    Err(VaultError::Missing { .. }) => is_gone = true,
+                    Ok(false) => {}
+                    Err(error) if error.is_damage() => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            if !is_gone {
+                break;
+            }
+            self.listed.forget(part.segment.any_generation());
+        }
+        Ok(false)
+    }
+}
+
+/// The disk that a finding is about, and up to where it is lost from its beginning.
+fn up_to((point, _): &Found) -> Option<(u64, &str, u64)> {
+    let point = point.as_ref()?;
+    match &*point.ranges {
+        [range] if range.start == 0 => Some((point.seq, point.disk.as_deref()?, range.end)),
+        _ => None,
     }
 }
 
@@ -72,25 +148,4 @@ impl DamagedCells {
             Cells::Some(cells) => cells.contains(&cell),
         }
     }
-}
-
-/// Joins blocks to ranges of bytes.
-pub(super) fn bytes(mut blocks: Vec<Range<u64>>, size_bytes: u64) -> Vec<Range<u64>> {
-    blocks.sort_unstable_by_key(|range| range.start);
-    let mut joined: Vec<Range<u64>> = Vec::new();
-    for range in blocks {
-        let start = range.start * BLOCK_SIZE as u64;
-        let end = (range.end * BLOCK_SIZE as u64).min(size_bytes);
-        match joined.last_mut() {
-            Some(last) if start <= last.end => last.end = last.end.max(end),
-            _ => joined.push(start..end),
-        }
-    }
-    if let (true, Some(end)) = (joined.len() > MAX_RANGES, joined.last().map(|range| range.end)) {
-        joined.truncate(MAX_RANGES);
-        if let Some(last) = joined.last_mut() {
-            last.end = end;
-        }
-    }
-    joined
 }

@@ -1,6 +1,6 @@
 //! Reading segments whole.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use futures::StreamExt as _;
 use tokio::time::Instant;
 
 use crate::error::chain;
-use crate::segment::{Segment, SegmentId};
+use crate::segment::{Listed, Segment, SegmentId, StoredCells};
 use crate::{Vault, VaultError};
 
 use super::VerifyPace;
@@ -17,9 +17,12 @@ use super::VerifyPace;
 const IN_FLIGHT: usize = 6;
 
 /// What came of reading segments.
+#[derive(Default)]
 pub(crate) struct Read {
     pub(super) bytes: u64,
     pub(super) damaged: BTreeMap<SegmentId, DamagedCells>,
+    /// Those that are not there, or went meanwhile.
+    gone: BTreeSet<SegmentId>,
 }
 
 /// What of a segment is damaged.
@@ -53,9 +56,10 @@ struct Chunk {
 }
 
 impl Read {
-    /// What is damaged, if anything is.
+    /// What is damaged or missing, if anything is.
     pub(crate) fn reason(self) -> Option<String> {
-        self.damaged.into_values().next().map(|damaged| damaged.reason)
+        let damaged = self.damaged.into_values().next().map(|damaged| damaged.reason);
+        damaged.or_else(|| self.gone.first().map(missing))
     }
 }
 
@@ -66,6 +70,9 @@ impl Vault {
     /// Also damage of the segment as a whole.
     pub(crate) async fn damaged_cells(&self, segment: &Segment) -> Result<HashSet<u32>, VaultError> {
         let read = self.read_segments(&[segment.id], VerifyPace::Full, &mut |_, _, _| {}).await?;
+        if !read.gone.is_empty() {
+            return Err(VaultError::Missing { object: segment.name.clone() });
+        }
         match read.damaged.into_values().next() {
             None => Ok(HashSet::new()),
             Some(DamagedCells { cells: Cells::Some(cells), .. }) => Ok(cells.into_iter().collect()),
@@ -75,14 +82,41 @@ impl Vault {
         }
     }
 
-    /// Reads segments and compares every cell with its hash.
+    /// The same of those of which points need something: where one was replaced meanwhile, what took its place is read too.
+    pub(super) async fn read_needed(
+        &self,
+        ids: &[SegmentId],
+        pace: VerifyPace,
+        tell: &mut (impl FnMut(usize, usize, u64) + Send),
+    ) -> Result<Read, VaultError> {
+        let total = ids.len();
+        let mut all = self.read_segments(ids, pace, tell).await?;
+        let mut seen: BTreeSet<SegmentId> = ids.iter().copied().collect();
+        let mut gone = std::mem::take(&mut all.gone);
+        while !gone.is_empty() {
+            let (mut listed, mut came) = (Listed::default(), Vec::new());
+            for id in gone {
+                // Whether something makes up for it is found out block by block.
+                add(&mut all.damaged, id, Cells::All, missing(&id));
+                let there = listed.copies(self, SegmentId { generation: 0, ..id }).await?;
+                came.extend(there.into_iter().filter(|id| seen.insert(*id)));
+            }
+            let read = self.read_segments(&came, pace, &mut |_, _, bytes| tell(total, total, bytes)).await?;
+            all.bytes += read.bytes;
+            all.damaged.extend(read.damaged);
+            gone = read.gone;
+        }
+        Ok(all)
+    }
+
+    /// Reads exactly these segments and compares every cell with its hash.
     pub(crate) async fn read_segments(
         &self,
         ids: &[SegmentId],
         pace: VerifyPace,
         tell: &mut (impl FnMut(usize, usize, u64) + Send),
     ) -> Result<Read, VaultError> {
-        let mut read = Read { bytes: 0, damaged: BTreeMap::new() };
+        let mut read = Read::default();
         let (mut done, total) = (0, ids.len());
         let in_flight = match pace {
             VerifyPace::Full => IN_FLIGHT,
@@ -100,7 +134,7 @@ impl Vault {
             .map(|(id, chunk)| async move {
                 let start = Instant::now();
                 let outcome = match chunk {
-                    Ok(chunk) => (id, chunk.is_last, self.read_chunk(id, chunk).await),
+                    Ok(chunk) => (id, chunk.is_last, self.read_chunk(chunk).await),
                     Err(error) => (id, true, Err(error)),
                 };
                 if pace == VerifyPace::Gentle {
@@ -118,6 +152,7 @@ impl Vault {
                         add(&mut read.damaged, id, cells, reason);
                     }
                 }
+                Err(VaultError::Missing { .. }) => drop(read.gone.insert(id)),
                 Err(error) if error.is_damage() => add(&mut read.damaged, id, Cells::All, chain(&error)),
                 Err(error) => return Err(error),
             }
@@ -130,7 +165,12 @@ impl Vault {
     }
 
     async fn chunks(&self, id: SegmentId) -> Result<Vec<Chunk>, VaultError> {
-        let segment = self.segment(id).await?;
+        // What is in memory says nothing about what the disk has.
+        self.storage().forget_cached(&id.name()).await?;
+        if self.storage().root().is_some() {
+            self.inner.segments.forget(id);
+        }
+        let segment = self.copy(id).await?;
         let mut chunks: Vec<Chunk> = segment
             .chunks()?
             .into_iter()
@@ -142,17 +182,17 @@ impl Vault {
         Ok(chunks)
     }
 
-    async fn read_chunk(&self, id: SegmentId, chunk: Chunk) -> Result<ChunkRead, VaultError> {
+    async fn read_chunk(&self, chunk: Chunk) -> Result<ChunkRead, VaultError> {
         let Chunk { segment, cells, is_last } = chunk;
         let mut damaged = Vec::new();
         if is_last && let Err(error) = self.segment_table(&segment).await {
             // Which blocks the cells hold: only a backup that goes on after a crash reads it.
-            if !error.is_damage() {
+            if !error.is_damage() || matches!(error, VaultError::Missing { .. }) {
                 return Err(error);
             }
             damaged.push((Cells::Some(Vec::new()), chain(&error)));
         }
-        let stored = self.read_cells(id, cells.start..=cells.end - 1).await?;
+        let stored = StoredCells::read(self, segment, cells.start..=cells.end - 1).await?;
         let check = move || {
             for cell in cells {
                 if let Err(error) = stored.check(cell) {
@@ -163,6 +203,10 @@ impl Vault {
         };
         tokio::task::spawn_blocking(check).await.map_err(|source| VaultError::Worker { source })
     }
+}
+
+fn missing(id: &SegmentId) -> String {
+    VaultError::Missing { object: id.name() }.to_string()
 }
 
 struct ChunkRead {

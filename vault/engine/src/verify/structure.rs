@@ -1,7 +1,6 @@
 //! How points hang together: deltas, their pages, the directories of the segments that they name.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -15,23 +14,30 @@ use holdfast_vault_format::delta::{DeltaRoot, Place, Placed, decode_extents, dec
 use holdfast_vault_format::record::DeltaRef;
 use holdfast_vault_format::segment::CellKind;
 
+use crate::disk::Part;
 use crate::error::chain;
-use crate::segment::{Segment, SegmentId};
+use crate::segment::{Listed, Segment, SegmentId};
 use crate::{Point, PointDisk, Vault, VaultError};
 
-use super::DamagedPoint;
-use super::affected::bytes;
 use super::data::DamagedCells;
+use super::lost::{Found, Lost, all_of};
+
+/// How often a segment is looked for of which everything that was listed is gone.
+const LOOKS: u32 = 4;
 
 /// What points need, and what is wrong with it.
 pub(super) struct Structure {
+    /// Each generation of them that is there.
     pub(super) segments: BTreeSet<SegmentId>,
-    /// Segments whose directory cannot be read, and why.
+    /// Those whose directory cannot be read, and why.
     pub(super) damaged: BTreeMap<SegmentId, DamagedCells>,
     /// Without a point: what no restore needs.
-    pub(super) findings: Vec<(Option<DamagedPoint>, String)>,
+    pub(super) findings: Vec<Found>,
     /// Segments of which a collection left a part.
     partial: BTreeSet<SegmentId>,
+    /// By segment as deltas name it.
+    copies: BTreeMap<SegmentId, Vec<SegmentId>>,
+    listed: Listed,
 }
 
 /// A delta that was looked at; many points share it.
@@ -53,6 +59,8 @@ impl Structure {
             damaged: BTreeMap::new(),
             findings: Vec::new(),
             partial: BTreeSet::new(),
+            copies: BTreeMap::new(),
+            listed: Listed::default(),
         };
         for point in points {
             for disk in &point.disks {
@@ -62,31 +70,19 @@ impl Structure {
                         entry.insert(structure.look(vault, point.machine, delta).await?);
                     }
                 }
-                let damaged = |ranges| DamagedPoint {
-                    seq: point.seq,
-                    id: Some(point.id),
-                    disk: Some(disk.name.clone()),
-                    ranges,
-                };
                 if let Some(reason) = structure.disk(vault, point, disk, &deltas).await? {
-                    let all = std::iter::once(0..disk.size_bytes).collect();
-                    structure.findings.push((Some(damaged(all)), reason));
+                    structure.findings.push(all_of(point, disk, reason));
                     continue;
                 }
-                let lacking = match structure.lacking(vault, point, disk, &deltas).await {
-                    Ok(lacking) => lacking,
+                match structure.lacking(vault, point, disk, &deltas).await {
+                    Ok(lacking) => lacking.tell(&mut structure.findings, (point, disk), |id| {
+                        format!("{} lacks blocks that the point needs", id.name())
+                    }),
                     // It may have been purged since: whoever tells of it looks.
                     Err(error) if error.is_damage() => {
-                        let all = std::iter::once(0..disk.size_bytes).collect();
-                        structure.findings.push((Some(damaged(all)), chain(&error)));
-                        continue;
+                        structure.findings.push(all_of(point, disk, chain(&error)));
                     }
                     Err(error) => return Err(error),
-                };
-                for (id, ranges) in lacking {
-                    let reason = format!("{} lacks blocks that the point needs", id.name());
-                    let ranges = bytes(ranges, disk.size_bytes);
-                    structure.findings.push((Some(damaged(ranges)), reason));
                 }
             }
         }
@@ -105,7 +101,9 @@ impl Structure {
         for delta in &disk.stack {
             match deltas.get(&(delta.seq, delta.hash)) {
                 Some(Looked::Sound { segments, head }) => {
-                    self.segments.extend(segments);
+                    for id in segments {
+                        self.segments.extend(self.copies.get(id).into_iter().flatten());
+                    }
                     covered = covered.max(*head);
                 }
                 Some(Looked::Damaged(reason)) => return Ok(Some(reason.clone())),
@@ -136,8 +134,8 @@ impl Structure {
         point: &Point,
         disk: &PointDisk,
         deltas: &BTreeMap<(u64, [u8; 32]), Looked>,
-    ) -> Result<BTreeMap<SegmentId, Vec<Range<u64>>>, VaultError> {
-        let mut lacking: BTreeMap<SegmentId, Vec<Range<u64>>> = BTreeMap::new();
+    ) -> Result<Lost, VaultError> {
+        let mut lacking = Lost::default();
         let named = disk.stack.iter().filter_map(|delta| deltas.get(&(delta.seq, delta.hash)));
         let is_partial = |looked: &Looked| matches!(looked, Looked::Sound { segments, .. } if !self.partial.is_disjoint(segments));
         if !named.into_iter().any(is_partial) {
@@ -145,11 +143,14 @@ impl Structure {
         }
         let mut parts = pin!(vault.open_disk(point, &disk.name).await?.parts());
         while let Some(window) = parts.try_next().await? {
-            for part in window.into_iter().filter(|part| self.partial.contains(&part.segment)) {
+            // What damage takes is told as such.
+            let is_undamaged = |part: &Part| !self.damaged_copies(part.segment);
+            let partial = window.into_iter().filter(|part| self.partial.contains(&part.segment));
+            for part in partial.filter(is_undamaged) {
                 match vault.holder(part.segment, part.cell, part.blocks).await {
                     Ok(_) => {}
                     Err(error) if error.is_damage() => {
-                        lacking.entry(part.segment).or_default().push(part.disk_blocks);
+                        lacking.add(part.segment, &part.disk_blocks);
                     }
                     Err(error) => return Err(error),
                 }
@@ -176,27 +177,16 @@ impl Structure {
             .chain(pages)
             .map(|number| SegmentId { machine, seq: delta.seq, number, generation: 0 })
             .collect();
+        for id in &segments {
+            self.see(vault, *id, None).await?;
+        }
         for named in &root.segments {
             let id = SegmentId::named(machine, named);
             segments.insert(id);
-            match vault.segment(id).await {
-                Ok(segment) if segment.root == named.root => {
-                    if segment.is_partial() {
-                        self.partial.insert(id);
-                    }
-                }
-                Ok(segment) => {
-                    let reason = format!("{} is not the one that the delta was made of", segment.name);
-                    self.damaged.insert(id, DamagedCells::all(reason));
-                }
-                Err(error) if error.is_damage() => {
-                    self.damaged.insert(id, DamagedCells::all(chain(&error)));
-                }
-                Err(error) => return Err(error),
-            }
+            self.see(vault, id, Some(named.root)).await?;
         }
-        let mut cells = Cells { vault, machine, root: &root, damaged: &self.damaged, last: None };
-        let mut head = 0;
+        let mut cells = Cells { vault, machine, root: &root, structure: self, last: None };
+        let (mut head, mut findings) = (0, Vec::new());
         for page in &root.extent_pages {
             let bytes = vault.delta_page(machine, delta.seq, page).await?;
             for placed in decode_extents(&bytes, page).map_err(damaged)? {
@@ -211,11 +201,62 @@ impl Structure {
             match bytes.and_then(|bytes| decode_hashes(&bytes, page).map_err(damaged)) {
                 Ok(_) => {}
                 // Only the next backup compares with it, and sends more where it cannot.
-                Err(error) if error.is_damage() => self.findings.push((None, chain(&error))),
+                Err(error) if error.is_damage() => findings.push((None, chain(&error))),
                 Err(error) => return Err(error),
             }
         }
+        self.findings.extend(findings);
         Ok(Looked::Sound { segments, head })
+    }
+
+    /// Reads the directories of a segment's generations, which have this root if a delta says so.
+    async fn see(&mut self, vault: &Vault, id: SegmentId, root: Option<[u8; 32]>) -> Result<(), VaultError> {
+        let mut seen = Vec::new();
+        for _ in 0..LOOKS {
+            let there = self.listed.copies(vault, id).await?;
+            let is_none = there.is_empty();
+            for copy in there {
+                let damaged = match vault.copy(copy).await {
+                    Ok(segment) if root.is_none_or(|root| root == segment.root) => {
+                        if segment.is_partial() {
+                            self.partial.insert(id);
+                        }
+                        None
+                    }
+                    Ok(segment) => {
+                        Some(format!("{} is not the one that the delta was made of", segment.name))
+                    }
+                    // Replaced, or collected, since it was listed.
+                    Err(VaultError::Missing { .. }) => continue,
+                    Err(error) if error.is_damage() => Some(chain(&error)),
+                    Err(error) => return Err(error),
+                };
+                seen.push(copy);
+                if let Some(reason) = damaged {
+                    self.damaged.insert(copy, DamagedCells::all(reason));
+                }
+            }
+            if is_none || !seen.is_empty() {
+                break;
+            }
+            self.listed.forget(id.any_generation());
+        }
+        if seen.is_empty() {
+            let missing = VaultError::Missing { object: id.name() };
+            self.damaged.insert(id, DamagedCells::all(missing.to_string()));
+            seen.push(id);
+        }
+        self.copies.insert(id, seen);
+        Ok(())
+    }
+
+    fn damaged_copies(&self, id: SegmentId) -> bool {
+        self.copies.get(&id).is_some_and(|copies| copies.iter().any(|copy| self.damaged.contains_key(copy)))
+    }
+
+    /// A generation of a segment whose directory is as it should be.
+    fn sound_copy(&self, id: SegmentId) -> Option<SegmentId> {
+        self.copies.get(&id)?.iter().find(|copy| !self.damaged.contains_key(copy)).copied()
     }
 }
 
@@ -224,7 +265,7 @@ struct Cells<'v> {
     vault: &'v Vault,
     machine: Uuid,
     root: &'v DeltaRoot,
-    damaged: &'v BTreeMap<SegmentId, DamagedCells>,
+    structure: &'v Structure,
     last: Option<(u32, Arc<Segment>)>,
 }
 
@@ -240,10 +281,11 @@ impl Cells<'_> {
             Some((last, segment)) if *last == index => segment,
             _ => {
                 let id = SegmentId::named(self.machine, named);
-                if self.damaged.contains_key(&id) {
-                    return Ok(());
-                }
-                let segment = self.vault.segment(id).await?;
+                let Some(copy) = self.structure.sound_copy(id) else { return Ok(()) };
+                let segment = match self.vault.copy(copy).await {
+                    Err(VaultError::Missing { .. }) => self.vault.segment(id).await?,
+                    read => read?,
+                };
                 &self.last.insert((index, segment)).1
             }
         };

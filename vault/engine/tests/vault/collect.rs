@@ -415,3 +415,37 @@ async fn what_was_condemned_is_taken_over_by_nobody_for_ever() {
     assert!(sleeper.sweep().await.unwrap().deleted_segments > 0);
     restore_disk(&test.reopen().await.unwrap(), &newest, "sda", &image).await;
 }
+
+/// Names with numbers that no collection gets to: of somebody else's, or made to end them.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_number_ends_collections() {
+    let test = TestVault::new().await;
+    let machine = Uuid::new_v4();
+    let collect = async || {
+        let options = CollectOptions { clock: ClockTrust::Trusted, ..CollectOptions::new(Utc::now()) };
+        tokio::time::timeout(Duration::from_secs(60), test.vault.collect(options, |_| {})).await.unwrap()
+    };
+    let put = |name: &str| {
+        let path = test.path.join("gc").join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, b"junk").unwrap();
+        path
+    };
+    for name in ["18446744073709551615", "18446744073709551615.set", "18446744073709551614.done"] {
+        put(name);
+    }
+    for far in [None, Some("00000000900000000000")] {
+        let image = Image::noise(1, MIB);
+        let old = back_up(&test.vault, machine, &[("sda", &image)]).await.unwrap();
+        collect().await.unwrap();
+        test.vault.decide_point(machine, old.seq, AT_ONCE, "eva").await.unwrap();
+        far.map(put);
+        let report = collect().await.unwrap();
+        assert!(report.purged.len() == 1 && report.deleted_segments > 0, "{report:?}");
+    }
+    let last = put("00000000999999999999");
+    let error = collect().await.unwrap_err();
+    assert!(error.to_string().contains("gc/00000000999999999999"), "{error}");
+    std::fs::remove_file(last).unwrap();
+    collect().await.unwrap();
+}

@@ -330,7 +330,7 @@ async fn a_replacement_that_the_disk_lost_replaces_nothing() {
 }
 
 /// Flips a bit of a file where its disk has it, in blocks as small as a file system may have.
-fn flip_below(backing: &Path, file: &[u8]) {
+pub(crate) fn flip_below(backing: &Path, file: &[u8]) {
     const BLOCK: usize = 1024;
     let wanted = &file[file.len() / 2 / BLOCK * BLOCK..][..BLOCK];
     let disk = std::fs::File::options().read(true).write(true).open(backing).unwrap();

@@ -1,6 +1,7 @@
 //! What one machine has stored, others refer to: it takes no room, and is there as long as any of them needs it.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use chrono::{TimeDelta, Utc};
 use holdfast_vault_engine::{
@@ -10,8 +11,9 @@ use holdfast_vault_engine::{
 use uuid::Uuid;
 
 use super::collect::AT_ONCE;
-use super::support::agent::read_map;
+use super::support::agent::{push_blocks, read_map};
 use super::support::anatomy::{Anatomist, Region};
+use super::support::faulty::{Fault, Faulty};
 use super::support::{
     Image, TestVault, back_up, begin, finish, good_points, request, restore, restore_disk, send_changes,
 };
@@ -388,4 +390,31 @@ async fn a_lost_segment_is_missed_by_its_borrowers() {
     let next = back_up(&vault, two.machine, &[("vda", &image)]).await.unwrap();
     restore_disk(&test.reopen().await.unwrap(), &next, "vda", &image).await;
     assert!(next.disks[0].stored_bytes > MIB as u64, "a full one: {next:?}");
+}
+
+/// A storage that once was too slow is not waited for again and again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storage_that_is_too_slow_is_waited_for_once() {
+    let image = Image::noise(14, 72 * MIB);
+    let test = TestVault::new().await;
+    back_up(&test.vault, Uuid::new_v4(), &[("sda", &image)]).await.unwrap();
+    let slow = Faulty::new(&test.path, Fault::Stuck, "seg/", 0, 0);
+    let vault = test.open_through(slow.clone()).await.deduplicating(samples());
+    vault.learn_samples(|_| {}).await.unwrap();
+    // From the first segment and from the second, in turns: no two can be read together.
+    let mut mixed = Image(Vec::new());
+    for cell in 0..16 {
+        let from = cell / 2 * (MIB / 8) + if cell % 2 == 0 { MIB } else { 40 * MIB };
+        mixed.0.extend_from_slice(&image.0[from..][..MIB / 8]);
+    }
+    let backup = begin(&vault, request(Uuid::new_v4(), &[("sda", &mixed)])).await.unwrap();
+    let blocks: Vec<usize> = (0..mixed.blocks()).collect();
+    let (first, second) = blocks.split_at(blocks.len() / 2);
+    push_blocks(&backup, "sda", &mixed, first).await.unwrap();
+    slow.strike();
+    let started = Instant::now();
+    push_blocks(&backup, "sda", &mixed, second).await.unwrap();
+    let taken = started.elapsed();
+    assert!(taken > Duration::from_secs(9), "nothing of it was known: {taken:?}");
+    assert!(taken < Duration::from_secs(25), "{taken:?}");
 }

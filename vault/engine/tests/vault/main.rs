@@ -9,6 +9,7 @@ mod collect_crash;
 mod collect_races;
 mod commit;
 mod compact;
+mod copies;
 mod corruption;
 mod deduplication;
 mod disk_full;

@@ -13,6 +13,7 @@ use object_store::{ObjectStore as _, ObjectStoreExt as _};
 use uuid::Uuid;
 
 use super::support::agent::changed_blocks;
+use super::support::proxy::Proxy;
 use super::support::s3::{S3Vault, Server, ceph, new_key};
 use super::support::{
     Image, back_up, begin, finish, good_points, request, restore, restore_disk, send_changes,
@@ -189,6 +190,33 @@ async fn s3_listings_are_whole_and_nobody_elses() {
     assert!(inside.vault.machines().await.unwrap().is_empty());
 }
 
+/// Whoever counts them in between finds no more than may be.
+#[tokio::test(flavor = "multi_thread")]
+async fn s3_no_limit_is_exceeded() {
+    let Some(mut server) = Server::start() else { return };
+    let proxy = Proxy::before(&mut server, Duration::from_millis(20)).await;
+    let image = Image::noise(51, MIB);
+    let machine = Uuid::new_v4();
+    let look = async |limits: S3Limits| {
+        let test = S3Vault::new(S3 { limits, ..server.place() }).await;
+        back_up(&test.vault, machine, &[("sda", &image)]).await.unwrap();
+        drop(proxy.begun());
+        let looks = (0..100).map(|_| test.vault.point_seqs(machine));
+        futures::future::try_join_all(looks).await.unwrap();
+        proxy.begun()
+    };
+    let three = NonZeroU32::new(3).unwrap();
+    look(S3Limits { requests_in_flight: three, ..S3Limits::default() }).await;
+    assert_eq!(proxy.most_in_flight(), 3);
+    let slow = S3Limits { requests_per_second: NonZeroU32::new(25), ..S3Limits::default() };
+    let begun = look(slow).await;
+    // A pause saves up one second's worth.
+    let taken = *begun.last().unwrap() - begun[0];
+    assert!(taken > Duration::from_millis(2800), "{} requests in {taken:?}", begun.len());
+    look(S3Limits::default()).await;
+    assert!(proxy.most_in_flight() > 3, "nothing was in the way of more");
+}
+
 /// One request at a time, and slowly: nothing waits for itself. What goes last is not waited for.
 #[tokio::test(flavor = "multi_thread")]
 async fn s3_the_limits_are_kept_and_nothing_waits_for_itself() {
@@ -207,6 +235,28 @@ async fn s3_the_limits_are_kept_and_nothing_waits_for_itself() {
     restore_disk(&test.vault, &point, "sda", &image).await;
     assert!(started.elapsed() > Duration::from_millis(2500), "6 MiB in {:?}", started.elapsed());
     assert!(started.elapsed() < Duration::from_secs(60), "6 MiB in {:?}", started.elapsed());
+}
+
+/// What waits for the bandwidth does not use up the time of its request.
+#[tokio::test(flavor = "multi_thread")]
+async fn s3_reads_wait_for_the_bandwidth_as_long_as_it_takes() {
+    let Some(server) = Server::start() else { return };
+    let test = S3Vault::new(server.place()).await;
+    let image = Image::noise(52, 24 * MIB);
+    let point = back_up(&test.vault, Uuid::new_v4(), &[("sda", &image)]).await.unwrap();
+    let slow = S3Limits {
+        bytes_per_second: NonZeroU64::new(4 * MIB as u64),
+        request_timeout: Duration::from_secs(2),
+        retry_for: Duration::from_secs(4),
+        ..S3Limits::default()
+    };
+    let vault = Vault::open(Storage::s3(&S3 { limits: slow, ..test.place.clone() }).unwrap(), &test.key);
+    let vault = vault.await.unwrap();
+    let started = Instant::now();
+    restore_disk(&vault, &point, "sda", &image).await;
+    // The last 4 MiB are not waited for, and a second's worth was saved up.
+    let taken = started.elapsed();
+    assert!(taken > Duration::from_millis(3900) && taken < Duration::from_secs(9), "24 MiB in {taken:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

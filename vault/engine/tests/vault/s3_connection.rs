@@ -1,15 +1,18 @@
 //! What lies between gateway and server: TLS, and connections that are cut.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use holdfast_vault_engine::{Problem, S3, S3Limits, Storage, Vault, VaultError};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use uuid::Uuid;
 
+use super::support::proxy::Proxy;
 use super::support::s3::{S3Vault, Server, new_key};
 use super::support::{Image, back_up, good_points, restore_disk};
 
@@ -59,6 +62,39 @@ async fn s3_lost_answers_cost_no_backup() {
     let seqs: Vec<u64> = good_points(&test.vault, machine).await.iter().map(|point| point.seq).collect();
     assert_eq!(seqs, [1, 2, 3, 4], "a name was given up");
     assert!(test.vault.unconcluded(machine).await.unwrap().is_empty());
+}
+
+/// What is asked for again while the broken answer is still held does not wait for that to end.
+#[tokio::test(flavor = "multi_thread")]
+async fn s3_answers_that_break_off_hold_nothing_up() {
+    let Some(mut server) = Server::start() else { return };
+    let proxy = Proxy::before(&mut server, Duration::ZERO).await;
+    for requests_in_flight in [1, 3] {
+        let requests_in_flight = NonZeroU32::new(requests_in_flight).unwrap();
+        let limits = S3Limits { requests_in_flight, ..S3Limits::default() };
+        let test = S3Vault::new(S3 { limits, ..server.place() }).await;
+        let image = Image::noise(2, 24 << 20);
+        let point = back_up(&test.vault, Uuid::new_v4(), &[("sda", &image)]).await.unwrap();
+        proxy.cut(5);
+        let restored = restore_disk(&test.vault, &point, "sda", &image);
+        tokio::time::timeout(Duration::from_secs(60), restored).await.expect("all wait for each other");
+        assert_eq!(proxy.left_to_cut(), 0);
+    }
+}
+
+/// Whoever reads a disk and does not get on, since his network does not, has no request in flight.
+#[tokio::test(flavor = "multi_thread")]
+async fn s3_a_reader_that_stands_still_holds_nobody_up() {
+    let Some(server) = Server::start() else { return };
+    let limits = S3Limits { requests_in_flight: NonZeroU32::MIN, ..S3Limits::default() };
+    let test = S3Vault::new(S3 { limits, ..server.place() }).await;
+    let (machine, image) = (Uuid::new_v4(), Image::noise(3, 40 << 20));
+    let point = back_up(&test.vault, machine, &[("sda", &image)]).await.unwrap();
+    let mut windows = Box::pin(test.vault.open_disk(&point, "sda").await.unwrap().windows());
+    assert!(windows.next().await.unwrap().is_ok());
+    let other = tokio::time::timeout(Duration::from_secs(30), good_points(&test.vault, machine));
+    assert_eq!(other.await.expect("it waits for the one that stands still").len(), 1);
+    assert!(windows.all(|window| std::future::ready(window.is_ok())).await);
 }
 
 /// Passes everything on, but cuts the connection instead of every fifth piece of an answer.

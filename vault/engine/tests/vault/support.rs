@@ -7,6 +7,7 @@ pub(crate) mod faulty;
 pub(crate) mod image;
 pub(crate) mod object_lock;
 pub(crate) mod paced;
+pub(crate) mod proxy;
 pub(crate) mod restore;
 pub(crate) mod s3;
 pub(crate) mod turns;

@@ -4,17 +4,24 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::ready;
+use std::time::Duration;
 
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use bytes::Bytes;
+use futures::StreamExt as _;
+use http_body_util::{BodyExt as _, BodyStream, LengthLimitError, Limited, StreamBody};
 use object_store::ClientOptions;
 use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpResponseBody,
     HttpService, ReqwestConnector,
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::S3Limits;
 use super::pace::Pace;
+
+/// A request is signed before it waits, and servers take no signature that is older than 15 minutes, give or take their clock.
+const MAX_WAIT: Duration = Duration::from_secs(10 * 60);
 
 /// Connects through the limits, which all its clients share.
 #[derive(Clone, Debug)]
@@ -32,6 +39,15 @@ impl PacedConnector {
             requests: limits.requests_per_second.map(|count| pace(count.get().into())),
             bytes: limits.bytes_per_second.map(|count| pace(count.get())),
         }
+    }
+}
+
+impl PacedConnector {
+    /// Waits until one more request may be in flight.
+    async fn admit(&self) -> Result<OwnedSemaphorePermit, HttpError> {
+        let admitted = tokio::time::timeout(MAX_WAIT, Arc::clone(&self.in_flight).acquire_owned()).await;
+        // Nobody closes the semaphore.
+        admitted.ok().and_then(Result::ok).ok_or_else(|| HttpError::new(HttpErrorKind::Timeout, Crowded))
     }
 }
 
@@ -58,37 +74,87 @@ impl HttpService for Paced {
         Self: 'c,
     {
         Box::pin(async move {
-            let in_flight = Arc::clone(&self.limits.in_flight).acquire_owned().await;
+            let in_flight = self.limits.admit().await?;
             if let Some(requests) = &self.limits.requests {
                 requests.pass(1).await;
             }
+            let is_get = request.method().as_str() == "GET";
+            let asked = if is_get { asked(&request) } else { 0 };
             if let Some(bytes) = &self.limits.bytes {
-                bytes.pass(request.body().content_length() as u64).await;
+                // Before it begins, and so outside of the time that it may take.
+                bytes.pass(request.body().content_length() as u64 + asked).await;
             }
             let is_listing = request.uri().query().is_some_and(|query| query.contains("list-type="));
             let is_conditional = request.headers().contains_key("if-none-match");
-            let is_get = request.method().as_str() == "GET";
+            let mut debt = Debt { bytes: self.limits.bytes.clone().filter(|_| is_get), paid: asked };
             let mut response = self.client.execute(request).await?;
             if is_conditional && response.status().as_u16() == 409 {
                 // "Another conditional request is under way": nothing was decided, so this is a failure to try again after,
                 // not a name that is taken.
                 *response.status_mut() = UNAVAILABLE.try_into().unwrap_or(response.status());
             }
-            if let Some(bytes) = self.limits.bytes.as_ref().filter(|_| is_get) {
-                let length = response.headers().get("content-length").and_then(|text| text.to_str().ok());
-                bytes.pass(length.and_then(|text| text.parse().ok()).unwrap_or(0)).await;
-            }
+            let length = response.headers().get("content-length").and_then(|text| text.to_str().ok());
+            debt.is(length.and_then(|text| text.parse().ok()).unwrap_or(0));
             if is_listing {
                 return whole(response).await;
             }
-            // A request is in flight until its body is read or dropped.
-            Ok(response.map(|body| {
-                HttpResponseBody::new(body.map_frame(move |frame| {
-                    let _ = &in_flight;
-                    frame
-                }))
-            }))
+            Ok(response.map(|body| held(body, in_flight, debt)))
         })
+    }
+}
+
+/// A request is in flight until its body has ended, has failed or is dropped. The object store asks again for the rest of one that
+/// failed while it has it still: if that counted, all would wait for each other.
+fn held(body: HttpResponseBody, in_flight: OwnedSemaphorePermit, mut debt: Debt) -> HttpResponseBody {
+    let (mut frames, mut in_flight) = (BodyStream::new(body), Some(in_flight));
+    let frames = futures::stream::poll_fn(move |context| {
+        let frame = ready!(frames.poll_next_unpin(context));
+        match &frame {
+            Some(Ok(frame)) => debt.used(frame.data_ref().map_or(0, Bytes::len) as u64),
+            Some(Err(_)) | None => {
+                in_flight.take();
+                debt.is(0);
+            }
+        }
+        frame.into()
+    });
+    HttpResponseBody::new(StreamBody::new(frames))
+}
+
+/// How many bytes a request asks for, as far as it says: the object store asks for ranges, and for whole objects only where they are small.
+fn asked(request: &HttpRequest) -> u64 {
+    let range = request.headers().get("range").and_then(|text| text.to_str().ok());
+    let asked = range.and_then(|range| {
+        let (first, last) = range.strip_prefix("bytes=")?.split_once('-')?;
+        let last: u64 = last.parse().ok()?;
+        if first.is_empty() { Some(last) } else { (last + 1).checked_sub(first.parse().ok()?) }
+    });
+    asked.unwrap_or(0)
+}
+
+/// What was paid for bytes that have not come yet. What does not come is paid back: whoever asks again pays again.
+struct Debt {
+    bytes: Option<Arc<Pace>>,
+    paid: u64,
+}
+
+impl Debt {
+    /// So many are still to come.
+    fn is(&mut self, left: u64) {
+        if let Some(bytes) = &self.bytes {
+            bytes.correct(self.paid, left);
+        }
+        self.paid = left;
+    }
+
+    fn used(&mut self, came: u64) {
+        self.paid = self.paid.saturating_sub(came);
+    }
+}
+
+impl Drop for Debt {
+    fn drop(&mut self) {
+        self.is(0);
     }
 }
 
@@ -114,3 +180,45 @@ pub(super) async fn whole(response: HttpResponse) -> Result<HttpResponse, HttpEr
 #[derive(Debug, thiserror::Error)]
 #[error("a page of a listing is longer than {MAX_PAGE} bytes")]
 struct PageTooLong;
+
+#[derive(Debug, thiserror::Error)]
+#[error("others were in flight for {} seconds", MAX_WAIT.as_secs())]
+struct Crowded;
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use super::*;
+
+    /// Answers with a body that never comes.
+    #[derive(Debug)]
+    struct Silent;
+
+    impl HttpService for Silent {
+        fn call<'a, 'c>(
+            &'a self,
+            _: HttpRequest,
+        ) -> Pin<Box<dyn Future<Output = Result<HttpResponse, HttpError>> + Send + 'c>>
+        where
+            'a: 'c,
+            Self: 'c,
+        {
+            let body = StreamBody::new(futures::stream::pending());
+            Box::pin(std::future::ready(Ok(HttpResponse::new(HttpResponseBody::new(body)))))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_longer_than_a_signature_is_good_for() {
+        let limits = S3Limits { requests_in_flight: NonZeroU32::MIN, ..S3Limits::default() };
+        let limits = PacedConnector::new(limits);
+        let paced = HttpClient::new(Paced { client: HttpClient::new(Silent), limits });
+        let request = || HttpRequest::new(Vec::new().into());
+        let first = paced.execute(request()).await.unwrap();
+        let crowded = paced.execute(request()).await.unwrap_err();
+        assert_eq!(crowded.kind(), HttpErrorKind::Timeout, "{crowded:?}");
+        drop(first);
+        paced.execute(request()).await.unwrap();
+    }
+}

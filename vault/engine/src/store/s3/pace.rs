@@ -26,12 +26,22 @@ impl Pace {
             let mut paid_until = self.paid_until.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             let saved = Instant::now().checked_sub(BURST).unwrap_or(*paid_until);
             let free_at = (*paid_until).max(saved);
-            #[expect(clippy::cast_precision_loss, reason = "a rate")]
-            let cost = Duration::from_secs_f64(amount.min(MOST_AT_ONCE) as f64 / self.per_second);
-            *paid_until = free_at + cost;
+            *paid_until = free_at + self.cost(amount);
             free_at
         };
         tokio::time::sleep_until(free_at).await;
+    }
+
+    /// What was passed as `paid` is `due`. If that is more, those who come next wait for it.
+    pub(super) fn correct(&self, paid: u64, due: u64) {
+        let mut paid_until = self.paid_until.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let corrected = (*paid_until + self.cost(due)).checked_sub(self.cost(paid));
+        *paid_until = corrected.unwrap_or(*paid_until);
+    }
+
+    fn cost(&self, amount: u64) -> Duration {
+        #[expect(clippy::cast_precision_loss, reason = "a rate")]
+        Duration::from_secs_f64(amount.min(MOST_AT_ONCE) as f64 / self.per_second)
     }
 }
 
@@ -57,5 +67,14 @@ mod tests {
         }
         let seconds = start.elapsed().as_secs_f64();
         assert!((1.99..2.01).contains(&seconds), "{seconds}");
+        // What did not come costs nothing, and what came beyond it is paid for by the next.
+        for (paid, due, expected) in [(100, 0, 1.0), (0, 300, 3.0)] {
+            let start = Instant::now();
+            pace.pass(paid).await;
+            pace.correct(paid, due);
+            pace.pass(0).await;
+            let seconds = start.elapsed().as_secs_f64();
+            assert!((expected - 0.01..expected + 0.01).contains(&seconds), "{seconds}");
+        }
     }
 }

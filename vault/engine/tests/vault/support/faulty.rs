@@ -4,8 +4,8 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -36,6 +36,8 @@ pub(crate) enum Fault {
     Unreadable,
     /// Reads fail instead of writes: the disk lost the bytes.
     Lost,
+    /// Reads do not end.
+    Stuck,
     /// Neither written nor deleted: as if its caller had been killed before.
     Stopped,
     /// Nothing is written, the answer is that of a server with another conditional request under way.
@@ -46,7 +48,7 @@ pub(crate) enum Fault {
 
 impl Fault {
     fn is_of_reads(self) -> bool {
-        matches!(self, Self::Unreadable | Self::Lost)
+        matches!(self, Self::Unreadable | Self::Lost | Self::Stuck)
     }
 }
 
@@ -60,6 +62,15 @@ pub(crate) struct Faulty {
     bad: Arc<AtomicUsize>,
     prefix: &'static str,
     requests: Arc<AtomicUsize>,
+    after_list: Arc<Mutex<Option<Then>>>,
+}
+
+struct Then(Box<dyn FnOnce() + Send>);
+
+impl fmt::Debug for Then {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Then")
+    }
 }
 
 impl Faulty {
@@ -83,12 +94,23 @@ impl Faulty {
         good: usize,
         bad: usize,
     ) -> Arc<Self> {
-        Arc::new(Self { inner, fault, good: counter(good), bad: counter(bad), prefix, requests: counter(0) })
+        let (good, bad, after_list) = (counter(good), counter(bad), Arc::default());
+        Arc::new(Self { inner, fault, good, bad, prefix, requests: counter(0), after_list })
+    }
+
+    /// Does this once, when the next listing of what is below the prefix was told to its end.
+    pub(crate) fn after_list(&self, then: impl FnOnce() + Send + 'static) {
+        *self.after_list.lock().unwrap() = Some(Then(Box::new(then)));
     }
 
     /// From now on everything succeeds.
     pub(crate) fn heal(&self) {
         self.bad.store(0, Ordering::SeqCst);
+    }
+
+    /// From now on this fails.
+    pub(crate) fn strike(&self) {
+        self.bad.store(usize::MAX, Ordering::SeqCst);
     }
 
     /// Returns when the last request that is to fail has come.
@@ -176,7 +198,7 @@ impl ObjectStore for Faulty {
                     let opts = PutOptions { mode: PutMode::Overwrite, ..opts };
                     self.inner.put_opts(location, payload, opts).await
                 }
-                Fault::Unreadable | Fault::Lost => unreachable!("a write"),
+                Fault::Unreadable | Fault::Lost | Fault::Stuck => unreachable!("a write"),
             }
         })
     }
@@ -201,6 +223,7 @@ impl ObjectStore for Faulty {
         self.count();
         if self.fault.is_of_reads() && self.fails(location) {
             let error = match self.fault {
+                Fault::Stuck => return Box::pin(std::future::pending()),
                 Fault::Lost => io::Error::from(rustix::io::Errno::IO),
                 _ => io::Error::from(io::ErrorKind::Other),
             };
@@ -234,7 +257,18 @@ impl ObjectStore for Faulty {
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
         self.count();
-        self.inner.list(prefix)
+        let listed = self.inner.list(prefix);
+        if !prefix.is_some_and(|prefix| prefix.as_ref().starts_with(self.prefix)) {
+            return listed;
+        }
+        let after_list = Arc::clone(&self.after_list);
+        let end = futures::stream::poll_fn(move |_| {
+            if let Some(Then(then)) = after_list.lock().unwrap().take() {
+                then();
+            }
+            None.into()
+        });
+        listed.chain(end).boxed()
     }
 
     fn list_with_delimiter<'a, 'b, 'c>(&'a self, prefix: Option<&'b Path>) -> Answer<'c, ListResult>

@@ -79,6 +79,7 @@ fn describe(error: &StoreError) -> (Code, ErrorDetail) {
         | StoreError::Refused { .. }
         | StoreError::Migrate { .. }
         | StoreError::Query { .. }
+        | StoreError::TimedOut { .. }
         | StoreError::Task { .. } => {
             error!(error = error as &dyn std::error::Error, "the database failed");
             let detail =

@@ -10,23 +10,23 @@ use holdfast_proto::ids::MachineId;
 use crate::domain::policy::{Bound, bind};
 use crate::store::StoreError;
 
-use super::{Upkeep, go_on};
+use super::{Upkeep, answer, go_on};
 
 /// Deletes the points that their machine's policy does not keep any more, softly. Machines without a policy, and with several
 /// that match, keep all; so do locked points, and those that are damaged.
 pub(super) async fn pass(upkeep: Arc<Upkeep>) -> Result<(), StoreError> {
     let Upkeep { app, gateway, .. } = &*upkeep;
-    let (policies, _) = app.store.policies().await?;
+    let (policies, _) = answer("read the policies", app.store.policies()).await?;
     if policies.iter().all(|policy| policy.spec.retention.keeps_all()) {
         return Ok(());
     }
-    for machine in app.store.fleet().await? {
+    for machine in answer("read the fleet", app.store.fleet()).await? {
         let Bound::One(policy) = bind(&machine.name, &machine.labels, &policies) else { continue };
         if policy.spec.retention.keeps_all() {
             continue;
         }
         let machine_id = MachineId(machine.id);
-        let read = app.store.retained_points(machine_id).await;
+        let read = answer("list a machine's points", app.store.retained_points(machine_id)).await;
         let Some(points) = go_on("read the points of", &machine.name, read)? else { continue };
         let by_id: BTreeMap<Uuid, _> = points.iter().map(|point| (point.id, point)).collect();
         let instants: Vec<_> = points.iter().map(|point| (point.serves_until, point.id)).collect();

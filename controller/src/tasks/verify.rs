@@ -9,7 +9,7 @@ use holdfast_vault_engine::{VerifyDepth, VerifyPace};
 
 use crate::store::StoreError;
 
-use super::Upkeep;
+use super::{Upkeep, answer};
 
 /// Between two looks for machines whose turn has come, at most.
 pub(super) const LOOK: Duration = Duration::from_secs(60);
@@ -17,7 +17,8 @@ pub(super) const LOOK: Duration = Duration::from_secs(60);
 /// Reads everything that points need, a machine at a time, so that each is read within the period.
 pub(super) async fn pass(upkeep: Arc<Upkeep>) -> Result<(), StoreError> {
     let Upkeep { app, gateway, .. } = &*upkeep;
-    while let Some(machine) = app.store.claim_verification(app.timing.verify).await? {
+    let claim = || answer("find a machine to verify", app.store.claim_verification(app.timing.verify));
+    while let Some(machine) = claim().await? {
         let (progress, _) = mpsc::channel(1);
         let target = VerifyTarget::Machine(machine);
         let depth = VerifyDepth::ReadData;
@@ -27,7 +28,7 @@ pub(super) async fn pass(upkeep: Arc<Upkeep>) -> Result<(), StoreError> {
             () = app.shutdown.cancelled() => return Ok(()),
         };
         match verified {
-            Ok(_) => app.store.end_verification(machine).await?,
+            Ok(_) => answer("record a verification", app.store.end_verification(machine)).await?,
             Err(status) => {
                 warn!(%machine, reason = status.message(), "a machine is not verified; it is tried again tomorrow");
                 return Ok(());

@@ -49,6 +49,11 @@ pub(super) async fn advance(
             .execute(&mut *connection)
             .await
             .during("start the next round")?;
+            sqlx::query("UPDATE steps SET tries = 0 WHERE job_id = $1")
+                .bind(job.id.0)
+                .execute(&mut *connection)
+                .await
+                .during("begin to count tries anew")?;
             sqlx::query("UPDATE jobs SET round = round + 1, snapshot_id = NULL WHERE id = $1")
                 .bind(job.id.0)
                 .execute(connection)

@@ -56,6 +56,7 @@ struct StepForUpdate {
     kind: String,
     state: String,
     attempt: i64,
+    tries: i32,
     committing_seq: Option<i64>,
 }
 
@@ -88,8 +89,7 @@ impl Store {
                     return Ok(());
                 }
                 let job = JobToAdvance::load(connection, JobId(row.job_id)).await?;
-                let ended = EndedStep { kind: row.kind()?, attempt: i64::MAX };
-                let next = after_step(&job.view(), ended, StepOutcome::Failed(JobError::agent_lost()));
+                let next = after_step(&job.view(), row.ended()?, StepOutcome::GivenUp);
                 advance(connection, &slot, &job, row.id, next, retry_delay).await
             })
         })
@@ -164,7 +164,7 @@ pub(super) async fn end_attempt(
     let outcome = keep(connection, &step, kind, end).await?;
     let job = JobToAdvance::load(connection, JobId(step.job_id)).await?;
     record_attempt(connection, &step, &outcome).await?;
-    let next = after_step(&job.view(), EndedStep { kind, attempt: step.attempt }, outcome);
+    let next = after_step(&job.view(), step.ended()?, outcome);
     advance(connection, slot, &job, step.id, next, retry_delay).await?;
     Ok(Recorded::Yes)
 }
@@ -230,7 +230,7 @@ async fn record_attempt(
         StepOutcome::Done => ("done", None),
         StepOutcome::Failed(error) => ("failed", Some(Json(error))),
         StepOutcome::Cancelled => ("cancelled", None),
-        StepOutcome::Lost => ("lost", None),
+        StepOutcome::Lost | StepOutcome::GivenUp => ("lost", None),
     };
     sqlx::query("UPDATE step_attempts SET outcome = $3, error = $4, ended_at = now() WHERE step_id = $1 AND attempt = $2")
         .bind(step.id)
@@ -244,7 +244,7 @@ async fn record_attempt(
 }
 
 async fn load_step(connection: &mut PgConnection, step: StepId) -> Result<StepForUpdate, StoreError> {
-    sqlx::query_as("SELECT id, job_id, kind, state, attempt, committing_seq FROM steps WHERE id = $1")
+    sqlx::query_as("SELECT id, job_id, kind, state, attempt, tries, committing_seq FROM steps WHERE id = $1")
         .bind(step.0)
         .fetch_one(connection)
         .await
@@ -252,6 +252,10 @@ async fn load_step(connection: &mut PgConnection, step: StepId) -> Result<StepFo
 }
 
 impl StepForUpdate {
+    fn ended(&self) -> Result<EndedStep, StoreError> {
+        Ok(EndedStep { kind: self.kind()?, tries: self.tries })
+    }
+
     fn kind(&self) -> Result<StepKind, StoreError> {
         StepKind::parse(&self.kind)
             .ok_or_else(|| StoreError::Corrupt { what: format!("step kind {:?}", self.kind) })

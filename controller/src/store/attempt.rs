@@ -153,7 +153,9 @@ pub(super) async fn end_attempt(
     }
     let confirmed = matches!(end, AttemptEnd::Transferred { .. });
     if step.committing_seq.is_some() && !confirmed {
-        // The point may exist. The resolver asks the vault as soon as the lease is over, which is now.
+        // The point may exist. The resolver asks the vault as soon as the lease is over, which is now; if there is no point, this is
+        // how the attempt ended.
+        note_end(connection, &step, end).await?;
         sqlx::query("UPDATE steps SET lease_until = now() WHERE id = $1")
             .bind(step.id)
             .execute(&mut *connection)
@@ -219,6 +221,55 @@ async fn keep(
             StepOutcome::Failed(JobError::wrong_report())
         }
     })
+}
+
+/// Keeps what was said of an attempt whose commit is not settled. That it is lost is only said by those who do not know better.
+async fn note_end(
+    connection: &mut PgConnection,
+    step: &StepForUpdate,
+    end: AttemptEnd,
+) -> Result<(), StoreError> {
+    let (name, error) = match end {
+        AttemptEnd::Failed(error) => ("failed", Some(Json(error))),
+        AttemptEnd::Cancelled => ("cancelled", None),
+        AttemptEnd::Lost => ("lost", None),
+        AttemptEnd::SnapshotTaken(_) | AttemptEnd::Transferred { .. } | AttemptEnd::Released => {
+            ("failed", Some(Json(JobError::wrong_report())))
+        }
+    };
+    sqlx::query(
+        "UPDATE step_attempts SET outcome = $3, error = $4
+         WHERE step_id = $1 AND attempt = $2 AND (outcome IS NULL OR outcome = 'lost')",
+    )
+    .bind(step.id)
+    .bind(step.attempt)
+    .bind(name)
+    .bind(error)
+    .execute(connection)
+    .await
+    .during("keep what was said of an attempt")?;
+    Ok(())
+}
+
+/// What was said of an attempt while its commit was not settled.
+pub(super) async fn noted_end(
+    connection: &mut PgConnection,
+    step: StepId,
+    attempt: i64,
+) -> Result<Option<AttemptEnd>, StoreError> {
+    let row: Option<(Option<String>, Option<Json<JobError>>)> =
+        sqlx::query_as("SELECT outcome, error FROM step_attempts WHERE step_id = $1 AND attempt = $2")
+            .bind(step.0)
+            .bind(attempt)
+            .fetch_optional(connection)
+            .await
+            .during("read what was said of an attempt")?;
+    Ok(row.and_then(|(outcome, error)| match (outcome.as_deref(), error) {
+        (Some("failed"), Some(error)) => Some(AttemptEnd::Failed(error.0)),
+        (Some("cancelled"), _) => Some(AttemptEnd::Cancelled),
+        (Some("lost"), _) => Some(AttemptEnd::Lost),
+        _ => None,
+    }))
 }
 
 async fn record_attempt(

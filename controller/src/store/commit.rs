@@ -13,7 +13,7 @@ use holdfast_proto::ids::{MachineId, PointId, StepId};
 
 use crate::domain::job::Consistency;
 
-use super::attempt::{AttemptEnd, AttemptKey, end_attempt};
+use super::attempt::{AttemptEnd, AttemptKey, end_attempt, noted_end};
 use super::point::PointDiskRow;
 use super::slot::LockedSlot;
 use super::{During, Store, StoreError, audit};
@@ -160,27 +160,42 @@ impl Store {
             .collect())
     }
 
-    /// The vault holds an abort where this commit's point would have been. The attempt may be at work on its next commit: it
-    /// has a lease again like any other, and if nobody renews it, it ends by that.
+    /// The vault holds an abort where this commit's point would have been. If it was said meanwhile how the attempt ended, that is how
+    /// it did. Otherwise it may be at work on its next commit: it has a lease again like any other, and if nobody renews it, it ends
+    /// by that.
     pub(crate) async fn commit_aborted(
         &self,
         step: StepId,
         attempt: i64,
         seq: i64,
         lease: Duration,
+        retry_delay: Duration,
     ) -> Result<(), StoreError> {
-        sqlx::query(
-            "UPDATE steps SET committing_seq = NULL, lease_until = now() + $4::interval
-             WHERE id = $1 AND attempt = $2 AND committing_seq = $3 AND state IN ('dispatched', 'running')",
-        )
-        .bind(step.0)
-        .bind(attempt)
-        .bind(seq)
-        .bind(lease)
-        .execute(&self.pool)
+        self.transaction("settle an aborted commit", move |connection| {
+            Box::pin(async move {
+                let Some(slot) = LockedSlot::of_step(connection, step).await? else { return Ok(()) };
+                let settled = sqlx::query(
+                    "UPDATE steps SET committing_seq = NULL, lease_until = now() + $4::interval
+                     WHERE id = $1 AND attempt = $2 AND committing_seq = $3 AND state IN ('dispatched', 'running')",
+                )
+                .bind(step.0)
+                .bind(attempt)
+                .bind(seq)
+                .bind(lease)
+                .execute(&mut *connection)
+                .await
+                .during("settle an aborted commit")?;
+                if settled.rows_affected() == 0 {
+                    return Ok(());
+                }
+                if let Some(end) = noted_end(connection, step, attempt).await? {
+                    let key = AttemptKey { step, attempt, machine: None };
+                    end_attempt(connection, &slot, key, end, retry_delay).await?;
+                }
+                Ok(())
+            })
+        })
         .await
-        .during("settle an aborted commit")?;
-        Ok(())
     }
 }
 

@@ -14,6 +14,7 @@ use super::claims::{claim_one, point, taken};
 use super::{connect, machines, queue, store};
 
 const NOW: Duration = Duration::ZERO;
+const LEASE: Duration = Duration::from_secs(60);
 
 /// The transfer of a new backup.
 async fn transfer(store: &Store, controller: Uuid, machine: MachineId) -> ClaimedStep {
@@ -122,7 +123,7 @@ async fn an_attempt_is_stalled_if_its_numbers_stand_still() {
     store.begin_commit(step.step, step.attempt, 1, Duration::from_secs(60)).await.unwrap();
     assert_eq!(store.stalled_attempts(other, patience).await.unwrap(), []);
     assert!(!store.end_stalled(found, patience, NOW).await.unwrap());
-    store.commit_aborted(step.step, step.attempt, 1, NOW).await.unwrap();
+    store.commit_aborted(step.step, step.attempt, 1, NOW, NOW).await.unwrap();
     assert!(store.end_stalled(found, patience, NOW).await.unwrap());
     assert_eq!(state_of(&store, &step).await, ("failed".to_owned(), Some("no_progress".to_owned())));
 }
@@ -177,4 +178,37 @@ async fn a_new_round_has_its_tries_anew() {
     assert_eq!(numbers, [(5, 5), (10, 10)], "numbers only grow");
     let third = claim_one(&store, controller).await.unwrap();
     assert_eq!((third.kind.as_str(), third.attempt), ("take_snapshot", 11));
+}
+
+/// The agent's own reason, not that it was lost: it was there, and said so.
+#[tokio::test]
+async fn what_was_said_during_a_commit_counts_if_there_is_no_point() {
+    let Some(store) = store().await else { return };
+    let controller = Uuid::new_v4();
+    let (machine, _) = machines(&store, controller, 1).await[0];
+    let job = queue(&store, machine).await;
+    let take = claim_one(&store, controller).await.unwrap();
+    store.end_attempt(key(&take), taken(), NOW).await.unwrap();
+    let step = claim_one(&store, controller).await.unwrap();
+    store.begin_commit(step.step, step.attempt, 7, LEASE).await.unwrap();
+    let why = JobError { code: "disk_unreadable".to_owned(), ..JobError::no_progress() };
+    for end in [AttemptEnd::Lost, AttemptEnd::Failed(why.clone()), AttemptEnd::Lost] {
+        assert_eq!(store.end_attempt(key(&step), end, NOW).await.unwrap(), Recorded::Yes);
+    }
+    assert!(store.is_live(step.step, step.attempt).await.unwrap(), "the vault was not asked yet");
+    store.commit_aborted(step.step, step.attempt, 6, LEASE, NOW).await.unwrap();
+    assert!(store.is_live(step.step, step.attempt).await.unwrap(), "that was another one");
+    store.commit_aborted(step.step, step.attempt, 7, LEASE, NOW).await.unwrap();
+    assert_eq!(state_of(&store, &step).await, ("failed".to_owned(), Some(why.code.clone())));
+    let release = claim_one(&store, controller).await.unwrap();
+    store.end_attempt(key(&release), AttemptEnd::Released, NOW).await.unwrap();
+    let ended = store.find_job(job).await.unwrap();
+    assert_eq!((ended.state.as_str(), ended.error.unwrap().0), ("failed", why));
+
+    // There is one after all.
+    let step = transfer(&store, controller, machine).await;
+    store.begin_commit(step.step, step.attempt, 8, LEASE).await.unwrap();
+    store.end_attempt(key(&step), AttemptEnd::Cancelled, NOW).await.unwrap();
+    store.record_point(point(machine, &step), NOW).await.unwrap();
+    assert_eq!(state_of(&store, &step).await, ("done".to_owned(), None));
 }

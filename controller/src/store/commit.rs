@@ -101,31 +101,25 @@ impl Store {
             Box::pin(async move {
                 let slot = LockedSlot::of_machine(connection, point.machine).await?;
                 let stored: u64 = point.disks.iter().map(|disk| disk.stored_bytes).sum();
-                let inserted = sqlx::query(
-                    "INSERT INTO points (id, machine_id, seq, hash, created_at, consistency, state, disks, stored_bytes,
-                                         step_id, attempt, serves_until)
-                     VALUES ($1, $2, $3, $4, $5, $6, 'listed', $7, $8, $9, $10,
-                             coalesce((SELECT coalesce(j.slot, j.started_at) FROM steps s JOIN jobs j ON j.id = s.job_id
-                                       WHERE s.id = $9 AND j.machine_id = $2), $5))
-                     ON CONFLICT (id) DO NOTHING",
-                )
-                .bind(point.id.0)
-                .bind(point.machine.0)
-                .bind(point.seq)
-                .bind(point.hash.as_slice())
-                .bind(point.created_at)
-                .bind(point.consistency.as_str())
-                .bind(Json(&point.disks))
-                .bind(i64::try_from(stored).unwrap_or(i64::MAX))
-                .bind(point.step.0)
-                .bind(point.attempt)
-                .execute(&mut *connection)
-                .await
-                .during("insert a point")?;
+                let inserted = sqlx::query(include_str!("sql/record_point.sql"))
+                    .bind(point.id.0)
+                    .bind(point.machine.0)
+                    .bind(point.seq)
+                    .bind(point.hash.as_slice())
+                    .bind(point.created_at)
+                    .bind(point.consistency.as_str())
+                    .bind(Json(&point.disks))
+                    .bind(i64::try_from(stored).unwrap_or(i64::MAX))
+                    .bind(point.step.0)
+                    .bind(point.attempt)
+                    .execute(&mut *connection)
+                    .await
+                    .during("insert a point")?;
                 if inserted.rows_affected() == 1 {
                     let detail = json!({ "machine": point.machine.to_string(), "seq": point.seq,
                         "step": point.step.to_string(), "attempt": point.attempt });
-                    audit::record(connection, "gateway", "point.create", &point.id.to_string(), detail).await?;
+                    audit::record(connection, "gateway", "point.create", &point.id.to_string(), detail)
+                        .await?;
                 }
                 // The point stands whatever has become of the step: one that another attempt took over just goes on.
                 if slot.covers(connection, point.step).await? {

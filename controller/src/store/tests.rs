@@ -103,7 +103,12 @@ async fn connect(store: &Store, controller: Uuid, machine: MachineId, agent: Age
 }
 
 async fn queue(store: &Store, machine: MachineId) -> JobId {
-    let new = NewBackup {
+    store.create_backup(asked_for(machine)).await.unwrap()
+}
+
+/// A backup of all disks.
+fn asked_for(machine: MachineId) -> NewBackup {
+    NewBackup {
         machine,
         disk_names: Vec::new(),
         requested_by: "test".to_owned(),
@@ -111,6 +116,5 @@ async fn queue(store: &Store, machine: MachineId) -> JobId {
         complete_within: Duration::from_secs(3600),
         policy: None,
         minimum: crate::domain::job::Consistency::FileSystem,
-    };
-    store.create_backup(new).await.unwrap()
+    }
 }

@@ -8,6 +8,7 @@ use holdfast_gateway::{Decision, PointLocation};
 use holdfast_proto::ids::MachineId;
 
 use crate::domain::policy::{Bound, bind};
+use crate::domain::retention::Candidate;
 use crate::store::StoreError;
 
 use super::{Upkeep, answer, go_on};
@@ -29,8 +30,11 @@ pub(super) async fn pass(upkeep: Arc<Upkeep>) -> Result<(), StoreError> {
         let read = answer("list a machine's points", app.store.retained_points(machine_id)).await;
         let Some(points) = go_on("read the points of", &machine.name, read)? else { continue };
         let by_id: BTreeMap<Uuid, _> = points.iter().map(|point| (point.id, point)).collect();
-        let instants: Vec<_> = points.iter().map(|point| (point.serves_until, point.id)).collect();
-        for id in policy.spec.retention.expired(&instants) {
+        let candidates: Vec<_> = points
+            .iter()
+            .map(|point| Candidate { at: point.serves_until, point: point.id, disks: &point.disk_names })
+            .collect();
+        for id in policy.spec.retention.expired(&candidates) {
             let Some(point) = by_id.get(&id).filter(|point| !point.is_locked) else { continue };
             let location = PointLocation { machine: machine_id, seq: u64::try_from(point.seq).unwrap_or(0) };
             let actor = format!("policy {}", policy.name);

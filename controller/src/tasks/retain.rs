@@ -1,15 +1,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use tonic::Status;
 use tracing::{info, warn};
 use uuid::Uuid;
 
 use holdfast_gateway::{Decision, PointLocation};
 use holdfast_proto::ids::MachineId;
 
-use crate::domain::policy::{Bound, bind};
+use crate::domain::policy::{Bound, Policies, bind};
 use crate::domain::retention::Candidate;
-use crate::store::StoreError;
+use crate::store::{Store, StoreError};
 
 use super::{Upkeep, answer, go_on};
 
@@ -17,17 +18,34 @@ use super::{Upkeep, answer, go_on};
 /// that match, keep all; so do locked points, and those that are damaged.
 pub(super) async fn pass(upkeep: Arc<Upkeep>) -> Result<(), StoreError> {
     let Upkeep { app, gateway, .. } = &*upkeep;
-    let (policies, _) = answer("read the policies", app.store.policies()).await?;
+    let delete = |location: PointLocation, actor: String| async move {
+        gateway.decide_point(location, Decision::Delete, &actor).await
+    };
+    retain(&app.store, delete).await
+}
+
+async fn retain<F>(store: &Store, delete: impl Fn(PointLocation, String) -> F) -> Result<(), StoreError>
+where
+    F: Future<Output = Result<(), Status>>,
+{
+    let Policies { readable: policies, unreadable, .. } =
+        answer("read the policies", store.all_policies()).await?;
+    // Of whatever machine: what it keeps, and of which ones, nobody knows here.
+    if !unreadable.is_empty() {
+        let names: Vec<&str> = unreadable.iter().map(|policy| policy.name.as_str()).collect();
+        warn!(policies = ?names, "no point is deleted by retention while a policy cannot be read");
+        return Ok(());
+    }
     if policies.iter().all(|policy| policy.spec.retention.keeps_all()) {
         return Ok(());
     }
-    for machine in answer("read the fleet", app.store.fleet()).await? {
+    for machine in answer("read the fleet", store.fleet()).await? {
         let Bound::One(policy) = bind(&machine.name, &machine.labels, &policies) else { continue };
         if policy.spec.retention.keeps_all() {
             continue;
         }
         let machine_id = MachineId(machine.id);
-        let read = answer("list a machine's points", app.store.retained_points(machine_id)).await;
+        let read = answer("list a machine's points", store.retained_points(machine_id)).await;
         let Some(points) = go_on("read the points of", &machine.name, read)? else { continue };
         let by_id: BTreeMap<Uuid, _> = points.iter().map(|point| (point.id, point)).collect();
         let candidates: Vec<_> = points
@@ -37,8 +55,7 @@ pub(super) async fn pass(upkeep: Arc<Upkeep>) -> Result<(), StoreError> {
         for id in policy.spec.retention.expired(&candidates) {
             let Some(point) = by_id.get(&id).filter(|point| !point.is_locked) else { continue };
             let location = PointLocation { machine: machine_id, seq: u64::try_from(point.seq).unwrap_or(0) };
-            let actor = format!("policy {}", policy.name);
-            match gateway.decide_point(location, Decision::Delete, &actor).await {
+            match delete(location, format!("policy {}", policy.name)).await {
                 Ok(()) => {
                     info!(point = %id, machine = machine.name, policy = policy.name, "a point is not kept any more")
                 }
@@ -51,3 +68,6 @@ pub(super) async fn pass(upkeep: Arc<Upkeep>) -> Result<(), StoreError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -176,6 +176,11 @@ async fn a_policy_of_a_newer_version_does_not_stop_the_others() {
         .unwrap();
     let (policies, _) = store.policies().await.unwrap();
     assert_eq!(policies.iter().map(|policy| policy.name.as_str()).collect::<Vec<_>>(), ["old"]);
+    let [unreadable] = store.all_policies().await.unwrap().unreadable.try_into().unwrap();
+    assert_eq!(
+        (unreadable.name.as_str(), unreadable.target.as_ref()),
+        ("new", Some(&policies[0].spec.target))
+    );
     assert!(matches!(store.find_policy("new").await, Err(StoreError::Corrupt { .. })));
     store.delete_policy("new", None, "test").await.unwrap();
     assert!(matches!(store.find_policy("new").await, Err(StoreError::NotFound { .. })));

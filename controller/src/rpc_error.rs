@@ -95,6 +95,11 @@ fn describe(error: &StoreError) -> (Code, ErrorDetail) {
     }
 }
 
+/// Whether what was asked could not be asked at all, so that asking for something else would fail as well.
+pub(crate) fn is_unavailable(status: &Status) -> bool {
+    status.code() == Code::Unavailable
+}
+
 /// INVALID_ARGUMENT with a code of its own.
 pub(crate) fn invalid(code: &str, message: impl Into<String>) -> Status {
     user_error(code, message).into_status(Code::InvalidArgument)

@@ -1,7 +1,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tonic::Status;
 use tracing::{info, warn};
 use uuid::Uuid;
 
@@ -10,23 +9,35 @@ use holdfast_proto::ids::MachineId;
 
 use crate::domain::policy::{Bound, Policies, bind};
 use crate::domain::retention::Candidate;
+use crate::rpc_error::is_unavailable;
 use crate::store::{Store, StoreError};
 
 use super::{Upkeep, answer, go_on};
+
+/// Why a point is not deleted.
+#[derive(Debug)]
+struct Refused {
+    reason: String,
+    /// Without vault or database the others would be refused as well.
+    is_out_of_reach: bool,
+}
 
 /// Deletes the points that their machine's policy does not keep any more, softly. Machines without a policy, and with several
 /// that match, keep all; so do locked points, and those that are damaged.
 pub(super) async fn pass(upkeep: Arc<Upkeep>) -> Result<(), StoreError> {
     let Upkeep { app, gateway, .. } = &*upkeep;
     let delete = |location: PointLocation, actor: String| async move {
-        gateway.decide_point(location, Decision::Delete, &actor).await
+        gateway.decide_point(location, Decision::Delete, &actor).await.map_err(|status| Refused {
+            reason: status.message().to_owned(),
+            is_out_of_reach: is_unavailable(&status),
+        })
     };
     retain(&app.store, delete).await
 }
 
 async fn retain<F>(store: &Store, delete: impl Fn(PointLocation, String) -> F) -> Result<(), StoreError>
 where
-    F: Future<Output = Result<(), Status>>,
+    F: Future<Output = Result<(), Refused>>,
 {
     let Policies { readable: policies, unreadable, .. } =
         answer("read the policies", store.all_policies()).await?;
@@ -59,9 +70,11 @@ where
                 Ok(()) => {
                     info!(point = %id, machine = machine.name, policy = policy.name, "a point is not kept any more")
                 }
-                Err(status) => {
-                    warn!(point = %id, reason = status.message(), "a point is not deleted; the next pass tries again");
-                    break;
+                Err(Refused { reason, is_out_of_reach }) => {
+                    warn!(point = %id, reason, "a point is not deleted; the next pass tries again");
+                    if is_out_of_reach {
+                        return Ok(());
+                    }
                 }
             }
         }

@@ -31,7 +31,7 @@ async fn store() -> Option<Store> {
 }
 
 /// The sequence numbers that a pass would delete, of all machines; `answer` says what becomes of each.
-async fn deleted(store: &Store, answer: fn(u64) -> Result<(), Status>) -> Vec<u64> {
+async fn deleted(store: &Store, answer: fn(u64) -> Result<(), Refused>) -> Vec<u64> {
     let asked = Mutex::new(Vec::new());
     let delete = |location: PointLocation, actor: String| {
         assert_eq!(actor, "policy few");
@@ -55,4 +55,15 @@ async fn nothing_is_deleted_while_a_policy_cannot_be_read() {
     assert_eq!(deleted(&store, |_| Ok(())).await, [0; 0], "also of machines that it does not name");
     tests::execute(&store, "DELETE FROM policies WHERE name = 'new'").await;
     assert_eq!(deleted(&store, |_| Ok(())).await, [1, 1, 2, 2]);
+}
+
+fn refused(is_out_of_reach: bool) -> Result<(), Refused> {
+    Err(Refused { reason: "on purpose".to_owned(), is_out_of_reach })
+}
+
+#[tokio::test]
+async fn a_point_that_cannot_be_deleted_keeps_no_other_one() {
+    let Some(store) = store().await else { return };
+    assert_eq!(deleted(&store, |_| refused(false)).await, [1, 1, 2, 2]);
+    assert_eq!(deleted(&store, |_| refused(true)).await.len(), 1);
 }

@@ -71,21 +71,23 @@ pub(crate) enum Next {
 /// How long to wait before the same step is tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Retry {
-    AtOnce,
+    /// What was lost was not refused: the first wait, however often.
+    First,
     /// Grows with the tries.
     Backoff(i32),
 }
 
 impl Retry {
-    /// The wait, given the configured first delay: doubled with each try, at most 64 times the first.
-    pub(crate) fn delay(self, first: Duration) -> Duration {
-        match self {
-            Self::AtOnce => Duration::ZERO,
-            Self::Backoff(tries) => {
-                let doublings = u32::try_from(tries.clamp(1, 7) - 1).unwrap_or(0);
-                first.saturating_mul(1 << doublings)
-            }
-        }
+    /// The wait, given the configured first delay: doubled with each try, at most 64 times the first. What failed at one time, such as all
+    /// transfers through a gateway that died, must not come back at one time: half to one and a half of it, by `jitter` from 0 to 1.
+    pub(crate) fn delay(self, first: Duration, jitter: f64) -> Duration {
+        let doublings = match self {
+            Self::First => 0,
+            Self::Backoff(tries) => u32::try_from(tries.clamp(1, 7) - 1).unwrap_or(0),
+        };
+        let wait = first.saturating_mul(1 << doublings).mul_f64(0.5 + jitter.clamp(0.0, 1.0));
+        // Postgres counts no nanoseconds.
+        Duration::from_micros(u64::try_from(wait.as_micros()).unwrap_or(u64::MAX))
     }
 }
 
@@ -144,7 +146,7 @@ fn after_take_snapshot(job: &JobView, step: EndedStep, outcome: StepOutcome) -> 
             error: None,
         },
         StepOutcome::Cancelled => end(JobState::Cancelled, JobError::cancelled()),
-        StepOutcome::Lost if step.tries < MAX_TRIES => Next::Retry { delay: Retry::AtOnce },
+        StepOutcome::Lost if step.tries < MAX_TRIES => Next::Retry { delay: Retry::First },
         StepOutcome::Lost | StepOutcome::GivenUp => end(JobState::Failed, JobError::agent_lost()),
         StepOutcome::Failed(error) if error.retryable && step.tries < MAX_TRIES => {
             Next::Retry { delay: Retry::Backoff(step.tries) }
@@ -162,7 +164,7 @@ fn after_transfer(job: &JobView, step: EndedStep, outcome: StepOutcome) -> Next 
             error: None,
         },
         StepOutcome::Cancelled => release_after(StepState::Failed, JobError::cancelled()),
-        StepOutcome::Lost if step.tries < MAX_TRIES => Next::Retry { delay: Retry::AtOnce },
+        StepOutcome::Lost if step.tries < MAX_TRIES => Next::Retry { delay: Retry::First },
         StepOutcome::Lost | StepOutcome::GivenUp => release_after(StepState::Failed, JobError::agent_lost()),
         StepOutcome::Failed(error) if error.code == SNAPSHOT_LOST && job.round < MAX_ROUNDS => {
             Next::SnapshotAgain
@@ -178,7 +180,7 @@ fn after_transfer(job: &JobView, step: EndedStep, outcome: StepOutcome) -> Next 
 fn after_release(job: &JobView, step: EndedStep, outcome: StepOutcome) -> Next {
     let (state, warning) = match outcome {
         StepOutcome::Done => (StepState::Done, None),
-        StepOutcome::Lost if step.tries < MAX_TRIES => return Next::Retry { delay: Retry::AtOnce },
+        StepOutcome::Lost if step.tries < MAX_TRIES => return Next::Retry { delay: Retry::First },
         StepOutcome::Failed(error) if error.retryable && step.tries < MAX_TRIES => {
             return Next::Retry { delay: Retry::Backoff(step.tries) };
         }

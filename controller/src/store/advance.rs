@@ -38,7 +38,9 @@ pub(super) async fn advance(
     retry_delay: Duration,
 ) -> Result<(), StoreError> {
     match next {
-        Next::Retry { delay } => make_pending(connection, step, Some(delay.delay(retry_delay))).await,
+        Next::Retry { delay } => {
+            make_pending(connection, step, Some(delay.delay(retry_delay, rand::random()))).await
+        }
         Next::SnapshotAgain => {
             make_pending(connection, step, None).await?;
             sqlx::query(

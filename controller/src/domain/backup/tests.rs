@@ -157,7 +157,7 @@ fn what_follows_each_end_of_an_attempt() {
     assert_eq!(after(TakeSnapshot, 1, Done), done(TransferData));
     assert_eq!(after(TransferData, 1, Done), done(ReleaseSnapshot));
     for kind in StepKind::IN_ORDER {
-        assert_eq!(after(kind, 4, Lost), Next::Retry { delay: Retry::AtOnce });
+        assert_eq!(after(kind, 4, Lost), Next::Retry { delay: Retry::First });
         assert_eq!(after(kind, 4, Failed(again.clone())), Next::Retry { delay: Retry::Backoff(4) });
     }
     assert_eq!(after(TakeSnapshot, 5, Lost), failed(&JobError::agent_lost()));
@@ -204,7 +204,7 @@ fn what_a_cancel_makes_of_each_end_of_an_attempt() {
     }
     assert_eq!(after(TakeSnapshot, Done), released(StepState::Done, vec![TransferData]));
     // The snapshot has to go all the same.
-    assert_eq!(after(ReleaseSnapshot, Lost), Next::Retry { delay: Retry::AtOnce });
+    assert_eq!(after(ReleaseSnapshot, Lost), Next::Retry { delay: Retry::First });
     let again = Next::Retry { delay: Retry::Backoff(1) };
     assert_eq!(after(ReleaseSnapshot, Failed(failure("x", true))), again);
 }
@@ -285,10 +285,23 @@ fn every_decision_is_a_legal_transition() {
 #[test]
 fn backoff_doubles_and_is_bounded() {
     let first = Duration::from_secs(10);
-    assert_eq!(Retry::Backoff(1).delay(first), first);
-    assert_eq!(Retry::Backoff(3).delay(first), 4 * first);
-    assert_eq!(Retry::Backoff(7).delay(first), 64 * first);
-    assert_eq!(Retry::Backoff(0).delay(first), first, "attempts count from one");
-    assert_eq!(Retry::Backoff(1000).delay(first), 64 * first);
-    assert_eq!(Retry::AtOnce.delay(first), Duration::ZERO);
+    let delay = |retry: Retry| retry.delay(first, 0.5);
+    assert_eq!(delay(Retry::Backoff(1)), first);
+    assert_eq!(delay(Retry::Backoff(3)), 4 * first);
+    assert_eq!(delay(Retry::Backoff(7)), 64 * first);
+    assert_eq!(delay(Retry::Backoff(0)), first, "tries count from one");
+    assert_eq!(delay(Retry::Backoff(1000)), 64 * first);
+    assert_eq!(delay(Retry::First), first);
+}
+
+#[test]
+fn what_failed_at_one_time_does_not_come_back_at_one_time() {
+    let first = Duration::from_secs(10);
+    for (retry, middle) in [(Retry::First, first), (Retry::Backoff(2), 2 * first)] {
+        assert_eq!(retry.delay(first, 0.0), middle / 2);
+        assert_eq!(retry.delay(first, 1.0), middle * 3 / 2);
+        assert_eq!(retry.delay(first, 7.0), middle * 3 / 2);
+        assert_eq!(retry.delay(first, 0.123_456_789_123).subsec_nanos() % 1000, 0, "Postgres counts none");
+        assert_eq!(retry.delay(Duration::ZERO, 1.0), Duration::ZERO);
+    }
 }

@@ -212,3 +212,25 @@ async fn what_was_said_during_a_commit_counts_if_there_is_no_point() {
     store.record_point(point(machine, &step), NOW).await.unwrap();
     assert_eq!(state_of(&store, &step).await, ("done".to_owned(), None));
 }
+
+/// All that is lost with a gateway is lost at one time.
+#[tokio::test]
+async fn what_was_lost_at_one_time_is_not_ready_at_one_time() {
+    let Some(store) = store().await else { return };
+    let controller = Uuid::new_v4();
+    for (machine, _) in machines(&store, controller, 8).await {
+        queue(&store, machine).await;
+    }
+    for step in store.claim_steps(controller, 100, LEASE, 100).await.unwrap() {
+        store.end_attempt(key(&step), AttemptEnd::Lost, LEASE).await.unwrap();
+    }
+    let (first, spread): (f64, f64) = sqlx::query_as(
+        "SELECT extract(epoch FROM min(ready_at) - now())::float8, extract(epoch FROM max(ready_at) - min(ready_at))::float8
+         FROM steps WHERE kind = 'take_snapshot'",
+    )
+    .fetch_one(&store.pool)
+    .await
+    .unwrap();
+    // Of eight the chance that all lie within a sixth of the range is one in some 30,000.
+    assert!(first > 20.0 && spread > 10.0 && spread < 65.0, "{first} {spread}");
+}

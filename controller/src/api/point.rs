@@ -111,13 +111,19 @@ impl PointApi {
         let store = &self.app.store;
         // `@latest` may be another point by the time of a repetition.
         let id = match store.repeated_request(key).await? {
-            Some(first) => first,
+            // Somebody may have decided otherwise since.
+            Some(first) if first.is_done => {
+                let row = store.find_point(PointId(first.resource)).await?;
+                return Ok(Response::new(to_wire(row)));
+            }
+            Some(first) => first.resource,
             None => store.claim_request(key, store.resolve_point(spec).await?.id).await?,
         };
         let point = store.find_point(PointId(id)).await?;
         let seq = u64::try_from(point.seq).unwrap_or(0);
         let location = PointLocation { machine: MachineId(point.machine_id), seq };
         self.gateway.decide_point(location, decision, operator).await?;
+        store.finish_request(key).await?;
         let row = store.find_point(PointId(point.id)).await?;
         Ok(Response::new(to_wire(row)))
     }

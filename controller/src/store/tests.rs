@@ -7,6 +7,7 @@ mod locks;
 mod name_claims;
 mod objectives;
 mod reports;
+mod requests;
 mod schedules;
 mod standing;
 mod transactions;

@@ -192,11 +192,11 @@ mod tests {
             let all: Vec<_> = made.iter().map(|(hour, mask)| candidate(hour, sets[*mask].as_slice())).collect();
             let expired = retention.expired(&all);
             let mut expected: BTreeSet<i64> = made.keys().copied().collect();
-            for bit in 0..3 {
+            for (bit, name) in names.iter().enumerate() {
                 let alone: Vec<_> = made
                     .iter()
                     .filter(|(_, mask)| *mask & 1 << bit != 0)
-                    .map(|(hour, _)| candidate(hour, std::slice::from_ref(&names[bit])))
+                    .map(|(hour, _)| candidate(hour, std::slice::from_ref(name)))
                     .collect();
                 let gone = retention.expired(&alone);
                 for kept in alone.iter().map(|one| one.point).filter(|hour| !gone.contains(hour)) {

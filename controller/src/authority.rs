@@ -128,8 +128,8 @@ impl Authority for StoreAuthority {
     }
 
     async fn commit_aborted(&self, step: StepId, attempt: i64, seq: u64) -> Result<(), Status> {
-        let lease = self.0.timing.agent_lost_after;
-        self.0.store.commit_aborted(step, attempt, signed(seq)?, lease).await?;
+        let (lease, retry_delay) = (self.0.timing.agent_lost_after, self.0.timing.retry_delay);
+        self.0.store.commit_aborted(step, attempt, signed(seq)?, lease, retry_delay).await?;
         self.0.sessions.wake();
         Ok(())
     }

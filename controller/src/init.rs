@@ -191,13 +191,7 @@ fn write_config(config: &InitConfig) -> Result<(), InitError> {
     };
     let remembered = Remembered { host: &config.hosts, vault };
     let text = toml::to_string(&remembered).map_err(|source| InitError::Encode { source })?;
-    let written = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o640)
-        .open(&path)
-        .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()));
-    match written {
+    match make_file(&path, &text) {
         Ok(()) => tell(true, path.display(), "configuration"),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             tell(false, path.display(), "configuration; edit it to change --host or --vault");
@@ -205,6 +199,28 @@ fn write_config(config: &InitConfig) -> Result<(), InitError> {
         Err(source) => return Err(InitError::Make { path, source }),
     }
     Ok(())
+}
+
+/// Makes a file that is whole once it has its name, and stays then, whatever dies. One that is there already is left alone.
+fn make_file(path: &Path, text: &str) -> io::Result<()> {
+    let mut staged = path.to_owned().into_os_string();
+    staged.push(".new");
+    let staged = PathBuf::from(staged);
+    match fs::remove_file(&staged) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o640).open(&staged)?;
+    let made = file
+        .write_all(text.as_bytes())
+        .and_then(|()| file.sync_all())
+        .and_then(|()| fs::hard_link(&staged, path));
+    fs::remove_file(&staged)?;
+    made?;
+    match path.parent() {
+        Some(folder) => File::open(folder)?.sync_all(),
+        None => Ok(()),
+    }
 }
 
 fn tell(is_new: bool, path: impl std::fmt::Display, what: &str) {
@@ -282,6 +298,29 @@ mod tests {
         assert_eq!(first[2], third[2], "the key that was made is used");
         assert_ne!(first[3], third[3]);
         assert!(!fresh.try_exists().unwrap());
+    }
+
+    /// Half a configuration would be kept as one that was edited.
+    #[tokio::test]
+    async fn a_configuration_has_its_name_once_it_is_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, staged) = (dir.path().join(CONFIG_FILE), dir.path().join("controller.toml.new"));
+        fs::create_dir(&staged).unwrap();
+        fs::write(staged.join("in-the-way"), "").unwrap();
+        let cut_off = run(config(dir.path())).await;
+        assert!(matches!(cut_off, Err(InitError::Make { .. })), "{cut_off:?}");
+        assert!(!path.try_exists().unwrap(), "nothing is written in place");
+        fs::remove_dir_all(&staged).unwrap();
+        fs::write(&staged, "host = [\"exam").unwrap();
+        run(config(dir.path())).await.unwrap();
+        assert!(
+            toml::from_str::<toml::Table>(&fs::read_to_string(&path).unwrap()).unwrap().contains_key("host")
+        );
+        assert!(!staged.try_exists().unwrap());
+        fs::write(&path, "# mine").unwrap();
+        run(config(dir.path())).await.unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "# mine");
+        assert!(!staged.try_exists().unwrap());
     }
 
     /// A disk that is not mounted must not become a second vault.

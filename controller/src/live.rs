@@ -32,12 +32,29 @@ pub(crate) type Outbound = mpsc::Sender<Result<ControllerMessage, Status>>;
 /// All sessions of this controller.
 #[derive(Debug)]
 pub(crate) struct Sessions {
-    /// Since when all that is heard is written down.
-    knows_since: Mutex<Instant>,
+    knowledge: Mutex<Knowledge>,
     live: Mutex<HashMap<AgentId, Arc<Live>>>,
     progress: Mutex<HashMap<(StepId, i64), ProgressUpdate>>,
     /// Seen by all that wait for jobs to change: something may be ready to be dispatched or shown.
     changes: watch::Sender<()>,
+}
+
+/// What the database can be asked about who lives, as far as this controller is to tell it.
+#[derive(Debug)]
+struct Knowledge {
+    /// Since when all that is heard is written down.
+    complete_since: Instant,
+    /// Some of it is on its way.
+    is_being_written: bool,
+}
+
+/// Who was heard of, on the way to the database. If it does not get there, for whatever reason, they count as heard of again, and
+/// this controller as one that knows of nobody: leases may run out for want of it.
+#[derive(Debug)]
+pub(crate) struct Heard<'s> {
+    sessions: &'s Sessions,
+    heard: Vec<HeardSession>,
+    is_written: bool,
 }
 
 /// One connected agent.
@@ -64,7 +81,7 @@ pub(crate) struct NotDelivered;
 impl Sessions {
     pub(crate) fn new() -> Self {
         Self {
-            knows_since: Mutex::new(Instant::now()),
+            knowledge: Mutex::new(Knowledge { complete_since: Instant::now(), is_being_written: false }),
             live: Mutex::default(),
             progress: Mutex::default(),
             changes: watch::Sender::default(),
@@ -99,9 +116,10 @@ impl Sessions {
     }
 
     /// Whether this controller has known for so long who is alive: one that has just started, or could not write down who
-    /// lives, does not know who is dead.
+    /// lives, does not know who is dead. Nor does one that is still writing it down, however long that takes.
     pub(crate) fn has_known_for(&self, time: Duration) -> bool {
-        locked(&self.knows_since).elapsed() >= time
+        let knowledge = locked(&self.knowledge);
+        !knowledge.is_being_written && knowledge.complete_since.elapsed() >= time
     }
 
     pub(crate) fn get(&self, agent: AgentId) -> Option<Arc<Live>> {
@@ -133,9 +151,10 @@ impl Sessions {
         locked(&self.live).len()
     }
 
-    /// Who was heard of since the last call.
-    pub(crate) fn take_heard(&self) -> Vec<HeardSession> {
-        locked(&self.live)
+    /// Who was heard of since the last call, to be written down.
+    pub(crate) fn take_heard(&self) -> Heard<'_> {
+        locked(&self.knowledge).is_being_written = true;
+        let heard = locked(&self.live)
             .values()
             .filter(|live| live.heard.swap(false, Ordering::Relaxed))
             .map(|live| HeardSession {
@@ -143,17 +162,8 @@ impl Sessions {
                 epoch: live.epoch,
                 attempts: locked(&live.attempts).iter().copied().collect(),
             })
-            .collect()
-    }
-
-    /// Puts back what [`Sessions::take_heard`] took and could not be written down: leases may run out for want of it.
-    pub(crate) fn put_back(&self, heard: &[HeardSession]) {
-        *locked(&self.knows_since) = Instant::now();
-        for session in heard {
-            if let Some(live) = self.get(session.agent) {
-                live.note_heard();
-            }
-        }
+            .collect();
+        Heard { sessions: self, heard, is_written: false }
     }
 
     /// The sessions of these, if they still are the ones.
@@ -185,6 +195,34 @@ impl Sessions {
     /// The latest progress of each attempt since the last call.
     pub(crate) fn take_progress(&self) -> Vec<ProgressUpdate> {
         std::mem::take(&mut *locked(&self.progress)).into_values().collect()
+    }
+}
+
+impl Heard<'_> {
+    pub(crate) fn sessions(&self) -> &[HeardSession] {
+        &self.heard
+    }
+
+    /// It is in the database.
+    pub(crate) fn written(mut self) {
+        self.is_written = true;
+    }
+}
+
+impl Drop for Heard<'_> {
+    fn drop(&mut self) {
+        let mut knowledge = locked(&self.sessions.knowledge);
+        knowledge.is_being_written = false;
+        if self.is_written {
+            return;
+        }
+        knowledge.complete_since = Instant::now();
+        drop(knowledge);
+        for session in &self.heard {
+            if let Some(live) = self.sessions.get(session.agent) {
+                live.note_heard();
+            }
+        }
     }
 }
 
@@ -276,3 +314,6 @@ pub(crate) fn superseded() -> Status {
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

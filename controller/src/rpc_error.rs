@@ -79,6 +79,7 @@ fn describe(error: &StoreError) -> (Code, ErrorDetail) {
         | StoreError::Refused { .. }
         | StoreError::Migrate { .. }
         | StoreError::Query { .. }
+        | StoreError::TimedOut { .. }
         | StoreError::Task { .. } => {
             error!(error = error as &dyn std::error::Error, "the database failed");
             let detail =
@@ -92,6 +93,11 @@ fn describe(error: &StoreError) -> (Code, ErrorDetail) {
             (Code::Internal, system_error("database_corrupt", message))
         }
     }
+}
+
+/// Whether what was asked could not be asked at all, so that asking for something else would fail as well.
+pub(crate) fn is_unavailable(status: &Status) -> bool {
+    status.code() == Code::Unavailable
 }
 
 /// INVALID_ARGUMENT with a code of its own.

@@ -3,6 +3,7 @@
 
 mod addresses;
 mod database;
+mod keep;
 mod limits;
 mod servers;
 mod stop;
@@ -29,6 +30,7 @@ use crate::tasks;
 use crate::telemetry::{Exporter, ExporterError};
 
 use addresses::Addresses;
+use keep::keep;
 use servers::{AGENT_LIMITS, Health, OPERATOR_LIMITS};
 use stop::StopSignals;
 
@@ -162,11 +164,22 @@ pub(crate) async fn run(config: ServeConfig) -> Result<(), ServeError> {
     running.spawn(servers::operators(&app, &gateway, operators, Arc::clone(&identity), health_service)?);
     running.spawn(servers::agents(&app, &gateway, agents, Arc::clone(&identity))?);
     tasks::spawn(&app, &gateway, config.retention);
-    app.tracker.spawn(identity.keep_renewed(app.shutdown.clone()));
-    app.tracker.spawn(gateway.clone().learn_samples(app.shutdown.clone()));
-    app.tracker.spawn(gateway.run_resolver(app.shutdown.clone()));
-    if let Some(exporter) = exporter {
-        app.tracker.spawn(exporter.run(app.shutdown.clone()));
+    let shutdown = app.shutdown.clone();
+    app.tracker.spawn(keep("certificate", shutdown.clone(), {
+        let shutdown = shutdown.clone();
+        move || Arc::clone(&identity).keep_renewed(shutdown.clone())
+    }));
+    app.tracker.spawn(keep("samples", shutdown.clone(), {
+        let (gateway, shutdown) = (gateway.clone(), shutdown.clone());
+        move || gateway.clone().learn_samples(shutdown.clone())
+    }));
+    app.tracker.spawn(keep("resolver", shutdown.clone(), {
+        let shutdown = shutdown.clone();
+        move || gateway.clone().run_resolver(shutdown.clone())
+    }));
+    if let Some(exporter) = exporter.map(Arc::new) {
+        let token = shutdown.clone();
+        app.tracker.spawn(keep("metrics", shutdown, move || Arc::clone(&exporter).run(token.clone())));
     }
     addresses
         .write(&addresses_path)

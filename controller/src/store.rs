@@ -33,6 +33,7 @@ pub(crate) mod token;
 pub(crate) mod transfer;
 pub(crate) mod vault;
 mod verify;
+mod waits;
 
 use std::time::Duration;
 
@@ -41,6 +42,7 @@ use sqlx::Connection as _;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 
 pub(crate) use error::{During, StoreError};
+use waits::Waits;
 
 /// Connections per controller. Statements are short; more only queue inside Postgres.
 const MAX_CONNECTIONS: u32 = 16;
@@ -50,52 +52,84 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 pub(crate) struct Store {
     pool: PgPool,
+    transaction_limit: Duration,
 }
 
 impl Store {
     /// Connects and brings the schema up to date (under a lock: several controllers may start at once).
     pub(crate) async fn connect(url: &str) -> Result<Self, StoreError> {
+        Self::connect_within(url, Waits::default()).await
+    }
+
+    async fn connect_within(url: &str, waits: Waits) -> Result<Self, StoreError> {
         let options: PgConnectOptions = url.parse().map_err(|source| StoreError::Url { source })?;
         let options = options.application_name("holdfast-controller");
         // Alone first: a pool would only say that it waited for too long.
-        match tokio::time::timeout(ACQUIRE_TIMEOUT, PgConnection::connect_with(&options)).await {
-            Ok(Ok(first)) => drop(first.close().await),
+        let first = waits.notice_dead_peers(options.clone());
+        let mut first = match tokio::time::timeout(ACQUIRE_TIMEOUT, PgConnection::connect_with(&first)).await
+        {
+            Ok(Ok(first)) => first,
             Ok(Err(source)) if is_refusal(&source) => return Err(StoreError::Refused { source }),
             Ok(Err(source)) => return Err(StoreError::Connect { source }),
             Err(_) => return Err(StoreError::Connect { source: sqlx::Error::PoolTimedOut }),
-        }
+        };
+        sqlx::migrate!("../migrations")
+            .run(&mut first)
+            .await
+            .map_err(|source| StoreError::Migrate { source })?;
+        drop(first.close().await);
         let pool = PgPoolOptions::new()
             .max_connections(MAX_CONNECTIONS)
             .acquire_timeout(ACQUIRE_TIMEOUT)
-            .connect_with(options)
+            // The pool waits without an end for a connection that comes back to it.
+            .after_release(move |connection, _| {
+                Box::pin(async move {
+                    let answered = tokio::time::timeout(waits.release, connection.ping()).await;
+                    answered.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map(|()| true)
+                })
+            })
+            .connect_with(waits.bound(options))
             .await
             .map_err(|source| StoreError::Connect { source })?;
-        sqlx::migrate!("../migrations").run(&pool).await.map_err(|source| StoreError::Migrate { source })?;
-        Ok(Self { pool })
+        Ok(Self { pool, transaction_limit: waits.transaction })
     }
 
     /// Runs `work` in a transaction that is committed if it answers `Ok`.
     ///
     /// It runs in a task of its own: gRPC drops a handler when its client goes away, and a connection that is dropped
-    /// inside `begin` returns to the pool with an open transaction.
+    /// inside `begin` returns to the pool with an open transaction. One that takes too long ends with its connection.
     pub(crate) async fn transaction<T, F>(&self, operation: &'static str, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T, StoreError>> + Send + 'static,
     {
-        let pool = self.pool.clone();
+        let (pool, limit) = (self.pool.clone(), self.transaction_limit);
         let task = tokio::spawn(async move {
-            #[expect(
-                clippy::disallowed_methods,
-                reason = "this is the one place, in a task that nobody drops"
-            )]
-            let mut transaction = pool.begin().await.during(operation)?;
-            let value = work(&mut transaction).await?;
-            transaction.commit().await.during(operation)?;
-            Ok(value)
+            let mut connection = pool.acquire().await.during(operation)?;
+            let done = tokio::time::timeout(limit, within(&mut connection, operation, work)).await;
+            done.unwrap_or_else(|_| {
+                // Nobody knows what it still waits for.
+                drop(connection.detach());
+                Err(StoreError::TimedOut { operation, limit })
+            })
         });
         task.await.map_err(|source| StoreError::Task { operation, source })?
     }
+}
+
+/// See [`Store::transaction`], the one place that begins a transaction: in a task that nobody drops, unless the connection goes with it.
+async fn within<T, F>(
+    connection: &mut PgConnection,
+    operation: &'static str,
+    work: F,
+) -> Result<T, StoreError>
+where
+    F: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T, StoreError>>,
+{
+    let mut transaction = connection.begin().await.during(operation)?;
+    let value = work(&mut transaction).await?;
+    transaction.commit().await.during(operation)?;
+    Ok(value)
 }
 
 /// Whether the server answered that these credentials or this database will not do, which waiting does not change.

@@ -5,6 +5,7 @@ mod collect;
 mod dispatch;
 mod enforce;
 mod flush;
+mod periodic;
 mod reap;
 mod retain;
 mod schedule;
@@ -14,13 +15,20 @@ use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::{Instrument as _, error, error_span, warn};
+use tracing::{Instrument as _, error, error_span};
 
 use holdfast_gateway::Gateway;
 
 use crate::app::App;
 use crate::config::RetentionConfig;
 use crate::store::StoreError;
+
+use periodic::{Turns, repeat};
+
+/// So long a pass that only asks the database may take.
+const DATABASE_PASS: Option<Duration> = Some(Duration::from_secs(120));
+/// One that reads the vault takes as long as that takes; what it asks the database, it asks by [`answer`].
+const VAULT_PASS: Option<Duration> = None;
 
 /// What the vault's upkeep needs.
 #[derive(Debug)]
@@ -33,17 +41,26 @@ struct Upkeep {
 /// Starts all of them; they end with the application's shutdown token.
 pub(crate) fn spawn(app: &Arc<App>, gateway: &Gateway, retention: RetentionConfig) {
     let timing = &app.timing;
-    periodic(app, app, "dispatch", timing.dispatch, dispatch::pass);
-    periodic(app, app, "schedule", timing.schedule, schedule::pass);
-    periodic(app, app, "progress", timing.progress_flush, flush::progress);
-    periodic(app, app, "liveness", timing.liveness_flush, flush::liveness);
-    periodic(app, app, "reap", timing.dispatch.max(timing.agent_lost_after / 6), reap::pass);
-    periodic(app, app, "forget", Duration::from_secs(3600), reap::forget);
+    periodic(app, app, DATABASE_PASS, "dispatch", timing.dispatch, dispatch::pass);
+    periodic(app, app, DATABASE_PASS, "schedule", timing.schedule, schedule::pass);
+    periodic(app, app, DATABASE_PASS, "progress", timing.progress_flush, flush::progress);
+    periodic(app, app, DATABASE_PASS, "liveness", timing.liveness_flush, flush::liveness);
+    periodic(app, app, DATABASE_PASS, "reap", timing.dispatch.max(timing.agent_lost_after / 6), reap::pass);
+    periodic(app, app, DATABASE_PASS, "forget", Duration::from_secs(3600), reap::forget);
     let upkeep = Arc::new(Upkeep { app: Arc::clone(app), gateway: gateway.clone(), retention });
-    periodic(app, &upkeep, "retain", retention.apply, retain::pass);
-    periodic(app, &upkeep, "verify", verify::LOOK.min(timing.verify), verify::pass);
-    periodic(app, &upkeep, "enforce", enforce::LOOK, enforce::pass);
-    periodic(app, &upkeep, "collect", retention.collect / collect::LOOKS, collect::pass);
+    periodic(app, &upkeep, VAULT_PASS, "retain", retention.apply, retain::pass);
+    periodic(app, &upkeep, VAULT_PASS, "verify", verify::LOOK.min(timing.verify), verify::pass);
+    periodic(app, &upkeep, VAULT_PASS, "enforce", enforce::LOOK, enforce::pass);
+    periodic(app, &upkeep, VAULT_PASS, "collect", retention.collect / collect::LOOKS, collect::pass);
+}
+
+/// One answer of the database, which a database that vanished never gives.
+async fn answer<T>(
+    operation: &'static str,
+    asked: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let limit = Duration::from_secs(60);
+    tokio::time::timeout(limit, asked).await.unwrap_or(Err(StoreError::TimedOut { operation, limit }))
 }
 
 /// What fails for one is logged and left to the next pass, so that it keeps no other one waiting. An error only if the next
@@ -66,6 +83,7 @@ fn go_on<T>(
 fn periodic<C, F>(
     app: &Arc<App>,
     context: &Arc<C>,
+    limit: Option<Duration>,
     name: &'static str,
     period: Duration,
     pass: fn(Arc<C>) -> F,
@@ -73,24 +91,9 @@ fn periodic<C, F>(
     C: Send + Sync + 'static,
     F: Future<Output = Result<(), StoreError>> + Send + 'static,
 {
-    let (app, context) = (Arc::clone(app), Arc::clone(context));
-    let tracker = app.tracker.clone();
-    let mut changes = app.sessions.changes();
-    let work = async move {
-        loop {
-            if let Err(error) = pass(Arc::clone(&context)).await {
-                warn!(
-                    task = name,
-                    error = &error as &dyn std::error::Error,
-                    "pass failed; the next one tries again"
-                );
-            }
-            tokio::select! {
-                () = tokio::time::sleep(period) => {}
-                Ok(()) = changes.changed(), if name == "dispatch" => {}
-                () = app.shutdown.cancelled() => return,
-            }
-        }
-    };
-    tracker.spawn(work.instrument(error_span!("task", name)));
+    let context = Arc::clone(context);
+    let woken = (name == "dispatch").then(|| app.sessions.changes());
+    let turns = Turns { period, limit, woken, shutdown: app.shutdown.clone() };
+    let work = repeat(turns, move || pass(Arc::clone(&context)));
+    app.tracker.spawn(work.instrument(error_span!("task", name)));
 }

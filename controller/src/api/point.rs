@@ -111,11 +111,17 @@ impl PointApi {
         let store = &self.app.store;
         // `@latest` may be another point by the time of a repetition.
         let id = match store.repeated_request(key).await? {
-            Some(first) => first,
+            // Somebody may have decided otherwise since.
+            Some(first) if first.is_done => {
+                let row = store.find_point(PointId(first.resource)).await?;
+                return Ok(Response::new(to_wire(row)));
+            }
+            Some(first) => first.resource,
             None => store.claim_request(key, store.resolve_point(spec).await?.id).await?,
         };
         let point = store.find_point(PointId(id)).await?;
         self.gateway.decide_point(point.catalogued(), decision, operator).await?;
+        store.finish_request(key).await?;
         let row = store.find_point(PointId(point.id)).await?;
         Ok(Response::new(to_wire(row)))
     }

@@ -1,5 +1,6 @@
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::Stream;
 use tokio::sync::mpsc;
@@ -29,6 +30,33 @@ use super::{caller, wire};
 
 /// Answers that may wait for the operator.
 const OUTBOUND: usize = 8;
+/// How long they may stay unread.
+const READ_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Where the answers of one call go.
+struct Answers<T> {
+    sender: mpsc::Sender<Result<T, Status>>,
+    timeout: Duration,
+}
+
+/// The operator is gone, or does not read.
+struct Unread;
+
+impl<T> Answers<T> {
+    fn new() -> (Self, mpsc::Receiver<Result<T, Status>>) {
+        let (sender, receiver) = mpsc::channel(OUTBOUND);
+        (Self { sender, timeout: READ_TIMEOUT }, receiver)
+    }
+
+    async fn send(&self, answer: Result<T, Status>) -> Result<(), Unread> {
+        self.sender.send_timeout(answer, self.timeout).await.map_err(|_| Unread)
+    }
+
+    /// What waits for nobody: there will be newer.
+    fn offer(&self, answer: T) {
+        let _ = self.sender.try_send(Ok(answer));
+    }
+}
 
 #[derive(Clone, Debug)]
 pub(crate) struct VaultApi {
@@ -68,12 +96,12 @@ impl VaultService for VaultApi {
     ) -> Result<Response<Self::CheckVaultStream>, Status> {
         let operator = caller::admin(&request)?.name.clone();
         let order = check_order(&self.app, request.into_inner()).await?;
-        let (outbound, answers) = mpsc::channel(OUTBOUND);
+        let (outbound, answers) = Answers::new();
         let api = self.clone();
         let work = async move {
             tokio::select! {
                 () = api.check(order, &operator, &outbound) => {}
-                () = outbound.closed() => {}
+                () = outbound.sender.closed() => {}
                 () = api.app.shutdown.cancelled() => {}
             }
         };
@@ -100,13 +128,13 @@ impl VaultService for VaultApi {
         request: Request<CollectGarbageRequest>,
     ) -> Result<Response<Self::CollectGarbageStream>, Status> {
         let operator = caller::admin(&request)?.name.clone();
-        let (outbound, answers) = mpsc::channel(OUTBOUND);
+        let (outbound, answers) = Answers::new();
         let api = self.clone();
         let work = async move {
             tokio::select! {
                 () = api.collect(request.into_inner(), &operator, &outbound) => {}
                 // What it began the next one finishes.
-                () = outbound.closed() => {}
+                () = outbound.sender.closed() => {}
                 () = api.app.shutdown.cancelled() => {}
             }
         };
@@ -141,15 +169,15 @@ impl VaultApi {
         &self,
         (target, depth): (VerifyTarget, VerifyDepth),
         operator: &str,
-        outbound: &mpsc::Sender<Result<CheckVaultResponse, Status>>,
+        outbound: &Answers<CheckVaultResponse>,
     ) {
         use check_vault_response::Kind;
 
-        let answer = |kind| Ok(CheckVaultResponse { kind: Some(kind) });
+        let answer = |kind| CheckVaultResponse { kind: Some(kind) };
         let (progress, mut told) = mpsc::channel(1);
         let forward = async {
             while let Some(so_far) = told.recv().await {
-                let _ = outbound.send(answer(Kind::Progress(check_progress(so_far)))).await;
+                outbound.offer(answer(Kind::Progress(check_progress(so_far))));
             }
         };
         let (checked, ()) =
@@ -167,18 +195,18 @@ impl VaultApi {
             damaged_points: report.damaged.values().map(|points| points.len() as u64).sum(),
         };
         for found in report.findings {
-            if outbound.send(answer(Kind::Finding(finding(found)))).await.is_err() {
+            if outbound.send(Ok(answer(Kind::Finding(finding(found))))).await.is_err() {
                 return;
             }
         }
-        let _ = outbound.send(answer(Kind::Report(sum))).await;
+        let _ = outbound.send(Ok(answer(Kind::Report(sum)))).await;
     }
 
     async fn collect(
         &self,
         request: CollectGarbageRequest,
         operator: &str,
-        outbound: &mpsc::Sender<Result<CollectGarbageResponse, Status>>,
+        outbound: &Answers<CollectGarbageResponse>,
     ) {
         use collect_garbage_response::Kind;
 
@@ -198,8 +226,8 @@ impl VaultApi {
         };
         let forward = async {
             while let Some(so_far) = told.recv().await {
-                let answer = CollectGarbageResponse { kind: Some(Kind::Progress(progress_to_wire(so_far))) };
-                let _ = outbound.send(Ok(answer)).await;
+                outbound
+                    .offer(CollectGarbageResponse { kind: Some(Kind::Progress(progress_to_wire(so_far))) });
             }
         };
         let (collected, ()) = tokio::join!(collected, forward);
@@ -268,5 +296,23 @@ fn report(row: ReportRow) -> CollectionReport {
             seconds: i64::try_from(seconds).unwrap_or(i64::MAX),
             nanos: 0,
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_operator_who_does_not_read_keeps_nothing_waiting() {
+        let (mut answers, receiver) = Answers::<u32>::new();
+        answers.timeout = Duration::from_millis(20);
+        for number in 0..3 * OUTBOUND {
+            answers.offer(u32::try_from(number).unwrap());
+        }
+        let last = tokio::time::timeout(Duration::from_secs(60), answers.send(Ok(7))).await;
+        assert!(last.expect("it waits").is_err());
+        drop(receiver);
+        assert!(answers.send(Ok(7)).await.is_err());
     }
 }

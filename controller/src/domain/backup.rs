@@ -13,8 +13,8 @@ use std::time::Duration;
 use super::error::JobError;
 use super::job::{JobState, StepKind, StepState};
 
-/// Attempts of one step before it counts as failed.
-pub(crate) const MAX_ATTEMPTS: i64 = 5;
+/// Tries of one step in a round before it counts as failed.
+pub(crate) const MAX_TRIES: i32 = 5;
 /// Snapshots that are begun for one job before it counts as failed.
 pub(crate) const MAX_ROUNDS: i32 = 3;
 /// The agent's word for a snapshot that is not there any more.
@@ -28,6 +28,8 @@ pub(crate) enum StepOutcome {
     Cancelled,
     /// Nobody knows, and nobody will report any more.
     Lost,
+    /// Nobody runs it: its agent has been away for too long. It is not tried again.
+    GivenUp,
 }
 
 /// All that the decision needs to know of a job.
@@ -49,8 +51,8 @@ pub(crate) struct JobView {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct EndedStep {
     pub(crate) kind: StepKind,
-    /// Attempts of it so far, this one included.
-    pub(crate) attempt: i64,
+    /// Tries of it in this round so far, this one included.
+    pub(crate) tries: i32,
 }
 
 /// What has to change, in one transaction.
@@ -69,28 +71,30 @@ pub(crate) enum Next {
 /// How long to wait before the same step is tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Retry {
-    AtOnce,
-    /// Grows with the attempt.
-    Backoff(i64),
+    /// What was lost was not refused: the first wait, however often.
+    First,
+    /// Grows with the tries.
+    Backoff(i32),
 }
 
 impl Retry {
-    /// The wait, given the configured first delay: doubled with each attempt, at most 64 times the first.
-    pub(crate) fn delay(self, first: Duration) -> Duration {
-        match self {
-            Self::AtOnce => Duration::ZERO,
-            Self::Backoff(attempt) => {
-                let doublings = u32::try_from(attempt.clamp(1, 7) - 1).unwrap_or(0);
-                first.saturating_mul(1 << doublings)
-            }
-        }
+    /// The wait, given the configured first delay: doubled with each try, at most 64 times the first. What failed at one time, such as all
+    /// transfers through a gateway that died, must not come back at one time: half to one and a half of it, by `jitter` from 0 to 1.
+    pub(crate) fn delay(self, first: Duration, jitter: f64) -> Duration {
+        let doublings = match self {
+            Self::First => 0,
+            Self::Backoff(tries) => u32::try_from(tries.clamp(1, 7) - 1).unwrap_or(0),
+        };
+        let wait = first.saturating_mul(1 << doublings).mul_f64(0.5 + jitter.clamp(0.0, 1.0));
+        // Postgres counts no nanoseconds.
+        Duration::from_micros(u64::try_from(wait.as_micros()).unwrap_or(u64::MAX))
     }
 }
 
 /// Decides what follows the end of an attempt.
 pub(crate) fn after_step(job: &JobView, step: EndedStep, outcome: StepOutcome) -> Next {
     let outcome = match outcome {
-        StepOutcome::Lost | StepOutcome::Failed(_)
+        StepOutcome::Lost | StepOutcome::GivenUp | StepOutcome::Failed(_)
             if job.cancel_requested && step.kind != StepKind::ReleaseSnapshot =>
         {
             StepOutcome::Cancelled
@@ -142,10 +146,10 @@ fn after_take_snapshot(job: &JobView, step: EndedStep, outcome: StepOutcome) -> 
             error: None,
         },
         StepOutcome::Cancelled => end(JobState::Cancelled, JobError::cancelled()),
-        StepOutcome::Lost if step.attempt < MAX_ATTEMPTS => Next::Retry { delay: Retry::AtOnce },
-        StepOutcome::Lost => end(JobState::Failed, JobError::agent_lost()),
-        StepOutcome::Failed(error) if error.retryable && step.attempt < MAX_ATTEMPTS => {
-            Next::Retry { delay: Retry::Backoff(step.attempt) }
+        StepOutcome::Lost if step.tries < MAX_TRIES => Next::Retry { delay: Retry::First },
+        StepOutcome::Lost | StepOutcome::GivenUp => end(JobState::Failed, JobError::agent_lost()),
+        StepOutcome::Failed(error) if error.retryable && step.tries < MAX_TRIES => {
+            Next::Retry { delay: Retry::Backoff(step.tries) }
         }
         StepOutcome::Failed(error) => end(JobState::Failed, error),
     }
@@ -160,14 +164,14 @@ fn after_transfer(job: &JobView, step: EndedStep, outcome: StepOutcome) -> Next 
             error: None,
         },
         StepOutcome::Cancelled => release_after(StepState::Failed, JobError::cancelled()),
-        StepOutcome::Lost if step.attempt < MAX_ATTEMPTS => Next::Retry { delay: Retry::AtOnce },
-        StepOutcome::Lost => release_after(StepState::Failed, JobError::agent_lost()),
+        StepOutcome::Lost if step.tries < MAX_TRIES => Next::Retry { delay: Retry::First },
+        StepOutcome::Lost | StepOutcome::GivenUp => release_after(StepState::Failed, JobError::agent_lost()),
         StepOutcome::Failed(error) if error.code == SNAPSHOT_LOST && job.round < MAX_ROUNDS => {
             Next::SnapshotAgain
         }
         StepOutcome::Failed(error) if error.code == SNAPSHOT_LOST => release_after(StepState::Failed, error),
-        StepOutcome::Failed(error) if error.retryable && step.attempt < MAX_ATTEMPTS => {
-            Next::Retry { delay: Retry::Backoff(step.attempt) }
+        StepOutcome::Failed(error) if error.retryable && step.tries < MAX_TRIES => {
+            Next::Retry { delay: Retry::Backoff(step.tries) }
         }
         StepOutcome::Failed(error) => release_after(StepState::Failed, error),
     }
@@ -176,12 +180,14 @@ fn after_transfer(job: &JobView, step: EndedStep, outcome: StepOutcome) -> Next 
 fn after_release(job: &JobView, step: EndedStep, outcome: StepOutcome) -> Next {
     let (state, warning) = match outcome {
         StepOutcome::Done => (StepState::Done, None),
-        StepOutcome::Lost if step.attempt < MAX_ATTEMPTS => return Next::Retry { delay: Retry::AtOnce },
-        StepOutcome::Failed(error) if error.retryable && step.attempt < MAX_ATTEMPTS => {
-            return Next::Retry { delay: Retry::Backoff(step.attempt) };
+        StepOutcome::Lost if step.tries < MAX_TRIES => return Next::Retry { delay: Retry::First },
+        StepOutcome::Failed(error) if error.retryable && step.tries < MAX_TRIES => {
+            return Next::Retry { delay: Retry::Backoff(step.tries) };
         }
         StepOutcome::Failed(error) => (StepState::Failed, Some(error)),
-        StepOutcome::Lost | StepOutcome::Cancelled => (StepState::Failed, Some(JobError::agent_lost())),
+        StepOutcome::Lost | StepOutcome::GivenUp | StepOutcome::Cancelled => {
+            (StepState::Failed, Some(JobError::agent_lost()))
+        }
     };
     let warning = warning.or_else(|| job.warning.clone().filter(|_| job.has_point));
     let (job_state, error) = match (&job.error, job.has_point) {

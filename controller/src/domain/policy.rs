@@ -13,8 +13,8 @@ use super::job::Consistency;
 use super::retention::Retention;
 use super::schedule::Schedule;
 
-pub(crate) use binding::{Bound, bind};
-pub(crate) use document::{PolicyDocument, PolicyError, RetentionDocument, ScheduleDocument};
+pub(crate) use binding::{Bound, UnreadablePolicy, bind};
+pub(crate) use document::{PolicyDocument, PolicyError, RetentionDocument, ScheduleDocument, target_of};
 
 /// A policy that was checked, with what the catalogue says of it.
 #[derive(Clone, Debug)]
@@ -50,6 +50,14 @@ pub(crate) enum Target {
     /// Those that have all of these labels; at least one.
     Labels(BTreeMap<String, String>),
     Names(BTreeSet<String>),
+}
+
+/// All policies at one time.
+#[derive(Clone, Debug)]
+pub(crate) struct Policies {
+    pub(crate) readable: Vec<Policy>,
+    pub(crate) unreadable: Vec<UnreadablePolicy>,
+    pub(crate) now: DateTime<Utc>,
 }
 
 /// See [`Policy::etag`].

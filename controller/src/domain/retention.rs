@@ -1,11 +1,12 @@
 //! Which points a policy keeps. Pure.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use chrono::{DateTime, Datelike as _, Utc};
 use chrono_tz::Tz;
 
-/// How many points are kept by each rule; a point that any rule keeps stays. All 0: every point stays.
+/// How many points are kept of each disk by each rule; a point that any rule keeps for any of its disks stays. All 0: every point
+/// stays.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Retention {
     /// The newest ones.
@@ -19,22 +20,50 @@ pub(crate) struct Retention {
     pub(crate) time_zone: Tz,
 }
 
+/// A point that may be kept or not.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Candidate<'d, T> {
+    pub(crate) at: DateTime<Utc>,
+    pub(crate) point: T,
+    /// The names of the disks that it has.
+    pub(crate) disks: &'d [String],
+}
+
 impl Retention {
     /// Whether there is no rule.
     pub(crate) fn keeps_all(&self) -> bool {
         [self.last, self.daily, self.weekly, self.monthly, self.yearly] == [0; 5]
     }
 
-    /// The points that no rule keeps, given by their instants, in the order that they are given in. The newest one is always
-    /// kept. Days without points do not count, so that what stops making points loses none.
-    pub(crate) fn expired<T: Copy + Ord>(&self, points: &[(DateTime<Utc>, T)]) -> Vec<T> {
-        let Self { last, daily, weekly, monthly, yearly, time_zone } = *self;
+    /// The points that no rule keeps, in the order that they are given in. Each disk has its own newest points: a point of one disk
+    /// takes no other disk's place. The newest one of a disk is always kept. Days without points do not count, so that what stops
+    /// making points loses none.
+    pub(crate) fn expired<T: Copy + Ord>(&self, points: &[Candidate<'_, T>]) -> Vec<T> {
         if self.keeps_all() {
             return Vec::new();
         }
-        let mut newest_first = points.to_vec();
-        newest_first.sort_unstable_by(|a, b| b.cmp(a));
+        let mut of_disk: BTreeMap<&str, Vec<(DateTime<Utc>, T)>> = BTreeMap::new();
         let mut kept = BTreeSet::new();
+        for Candidate { at, point, disks } in points {
+            for disk in *disks {
+                of_disk.entry(disk).or_default().push((*at, *point));
+            }
+            // There is nothing to go by.
+            if disks.is_empty() {
+                kept.insert(*point);
+            }
+        }
+        for points in of_disk.into_values() {
+            self.keep(points, &mut kept);
+        }
+        points.iter().map(|candidate| candidate.point).filter(|point| !kept.contains(point)).collect()
+    }
+
+    /// Adds what is kept of one disk's points.
+    fn keep<T: Copy + Ord>(&self, mut points: Vec<(DateTime<Utc>, T)>, kept: &mut BTreeSet<T>) {
+        let Self { last, daily, weekly, monthly, yearly, time_zone } = *self;
+        points.sort_unstable_by(|a, b| b.cmp(a));
+        let newest_first = points;
         kept.extend(newest_first.iter().take(last.max(1) as usize).map(|(_, point)| *point));
         let mut keep = |count: u32, period: fn(DateTime<Tz>) -> (i32, u32)| {
             let mut periods = HashSet::new();
@@ -51,7 +80,6 @@ impl Retention {
         keep(weekly, |at| (at.iso_week().year(), at.iso_week().week()));
         keep(monthly, |at| (at.year(), at.month()));
         keep(yearly, |at| (at.year(), 0));
-        points.iter().map(|(_, point)| *point).filter(|point| !kept.contains(point)).collect()
     }
 }
 
@@ -70,9 +98,11 @@ mod tests {
         Retention { last, daily, weekly, monthly, yearly, time_zone: Tz::UTC }
     }
 
-    /// What is left, of points at these instants.
+    /// What is left, of points of one disk at these instants.
     fn left(retention: Retention, instants: &[&str]) -> Vec<String> {
-        let points: Vec<_> = instants.iter().enumerate().map(|(index, text)| (at(text), index)).collect();
+        let disks = ["root".to_owned()];
+        let candidate = |(point, text): (usize, &&str)| Candidate { at: at(text), point, disks: &disks };
+        let points: Vec<_> = instants.iter().enumerate().map(candidate).collect();
         let expired = retention.expired(&points);
         (0..instants.len())
             .filter(|index| !expired.contains(index))
@@ -121,7 +151,61 @@ mod tests {
         assert_eq!(left(keeping(0, 3, 0, 0, 0), &points), points);
     }
 
+    #[test]
+    fn a_point_of_some_disks_takes_no_other_disks_place() {
+        let [root, both] = [vec!["root".to_owned()], vec!["data".to_owned(), "root".to_owned()]];
+        let made = [
+            ("2026-06-29T02:00:00Z", &both),
+            ("2026-06-30T02:00:00Z", &both),
+            ("2026-06-30T09:00:00Z", &root),
+            ("2026-06-30T10:00:00Z", &root),
+        ];
+        let points: Vec<_> = (0..)
+            .zip(made)
+            .map(|(point, (text, disks))| Candidate { at: at(text), point, disks: disks.as_slice() })
+            .collect();
+        assert_eq!(
+            keeping(0, 7, 0, 0, 0).expired(&points),
+            [2],
+            "of the day the newest one of each disk stays"
+        );
+        assert_eq!(keeping(1, 0, 0, 0, 0).expired(&points), [0, 2]);
+        let none = [Candidate { disks: &[], ..points[0] }, points[3]];
+        assert_eq!(keeping(1, 0, 0, 0, 0).expired(&none), [0; 0]);
+    }
+
     proptest! {
+        /// What the rules keep of a disk, they keep whatever points there are of other disks.
+        #[test]
+        fn each_disk_keeps_what_it_would_keep_alone(
+            made in prop::collection::btree_map(0_i64..2_000, 1_usize..8, 1..60),
+            (last, daily, weekly, monthly, yearly) in (0_u32..4, 0_u32..9, 0_u32..5, 0_u32..5, 1_u32..3),
+        ) {
+            let start = at("2024-01-01T00:00:00Z");
+            let retention = keeping(last, daily, weekly, monthly, yearly);
+            let names = ["a", "b", "c"].map(str::to_owned);
+            let disks_of = |mask: usize| -> Vec<String> {
+                (0..3).filter(|bit| mask & 1 << bit != 0).map(|bit| names[bit].clone()).collect()
+            };
+            let sets: Vec<Vec<String>> = (0..8).map(disks_of).collect();
+            let candidate = |hour: &i64, disks| Candidate { at: start + TimeDelta::hours(*hour), point: *hour, disks };
+            let all: Vec<_> = made.iter().map(|(hour, mask)| candidate(hour, sets[*mask].as_slice())).collect();
+            let expired = retention.expired(&all);
+            let mut expected: BTreeSet<i64> = made.keys().copied().collect();
+            for (bit, name) in names.iter().enumerate() {
+                let alone: Vec<_> = made
+                    .iter()
+                    .filter(|(_, mask)| *mask & 1 << bit != 0)
+                    .map(|(hour, _)| candidate(hour, std::slice::from_ref(name)))
+                    .collect();
+                let gone = retention.expired(&alone);
+                for kept in alone.iter().map(|one| one.point).filter(|hour| !gone.contains(hour)) {
+                    expected.remove(&kept);
+                }
+            }
+            prop_assert_eq!(expired, expected.into_iter().collect::<Vec<_>>());
+        }
+
         #[test]
         fn what_is_kept_stays_kept_and_the_newest_always(
             mut hours in prop::collection::vec(0_i64..20_000, 1..60),
@@ -130,12 +214,16 @@ mod tests {
             hours.sort_unstable();
             hours.dedup();
             let start = at("2024-01-01T00:00:00Z");
-            let points: Vec<_> = hours.iter().map(|hour| (start + TimeDelta::hours(*hour), *hour)).collect();
+            let disks = ["root".to_owned()];
+            let points: Vec<_> = hours
+                .iter()
+                .map(|hour| Candidate { at: start + TimeDelta::hours(*hour), point: *hour, disks: &disks })
+                .collect();
             let retention = keeping(last, daily, weekly, monthly, yearly);
             let expired = retention.expired(&points);
             prop_assert!(!expired.contains(hours.last().unwrap()));
             prop_assert!(expired.len() < points.len());
-            let rest: Vec<_> = points.iter().copied().filter(|(_, hour)| !expired.contains(hour)).collect();
+            let rest: Vec<_> = points.iter().copied().filter(|one| !expired.contains(&one.point)).collect();
             prop_assert_eq!(retention.expired(&rest), Vec::<i64>::new());
             if last + daily + weekly + monthly + yearly > 0 {
                 prop_assert!(rest.len() <= (last + daily + weekly + monthly + yearly).max(1) as usize);

@@ -38,7 +38,9 @@ pub(super) async fn advance(
     retry_delay: Duration,
 ) -> Result<(), StoreError> {
     match next {
-        Next::Retry { delay } => make_pending(connection, step, Some(delay.delay(retry_delay))).await,
+        Next::Retry { delay } => {
+            make_pending(connection, step, Some(delay.delay(retry_delay, rand::random()))).await
+        }
         Next::SnapshotAgain => {
             make_pending(connection, step, None).await?;
             sqlx::query(
@@ -49,6 +51,11 @@ pub(super) async fn advance(
             .execute(&mut *connection)
             .await
             .during("start the next round")?;
+            sqlx::query("UPDATE steps SET tries = 0 WHERE job_id = $1")
+                .bind(job.id.0)
+                .execute(&mut *connection)
+                .await
+                .during("begin to count tries anew")?;
             sqlx::query("UPDATE jobs SET round = round + 1, snapshot_id = NULL WHERE id = $1")
                 .bind(job.id.0)
                 .execute(connection)

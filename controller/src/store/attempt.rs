@@ -56,6 +56,7 @@ struct StepForUpdate {
     kind: String,
     state: String,
     attempt: i64,
+    tries: i32,
     committing_seq: Option<i64>,
 }
 
@@ -88,8 +89,7 @@ impl Store {
                     return Ok(());
                 }
                 let job = JobToAdvance::load(connection, JobId(row.job_id)).await?;
-                let ended = EndedStep { kind: row.kind()?, attempt: i64::MAX };
-                let next = after_step(&job.view(), ended, StepOutcome::Failed(JobError::agent_lost()));
+                let next = after_step(&job.view(), row.ended()?, StepOutcome::GivenUp);
                 advance(connection, &slot, &job, row.id, next, retry_delay).await
             })
         })
@@ -153,7 +153,9 @@ pub(super) async fn end_attempt(
     }
     let confirmed = matches!(end, AttemptEnd::Transferred { .. });
     if step.committing_seq.is_some() && !confirmed {
-        // The point may exist. The resolver asks the vault as soon as the lease is over, which is now.
+        // The point may exist. The resolver asks the vault as soon as the lease is over, which is now; if there is no point, this is
+        // how the attempt ended.
+        note_end(connection, &step, end).await?;
         sqlx::query("UPDATE steps SET lease_until = now() WHERE id = $1")
             .bind(step.id)
             .execute(&mut *connection)
@@ -164,7 +166,7 @@ pub(super) async fn end_attempt(
     let outcome = keep(connection, &step, kind, end).await?;
     let job = JobToAdvance::load(connection, JobId(step.job_id)).await?;
     record_attempt(connection, &step, &outcome).await?;
-    let next = after_step(&job.view(), EndedStep { kind, attempt: step.attempt }, outcome);
+    let next = after_step(&job.view(), step.ended()?, outcome);
     advance(connection, slot, &job, step.id, next, retry_delay).await?;
     Ok(Recorded::Yes)
 }
@@ -221,6 +223,55 @@ async fn keep(
     })
 }
 
+/// Keeps what was said of an attempt whose commit is not settled. That it is lost is only said by those who do not know better.
+async fn note_end(
+    connection: &mut PgConnection,
+    step: &StepForUpdate,
+    end: AttemptEnd,
+) -> Result<(), StoreError> {
+    let (name, error) = match end {
+        AttemptEnd::Failed(error) => ("failed", Some(Json(error))),
+        AttemptEnd::Cancelled => ("cancelled", None),
+        AttemptEnd::Lost => ("lost", None),
+        AttemptEnd::SnapshotTaken(_) | AttemptEnd::Transferred { .. } | AttemptEnd::Released => {
+            ("failed", Some(Json(JobError::wrong_report())))
+        }
+    };
+    sqlx::query(
+        "UPDATE step_attempts SET outcome = $3, error = $4
+         WHERE step_id = $1 AND attempt = $2 AND (outcome IS NULL OR outcome = 'lost')",
+    )
+    .bind(step.id)
+    .bind(step.attempt)
+    .bind(name)
+    .bind(error)
+    .execute(connection)
+    .await
+    .during("keep what was said of an attempt")?;
+    Ok(())
+}
+
+/// What was said of an attempt while its commit was not settled.
+pub(super) async fn noted_end(
+    connection: &mut PgConnection,
+    step: StepId,
+    attempt: i64,
+) -> Result<Option<AttemptEnd>, StoreError> {
+    let row: Option<(Option<String>, Option<Json<JobError>>)> =
+        sqlx::query_as("SELECT outcome, error FROM step_attempts WHERE step_id = $1 AND attempt = $2")
+            .bind(step.0)
+            .bind(attempt)
+            .fetch_optional(connection)
+            .await
+            .during("read what was said of an attempt")?;
+    Ok(row.and_then(|(outcome, error)| match (outcome.as_deref(), error) {
+        (Some("failed"), Some(error)) => Some(AttemptEnd::Failed(error.0)),
+        (Some("cancelled"), _) => Some(AttemptEnd::Cancelled),
+        (Some("lost"), _) => Some(AttemptEnd::Lost),
+        _ => None,
+    }))
+}
+
 async fn record_attempt(
     connection: &mut PgConnection,
     step: &StepForUpdate,
@@ -230,7 +281,7 @@ async fn record_attempt(
         StepOutcome::Done => ("done", None),
         StepOutcome::Failed(error) => ("failed", Some(Json(error))),
         StepOutcome::Cancelled => ("cancelled", None),
-        StepOutcome::Lost => ("lost", None),
+        StepOutcome::Lost | StepOutcome::GivenUp => ("lost", None),
     };
     sqlx::query("UPDATE step_attempts SET outcome = $3, error = $4, ended_at = now() WHERE step_id = $1 AND attempt = $2")
         .bind(step.id)
@@ -244,7 +295,7 @@ async fn record_attempt(
 }
 
 async fn load_step(connection: &mut PgConnection, step: StepId) -> Result<StepForUpdate, StoreError> {
-    sqlx::query_as("SELECT id, job_id, kind, state, attempt, committing_seq FROM steps WHERE id = $1")
+    sqlx::query_as("SELECT id, job_id, kind, state, attempt, tries, committing_seq FROM steps WHERE id = $1")
         .bind(step.0)
         .fetch_one(connection)
         .await
@@ -252,6 +303,10 @@ async fn load_step(connection: &mut PgConnection, step: StepId) -> Result<StepFo
 }
 
 impl StepForUpdate {
+    fn ended(&self) -> Result<EndedStep, StoreError> {
+        Ok(EndedStep { kind: self.kind()?, tries: self.tries })
+    }
+
     fn kind(&self) -> Result<StepKind, StoreError> {
         StepKind::parse(&self.kind)
             .ok_or_else(|| StoreError::Corrupt { what: format!("step kind {:?}", self.kind) })

@@ -92,14 +92,21 @@ impl Store {
             Ok(report) => (Some(Json(report)), None),
             Err(error) => (None, Some(error)),
         };
-        sqlx::query("UPDATE collections SET finished_at = now(), report = $2, error = $3 WHERE id = $1")
-            .bind(id)
-            .bind(report)
-            .bind(error)
-            .execute(&self.pool)
-            .await
-            .during("end a collection")?;
-        Ok(())
+        self.transaction("end a collection", move |connection| {
+            Box::pin(async move {
+                sqlx::query(
+                    "UPDATE collections SET finished_at = now(), report = $2, error = $3 WHERE id = $1",
+                )
+                .bind(id)
+                .bind(report)
+                .bind(error)
+                .execute(connection)
+                .await
+                .during("end a collection")?;
+                Ok(())
+            })
+        })
+        .await
     }
 
     pub(crate) async fn last_collection(&self) -> Result<Option<CollectionRow>, StoreError> {

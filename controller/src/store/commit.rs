@@ -13,7 +13,7 @@ use holdfast_proto::ids::{MachineId, PointId, StepId};
 
 use crate::domain::job::Consistency;
 
-use super::attempt::{AttemptEnd, AttemptKey, end_attempt};
+use super::attempt::{AttemptEnd, AttemptKey, end_attempt, noted_end};
 use super::point::PointDiskRow;
 use super::slot::LockedSlot;
 use super::{During, Store, StoreError, audit};
@@ -101,31 +101,25 @@ impl Store {
             Box::pin(async move {
                 let slot = LockedSlot::of_machine(connection, point.machine).await?;
                 let stored: u64 = point.disks.iter().map(|disk| disk.stored_bytes).sum();
-                let inserted = sqlx::query(
-                    "INSERT INTO points (id, machine_id, seq, hash, created_at, consistency, state, disks, stored_bytes,
-                                         step_id, attempt, serves_until)
-                     VALUES ($1, $2, $3, $4, $5, $6, 'listed', $7, $8, $9, $10,
-                             coalesce((SELECT coalesce(j.slot, j.started_at) FROM steps s JOIN jobs j ON j.id = s.job_id
-                                       WHERE s.id = $9 AND j.machine_id = $2), $5))
-                     ON CONFLICT (id) DO NOTHING",
-                )
-                .bind(point.id.0)
-                .bind(point.machine.0)
-                .bind(point.seq)
-                .bind(point.hash.as_slice())
-                .bind(point.created_at)
-                .bind(point.consistency.as_str())
-                .bind(Json(&point.disks))
-                .bind(i64::try_from(stored).unwrap_or(i64::MAX))
-                .bind(point.step.0)
-                .bind(point.attempt)
-                .execute(&mut *connection)
-                .await
-                .during("insert a point")?;
+                let inserted = sqlx::query(include_str!("sql/record_point.sql"))
+                    .bind(point.id.0)
+                    .bind(point.machine.0)
+                    .bind(point.seq)
+                    .bind(point.hash.as_slice())
+                    .bind(point.created_at)
+                    .bind(point.consistency.as_str())
+                    .bind(Json(&point.disks))
+                    .bind(i64::try_from(stored).unwrap_or(i64::MAX))
+                    .bind(point.step.0)
+                    .bind(point.attempt)
+                    .execute(&mut *connection)
+                    .await
+                    .during("insert a point")?;
                 if inserted.rows_affected() == 1 {
                     let detail = json!({ "machine": point.machine.to_string(), "seq": point.seq,
                         "step": point.step.to_string(), "attempt": point.attempt });
-                    audit::record(connection, "gateway", "point.create", &point.id.to_string(), detail).await?;
+                    audit::record(connection, "gateway", "point.create", &point.id.to_string(), detail)
+                        .await?;
                 }
                 // The point stands whatever has become of the step: one that another attempt took over just goes on.
                 if slot.covers(connection, point.step).await? {
@@ -160,27 +154,42 @@ impl Store {
             .collect())
     }
 
-    /// The vault holds an abort where this commit's point would have been. The attempt may be at work on its next commit: it
-    /// has a lease again like any other, and if nobody renews it, it ends by that.
+    /// The vault holds an abort where this commit's point would have been. If it was said meanwhile how the attempt ended, that is how
+    /// it did. Otherwise it may be at work on its next commit: it has a lease again like any other, and if nobody renews it, it ends
+    /// by that.
     pub(crate) async fn commit_aborted(
         &self,
         step: StepId,
         attempt: i64,
         seq: i64,
         lease: Duration,
+        retry_delay: Duration,
     ) -> Result<(), StoreError> {
-        sqlx::query(
-            "UPDATE steps SET committing_seq = NULL, lease_until = now() + $4::interval
-             WHERE id = $1 AND attempt = $2 AND committing_seq = $3 AND state IN ('dispatched', 'running')",
-        )
-        .bind(step.0)
-        .bind(attempt)
-        .bind(seq)
-        .bind(lease)
-        .execute(&self.pool)
+        self.transaction("settle an aborted commit", move |connection| {
+            Box::pin(async move {
+                let Some(slot) = LockedSlot::of_step(connection, step).await? else { return Ok(()) };
+                let settled = sqlx::query(
+                    "UPDATE steps SET committing_seq = NULL, lease_until = now() + $4::interval
+                     WHERE id = $1 AND attempt = $2 AND committing_seq = $3 AND state IN ('dispatched', 'running')",
+                )
+                .bind(step.0)
+                .bind(attempt)
+                .bind(seq)
+                .bind(lease)
+                .execute(&mut *connection)
+                .await
+                .during("settle an aborted commit")?;
+                if settled.rows_affected() == 0 {
+                    return Ok(());
+                }
+                if let Some(end) = noted_end(connection, step, attempt).await? {
+                    let key = AttemptKey { step, attempt, machine: None };
+                    end_attempt(connection, &slot, key, end, retry_delay).await?;
+                }
+                Ok(())
+            })
+        })
         .await
-        .during("settle an aborted commit")?;
-        Ok(())
     }
 }
 

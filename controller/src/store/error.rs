@@ -11,6 +11,8 @@ pub(crate) enum StoreError {
     Migrate { source: sqlx::migrate::MigrateError },
     #[error("the database failed: {operation}")]
     Query { operation: &'static str, source: sqlx::Error },
+    #[error("the database did not answer within {limit:?}: {operation}")]
+    TimedOut { operation: &'static str, limit: std::time::Duration },
     #[error("a database task did not finish: {operation}")]
     Task { operation: &'static str, source: tokio::task::JoinError },
     #[error("the database holds a value that this version does not know: {what}")]
@@ -69,7 +71,10 @@ impl StoreError {
     pub(crate) fn is_out_of_reach(&self) -> bool {
         use sqlx::Error::{Io, PoolClosed, PoolTimedOut, Tls};
 
-        matches!(self, Self::Query { source: Io(_) | Tls(_) | PoolTimedOut | PoolClosed, .. })
+        matches!(
+            self,
+            Self::TimedOut { .. } | Self::Query { source: Io(_) | Tls(_) | PoolTimedOut | PoolClosed, .. }
+        )
     }
 
     /// The name of the unique or foreign key constraint that a statement broke.

@@ -4,7 +4,7 @@ use sqlx::postgres::PgConnection;
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use crate::domain::policy::{Policy, PolicyDocument, etag};
+use crate::domain::policy::{Policies, Policy, PolicyDocument, UnreadablePolicy, etag, target_of};
 
 use super::page::{Page, PageSize, Sorted};
 use super::{During, Store, StoreError, audit};
@@ -76,26 +76,36 @@ impl Store {
         Ok(size.page(policies))
     }
 
-    /// All policies, and the database's time. One that this version cannot read is left out and logged: it must not keep the
-    /// others from running.
+    /// The policies that can be read, and the database's time: to show, not to act on.
     pub(crate) async fn policies(&self) -> Result<(Vec<Policy>, DateTime<Utc>), StoreError> {
+        let Policies { readable, now, .. } = self.all_policies().await?;
+        Ok((readable, now))
+    }
+
+    /// All policies. One that this version cannot read is logged: it must not keep the others from running, nor may they take its
+    /// machines.
+    pub(crate) async fn all_policies(&self) -> Result<Policies, StoreError> {
         let rows: Vec<PolicyRow> = sqlx::query_as("SELECT * FROM policies ORDER BY name")
             .fetch_all(&self.pool)
             .await
             .during("read the policies")?;
         let (now,): (DateTime<Utc>,) =
             sqlx::query_as("SELECT clock_timestamp()").fetch_one(&self.pool).await.during("read the time")?;
-        let readable = |row: PolicyRow| {
-            row.checked()
-                .inspect_err(|error| {
+        let mut policies = Policies { readable: Vec::new(), unreadable: Vec::new(), now };
+        for row in rows {
+            let (name, target) = (row.name.clone(), target_of(&row.spec.0));
+            match row.checked() {
+                Ok(policy) => policies.readable.push(policy),
+                Err(error) => {
                     tracing::error!(
-                        error = error as &dyn std::error::Error,
+                        error = &error as &dyn std::error::Error,
                         "a policy cannot be read: it protects nothing"
                     );
-                })
-                .ok()
-        };
-        Ok((rows.into_iter().filter_map(readable).collect(), now))
+                    policies.unreadable.push(UnreadablePolicy { name, target });
+                }
+            }
+        }
+        Ok(policies)
     }
 
     pub(crate) async fn delete_policy(

@@ -134,8 +134,8 @@ impl Store {
         .await
     }
 
-    /// Takes a claim back that no agent ever heard of: its number may be given out again. The agent is not here, so nothing
-    /// is claimed for it until its next session or heartbeat.
+    /// Takes a claim back that no agent ever heard of: it was no try. Its number stays used up: whoever still acts on this claim must
+    /// not hit the next one. The agent is not here, so nothing is claimed for it until its next session or heartbeat.
     pub(crate) async fn undo_claim(&self, claimed: &ClaimedStep, controller: Uuid) -> Result<(), StoreError> {
         let (step, attempt, agent) = (claimed.step, claimed.attempt, claimed.agent);
         self.transaction("undo a claim", move |connection| {
@@ -148,7 +148,7 @@ impl Store {
                     .await
                     .during("mark an agent as away")?;
                 let undone = sqlx::query(
-                    "UPDATE steps SET state = 'pending', attempt = attempt - 1, ready_at = now(), lease_until = NULL
+                    "UPDATE steps SET state = 'pending', tries = greatest(tries - 1, 0), ready_at = now(), lease_until = NULL
                      WHERE id = $1 AND attempt = $2 AND state = 'dispatched'",
                 )
                 .bind(step.0)

@@ -12,9 +12,20 @@ pub(crate) struct RequestKey {
     pub(crate) body_hash: [u8; 32],
 }
 
+/// A request that came before, under the same id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FirstRequest {
+    pub(crate) resource: Uuid,
+    /// It was carried out.
+    pub(crate) is_done: bool,
+}
+
 impl Store {
-    /// What a request was about, if this is a repetition.
-    pub(crate) async fn repeated_request(&self, key: Option<RequestKey>) -> Result<Option<Uuid>, StoreError> {
+    /// The first request, if this is a repetition.
+    pub(crate) async fn repeated_request(
+        &self,
+        key: Option<RequestKey>,
+    ) -> Result<Option<FirstRequest>, StoreError> {
         match key {
             Some(key) => first(&self.pool, key).await,
             None => Ok(None),
@@ -32,6 +43,17 @@ impl Store {
             Box::pin(async move { Ok(claim(connection, key, resource).await?.unwrap_or(resource)) })
         })
         .await
+    }
+
+    /// What a request asked for is carried out.
+    pub(crate) async fn finish_request(&self, key: Option<RequestKey>) -> Result<(), StoreError> {
+        let Some(key) = key else { return Ok(()) };
+        sqlx::query("UPDATE requests SET done_at = now() WHERE id = $1")
+            .bind(key.id)
+            .execute(&self.pool)
+            .await
+            .during("finish a request")?;
+        Ok(())
     }
 }
 
@@ -54,21 +76,27 @@ pub(super) async fn claim(
     if inserted.rows_affected() == 1 {
         return Ok(None);
     }
-    first(connection, key).await
+    Ok(first(connection, key).await?.map(|first| first.resource))
 }
 
-/// What the first request with this id was about.
-async fn first<'c>(executor: impl PgExecutor<'c>, key: RequestKey) -> Result<Option<Uuid>, StoreError> {
-    let first: Option<(String, Vec<u8>, Uuid)> =
-        sqlx::query_as("SELECT method, body_hash, resource_id FROM requests WHERE id = $1")
-            .bind(key.id)
-            .fetch_optional(executor)
-            .await
-            .during("read a request id")?;
+/// The first request with this id.
+async fn first<'c>(
+    executor: impl PgExecutor<'c>,
+    key: RequestKey,
+) -> Result<Option<FirstRequest>, StoreError> {
+    let first: Option<(String, Vec<u8>, Uuid, bool)> = sqlx::query_as(
+        "SELECT method, body_hash, resource_id, done_at IS NOT NULL FROM requests WHERE id = $1",
+    )
+    .bind(key.id)
+    .fetch_optional(executor)
+    .await
+    .during("read a request id")?;
     match first {
         None => Ok(None),
-        Some((method, body_hash, first)) if method == key.method && body_hash == key.body_hash => {
-            Ok(Some(first))
+        Some((method, body_hash, resource, is_done))
+            if method == key.method && body_hash == key.body_hash =>
+        {
+            Ok(Some(FirstRequest { resource, is_done }))
         }
         Some(_) => Err(StoreError::RequestReused { id: key.id }),
     }

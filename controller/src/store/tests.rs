@@ -7,9 +7,11 @@ mod locks;
 mod name_claims;
 mod objectives;
 mod reports;
+mod requests;
 mod schedules;
 mod standing;
 mod transactions;
+mod waits;
 
 use std::time::Duration;
 
@@ -20,11 +22,16 @@ use super::agent::NewAgent;
 use super::job::NewBackup;
 use super::session::NewSession;
 use super::token::NewToken;
+use super::waits::Waits;
 use super::{Store, StoreError};
 use crate::domain::snapshot::DiskRow;
 
 /// A store over a database of its own; `None`, said loudly, without a server.
 pub(crate) async fn store() -> Option<Store> {
+    store_that(Waits::default()).await
+}
+
+async fn store_that(waits: Waits) -> Option<Store> {
     let Ok(server) = std::env::var("HOLDFAST_TEST_POSTGRES_URL") else {
         assert!(std::env::var_os("CI").is_none(), "CI must set HOLDFAST_TEST_POSTGRES_URL");
         eprintln!("SKIPPED: HOLDFAST_TEST_POSTGRES_URL is not set; tests/run sets it");
@@ -37,7 +44,7 @@ pub(crate) async fn store() -> Option<Store> {
         Some((before, after)) => format!("{before}/{name}{after}"),
         None => panic!("the test server's URL must name the database holdfast: {server}"),
     };
-    Some(Store::connect(&url).await.unwrap())
+    Some(Store::connect_within(&url, waits).await.unwrap())
 }
 
 /// Runs statements of a test's own.
@@ -97,7 +104,12 @@ async fn connect(store: &Store, controller: Uuid, machine: MachineId, agent: Age
 }
 
 async fn queue(store: &Store, machine: MachineId) -> JobId {
-    let new = NewBackup {
+    store.create_backup(asked_for(machine)).await.unwrap()
+}
+
+/// A backup of all disks.
+fn asked_for(machine: MachineId) -> NewBackup {
+    NewBackup {
         machine,
         disk_names: Vec::new(),
         requested_by: "test".to_owned(),
@@ -105,6 +117,5 @@ async fn queue(store: &Store, machine: MachineId) -> JobId {
         complete_within: Duration::from_secs(3600),
         policy: None,
         minimum: crate::domain::job::Consistency::FileSystem,
-    };
-    store.create_backup(new).await.unwrap()
+    }
 }

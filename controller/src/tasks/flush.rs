@@ -13,19 +13,15 @@ pub(super) async fn progress(app: Arc<App>) -> Result<(), StoreError> {
 /// Writes who was heard of in one statement, which also renews their leases.
 pub(super) async fn liveness(app: Arc<App>) -> Result<(), StoreError> {
     let heard = app.sessions.take_heard();
-    if heard.is_empty() {
+    if heard.sessions().is_empty() {
+        heard.written();
         return Ok(());
     }
-    match app.store.record_liveness(app.controller_id, &heard, app.timing.agent_lost_after).await {
-        Ok(superseded) => {
-            for live in app.sessions.find(&superseded) {
-                app.tracker.spawn(end_superseded(Arc::clone(&app), live));
-            }
-            Ok(())
-        }
-        Err(error) => {
-            app.sessions.put_back(&heard);
-            Err(error)
-        }
+    let superseded =
+        app.store.record_liveness(app.controller_id, heard.sessions(), app.timing.agent_lost_after).await?;
+    heard.written();
+    for live in app.sessions.find(&superseded) {
+        app.tracker.spawn(end_superseded(Arc::clone(&app), live));
     }
+    Ok(())
 }

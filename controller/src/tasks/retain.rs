@@ -4,45 +4,82 @@ use std::sync::Arc;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use holdfast_gateway::Decision;
+use holdfast_gateway::{CataloguedPoint, Decision};
 use holdfast_proto::ids::MachineId;
 
-use crate::domain::policy::{Bound, bind};
-use crate::store::StoreError;
+use crate::domain::policy::{Bound, Policies, bind};
+use crate::domain::retention::Candidate;
+use crate::rpc_error::is_unavailable;
+use crate::store::{Store, StoreError};
 
-use super::{Upkeep, go_on};
+use super::{Upkeep, answer, go_on};
+
+/// Why a point is not deleted.
+#[derive(Debug)]
+struct Refused {
+    reason: String,
+    /// Without vault or database the others would be refused as well.
+    is_out_of_reach: bool,
+}
 
 /// Deletes the points that their machine's policy does not keep any more, softly. Machines without a policy, and with several
 /// that match, keep all; so do locked points, and those that are damaged.
 pub(super) async fn pass(upkeep: Arc<Upkeep>) -> Result<(), StoreError> {
     let Upkeep { app, gateway, .. } = &*upkeep;
-    let (policies, _) = app.store.policies().await?;
+    let delete = |point: CataloguedPoint, actor: String| async move {
+        gateway.decide_point(point, Decision::Delete, &actor).await.map_err(|status| Refused {
+            reason: status.message().to_owned(),
+            is_out_of_reach: is_unavailable(&status),
+        })
+    };
+    retain(&app.store, delete).await
+}
+
+async fn retain<F>(store: &Store, delete: impl Fn(CataloguedPoint, String) -> F) -> Result<(), StoreError>
+where
+    F: Future<Output = Result<(), Refused>>,
+{
+    let Policies { readable: policies, unreadable, .. } =
+        answer("read the policies", store.all_policies()).await?;
+    // Of whatever machine: what it keeps, and of which ones, nobody knows here.
+    if !unreadable.is_empty() {
+        let names: Vec<&str> = unreadable.iter().map(|policy| policy.name.as_str()).collect();
+        warn!(policies = ?names, "no point is deleted by retention while a policy cannot be read");
+        return Ok(());
+    }
     if policies.iter().all(|policy| policy.spec.retention.keeps_all()) {
         return Ok(());
     }
-    for machine in app.store.fleet().await? {
+    for machine in answer("read the fleet", store.fleet()).await? {
         let Bound::One(policy) = bind(&machine.name, &machine.labels, &policies) else { continue };
         if policy.spec.retention.keeps_all() {
             continue;
         }
         let machine_id = MachineId(machine.id);
-        let read = app.store.retained_points(machine_id).await;
+        let read = answer("list a machine's points", store.retained_points(machine_id)).await;
         let Some(points) = go_on("read the points of", &machine.name, read)? else { continue };
         let by_id: BTreeMap<Uuid, _> = points.iter().map(|point| (point.id, point)).collect();
-        let instants: Vec<_> = points.iter().map(|point| (point.serves_until, point.id)).collect();
-        for id in policy.spec.retention.expired(&instants) {
+        let candidates: Vec<_> = points
+            .iter()
+            .map(|point| Candidate { at: point.serves_until, point: point.id, disks: &point.disk_names })
+            .collect();
+        for id in policy.spec.retention.expired(&candidates) {
             let Some(point) = by_id.get(&id).filter(|point| !point.is_locked) else { continue };
-            let actor = format!("policy {}", policy.name);
-            match gateway.decide_point(point.catalogued(), Decision::Delete, &actor).await {
+            match delete(point.catalogued(), format!("policy {}", policy.name)).await {
                 Ok(()) => {
                     info!(point = %id, machine = machine.name, policy = policy.name, "a point is not kept any more")
                 }
-                Err(status) => {
-                    warn!(point = %id, reason = status.message(), "a point is not deleted; the next pass tries again");
-                    break;
+                Err(Refused { reason, is_out_of_reach }) => {
+                    warn!(point = %id, reason, "a point is not deleted; the next pass tries again");
+                    if is_out_of_reach {
+                        return Ok(());
+                    }
                 }
             }
         }
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

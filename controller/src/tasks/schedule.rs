@@ -8,7 +8,7 @@ use uuid::Uuid;
 use holdfast_proto::ids::MachineId;
 
 use crate::app::App;
-use crate::domain::policy::{Bound, Policy, bind};
+use crate::domain::policy::{Bound, Policies, bind};
 use crate::store::machine::FleetRow;
 use crate::store::{Store, StoreError};
 
@@ -27,13 +27,17 @@ pub(super) async fn pass(app: Arc<App>) -> Result<(), StoreError> {
 
 /// Answers whether any slot was due. A policy that fails is tried again in the next pass; the others do not wait for it.
 async fn queue_due(store: &Store) -> Result<bool, StoreError> {
-    let (policies, now) = store.policies().await?;
-    for policy in policies.iter().filter(|policy| policy.is_ahead_of(now)) {
+    let policies = store.all_policies().await?;
+    let now = policies.now;
+    for policy in policies.readable.iter().filter(|policy| policy.is_ahead_of(now)) {
         warn!(policy = policy.name, until = %policy.evaluated_until, "the database's clock went back");
         go_on("restart a schedule", &policy.name, store.restart_schedule(policy).await)?;
     }
-    let due: Vec<_> =
-        policies.iter().filter_map(|policy| policy.due(now).map(|slot| (policy.clone(), slot))).collect();
+    let due: Vec<_> = policies
+        .readable
+        .iter()
+        .filter_map(|policy| policy.due(now).map(|slot| (policy.clone(), slot)))
+        .collect();
     if due.is_empty() {
         return Ok(false);
     }
@@ -58,10 +62,16 @@ async fn queue_due(store: &Store) -> Result<bool, StoreError> {
 }
 
 /// The machines that may be backed up, by the policy that they are under.
-fn bound<'f>(fleet: &'f [FleetRow], policies: &[Policy]) -> BTreeMap<Uuid, Vec<&'f FleetRow>> {
+///
+/// A machine that a policy which cannot be read names or selects is left to whoever can read it, such as a controller of a newer version.
+/// If not even that can be read of it, the others go on: a backup by a policy that is not the machine's does less harm than none, as long
+/// as nothing is deleted by it, which `retain` sees to.
+fn bound<'f>(fleet: &'f [FleetRow], policies: &Policies) -> BTreeMap<Uuid, Vec<&'f FleetRow>> {
     let mut bound: BTreeMap<Uuid, Vec<&FleetRow>> = BTreeMap::new();
     for machine in fleet.iter().filter(|machine| machine.quarantine.is_none()) {
-        if let Bound::One(policy) = bind(&machine.name, &machine.labels, policies) {
+        if let Bound::One(policy) = bind(&machine.name, &machine.labels, &policies.readable)
+            && !policies.unreadable.iter().any(|other| other.contests(&machine.name, &machine.labels, policy))
+        {
             bound.entry(policy.id).or_default().push(machine);
         }
     }

@@ -9,7 +9,7 @@ use holdfast_vault_engine::{VerifyDepth, VerifyPace};
 
 use crate::store::StoreError;
 
-use super::Upkeep;
+use super::{Upkeep, answer};
 
 /// Between two looks for machines whose turn has come, at most.
 pub(super) const LOOK: Duration = Duration::from_secs(60);
@@ -23,7 +23,9 @@ const RENEW: Duration = Duration::from_secs(3600);
 /// Reads everything that points need, a machine at a time, so that each is read within the period.
 pub(super) async fn pass(upkeep: Arc<Upkeep>) -> Result<(), StoreError> {
     let Upkeep { app, gateway, .. } = &*upkeep;
-    while let Some(machine) = app.store.claim_verification(app.timing.verify.mul_f64(DUE)).await? {
+    let period = app.timing.verify.mul_f64(DUE);
+    let claim = || answer("find a machine to verify", app.store.claim_verification(period));
+    while let Some(machine) = claim().await? {
         let (progress, _) = mpsc::channel(1);
         let target = VerifyTarget::Machine(machine);
         let depth = VerifyDepth::ReadData;
@@ -42,7 +44,7 @@ pub(super) async fn pass(upkeep: Arc<Upkeep>) -> Result<(), StoreError> {
             () = app.shutdown.cancelled() => return Ok(()),
         };
         match verified {
-            Ok(_) => app.store.end_verification(machine).await?,
+            Ok(_) => answer("record a verification", app.store.end_verification(machine)).await?,
             Err(status) => {
                 warn!(%machine, reason = status.message(), "a machine is not verified; it is tried again tomorrow");
                 return Ok(());

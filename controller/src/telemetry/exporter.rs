@@ -51,7 +51,7 @@ impl Exporter {
         self.address
     }
 
-    pub(crate) async fn run(self, shutdown: CancellationToken) {
+    pub(crate) async fn run(self: Arc<Self>, shutdown: CancellationToken) {
         let scrapes = Arc::new(Semaphore::new(SCRAPES_AT_ONCE));
         let mut upkeep = tokio::time::interval(UPKEEP);
         loop {
@@ -141,7 +141,7 @@ mod tests {
         let exporter = Exporter::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = exporter.address();
         let shutdown = CancellationToken::new();
-        let running = tokio::spawn(exporter.run(shutdown.clone()));
+        let running = tokio::spawn(Arc::new(exporter).run(shutdown.clone()));
 
         let metrics = ask(address, b"GET /metrics?x=1 HTTP/1.1\r\nhost: a\r\n\r\n").await;
         assert!(metrics.starts_with("HTTP/1.1 200 OK\r\n"), "{metrics}");

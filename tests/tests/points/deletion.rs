@@ -5,8 +5,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use holdfast_proto::v1::point_service_client::PointServiceClient;
+use holdfast_proto::v1::{DeletePointRequest, PointState};
 use holdfast_tests::{Image, Postgres, World, wait};
 use serde_json::Value;
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 
 const MIB: u64 = 1 << 20;
 const SIZE: u64 = 24 * MIB + 555;
@@ -230,6 +233,36 @@ fn a_point_that_the_storage_lost_can_be_put_back_or_given_up() {
     assert_eq!(rig.listed(&["--deleted"]), rig.ids(&[0, 2]));
     rig.assert_restore(&[0, 2]);
     rig.world.assert_catalogue_is_the_vault();
+}
+
+/// The answer to a deletion may be lost, and the client asks again when somebody has taken the point back.
+#[test]
+fn what_was_decided_is_not_decided_again_by_a_repetition() {
+    let rig = Rig::with_points(&[], 1);
+    let (world, point) = (&rig.world, rig.id(0));
+    let request = |request_id: &str| {
+        let message = DeletePointRequest { point: point.to_owned(), request_id: request_id.to_owned() };
+        let mut request = tonic::Request::new(message);
+        let key = fs::read_to_string(&world.cli.api_key_file).unwrap();
+        request.metadata_mut().insert("authorization", format!("Bearer {}", key.trim()).parse().unwrap());
+        request
+    };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let mut client = runtime.block_on(async {
+        let ca = Certificate::from_pem(fs::read(world.controller.ca_file()).unwrap());
+        let endpoint = Endpoint::from_shared(world.controller.operators()).unwrap();
+        let tls = ClientTlsConfig::new().ca_certificate(ca);
+        PointServiceClient::new(endpoint.tls_config(tls).unwrap().connect_lazy())
+    });
+    let mut delete = |request_id: &str| {
+        runtime.block_on(client.delete_point(request(request_id))).unwrap().into_inner().state()
+    };
+    let [first, second] = ["0198a000-0000-7000-8000-000000000001", "0198a000-0000-7000-8000-000000000002"];
+    assert_eq!(delete(first), PointState::SoftDeleted);
+    assert_eq!(delete(first), PointState::SoftDeleted);
+    let _ = world.cli.run(&["point", "undelete", point]).succeeds();
+    assert_eq!(delete(first), PointState::Listed, "it was carried out before");
+    assert_eq!(delete(second), PointState::SoftDeleted);
 }
 
 #[test]

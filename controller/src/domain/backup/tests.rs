@@ -13,7 +13,7 @@ fn job() -> JobView {
 }
 
 fn step(kind: StepKind) -> EndedStep {
-    EndedStep { kind, attempt: 1 }
+    EndedStep { kind, tries: 1 }
 }
 
 fn failure(code: &str, retryable: bool) -> JobError {
@@ -29,18 +29,19 @@ fn failure(code: &str, retryable: bool) -> JobError {
 /// Plays outcomes until the job ends; returns the end and the kinds that were run.
 fn play(mut view: JobView, outcomes: Vec<StepOutcome>) -> (JobState, Option<JobError>, Vec<StepKind>) {
     let mut kind = StepKind::TakeSnapshot;
-    let mut attempts = std::collections::HashMap::new();
+    let mut tries_of = std::collections::HashMap::new();
     let mut ran = Vec::new();
     for outcome in outcomes {
         ran.push(kind);
-        let attempt = attempts.entry(kind.as_str()).and_modify(|n| *n += 1).or_insert(1_i64);
+        let tries = tries_of.entry(kind.as_str()).and_modify(|n| *n += 1).or_insert(1_i32);
         if kind == StepKind::TransferData && outcome == StepOutcome::Done {
             view.has_point = true;
         }
-        match after_step(&view, EndedStep { kind, attempt: *attempt }, outcome) {
+        match after_step(&view, EndedStep { kind, tries: *tries }, outcome) {
             Next::Retry { .. } => {}
             Next::SnapshotAgain => {
                 view.round += 1;
+                tries_of.clear();
                 kind = StepKind::TakeSnapshot;
             }
             Next::Advance { ready, error, .. } => {
@@ -54,7 +55,7 @@ fn play(mut view: JobView, outcomes: Vec<StepOutcome>) -> (JobState, Option<JobE
 }
 
 use StepKind::{ReleaseSnapshot, TakeSnapshot, TransferData};
-use StepOutcome::{Cancelled, Done, Failed, Lost};
+use StepOutcome::{Cancelled, Done, Failed, GivenUp, Lost};
 
 #[test]
 fn all_well() {
@@ -99,9 +100,9 @@ fn a_lost_snapshot_starts_a_round_at_most_three_times() {
 }
 
 #[test]
-fn attempts_are_bounded() {
+fn tries_are_bounded() {
     for kind in StepKind::IN_ORDER {
-        let last = EndedStep { kind, attempt: MAX_ATTEMPTS };
+        let last = EndedStep { kind, tries: MAX_TRIES };
         for outcome in [Lost, Failed(failure("x", true))] {
             assert!(
                 !matches!(after_step(&job(), last, outcome.clone()), Next::Retry { .. }),
@@ -138,7 +139,7 @@ fn a_commit_that_won_against_a_cancel_succeeds() {
 
 #[test]
 fn what_follows_each_end_of_an_attempt() {
-    let after = |kind, attempt, outcome| after_step(&job(), EndedStep { kind, attempt }, outcome);
+    let after = |kind, tries, outcome| after_step(&job(), EndedStep { kind, tries }, outcome);
     let failed = |error: &JobError| Next::End {
         state: StepState::Failed,
         skip: vec![TransferData, ReleaseSnapshot],
@@ -156,10 +157,12 @@ fn what_follows_each_end_of_an_attempt() {
     assert_eq!(after(TakeSnapshot, 1, Done), done(TransferData));
     assert_eq!(after(TransferData, 1, Done), done(ReleaseSnapshot));
     for kind in StepKind::IN_ORDER {
-        assert_eq!(after(kind, 4, Lost), Next::Retry { delay: Retry::AtOnce });
+        assert_eq!(after(kind, 4, Lost), Next::Retry { delay: Retry::First });
         assert_eq!(after(kind, 4, Failed(again.clone())), Next::Retry { delay: Retry::Backoff(4) });
     }
     assert_eq!(after(TakeSnapshot, 5, Lost), failed(&JobError::agent_lost()));
+    assert_eq!(after(TakeSnapshot, 0, GivenUp), failed(&JobError::agent_lost()));
+    assert_eq!(after(TransferData, 0, GivenUp), released(&JobError::agent_lost()));
     assert_eq!(after(TakeSnapshot, 5, Failed(again.clone())), failed(&again));
     assert_eq!(after(TakeSnapshot, 1, Failed(bad.clone())), failed(&bad));
     assert_eq!(after(TransferData, 5, Lost), released(&JobError::agent_lost()));
@@ -186,6 +189,7 @@ fn what_a_cancel_makes_of_each_end_of_an_attempt() {
     let released = |state, skip| Next::Advance { state, ready: ReleaseSnapshot, skip, error: cancelled() };
     for outcome in [
         Lost,
+        GivenUp,
         Cancelled,
         Failed(failure("x", true)),
         Failed(failure("x", false)),
@@ -200,7 +204,7 @@ fn what_a_cancel_makes_of_each_end_of_an_attempt() {
     }
     assert_eq!(after(TakeSnapshot, Done), released(StepState::Done, vec![TransferData]));
     // The snapshot has to go all the same.
-    assert_eq!(after(ReleaseSnapshot, Lost), Next::Retry { delay: Retry::AtOnce });
+    assert_eq!(after(ReleaseSnapshot, Lost), Next::Retry { delay: Retry::First });
     let again = Next::Retry { delay: Retry::Backoff(1) };
     assert_eq!(after(ReleaseSnapshot, Failed(failure("x", true))), again);
 }
@@ -233,9 +237,10 @@ fn what_the_job_becomes() {
         let end = Next::End { state: step_state, skip: Vec::new(), job: state, error: told };
         assert_eq!(after_step(&view, step(ReleaseSnapshot), outcome.clone()), end, "{view:?} {outcome:?}");
     }
-    let last = EndedStep { kind: ReleaseSnapshot, attempt: MAX_ATTEMPTS };
+    let last = EndedStep { kind: ReleaseSnapshot, tries: MAX_TRIES };
     let end = Next::End { state: StepState::Failed, skip: Vec::new(), job: failed, error: some(&lost) };
     assert_eq!(after_step(&job(), last, Lost), end);
+    assert_eq!(after_step(&job(), step(ReleaseSnapshot), GivenUp), end);
 }
 
 #[test]
@@ -260,7 +265,9 @@ fn cancel_of_an_unclaimed_step() {
 fn every_decision_is_a_legal_transition() {
     for out in [StepState::Dispatched, StepState::Running] {
         for kind in StepKind::IN_ORDER {
-            for outcome in [Done, Cancelled, Lost, Failed(failure("x", true)), Failed(failure("x", false))] {
+            for outcome in
+                [Done, Cancelled, Lost, GivenUp, Failed(failure("x", true)), Failed(failure("x", false))]
+            {
                 let to = match after_step(&job(), step(kind), outcome) {
                     Next::Retry { .. } | Next::SnapshotAgain => StepState::Pending,
                     Next::Advance { state, .. } => state,
@@ -278,10 +285,23 @@ fn every_decision_is_a_legal_transition() {
 #[test]
 fn backoff_doubles_and_is_bounded() {
     let first = Duration::from_secs(10);
-    assert_eq!(Retry::Backoff(1).delay(first), first);
-    assert_eq!(Retry::Backoff(3).delay(first), 4 * first);
-    assert_eq!(Retry::Backoff(7).delay(first), 64 * first);
-    assert_eq!(Retry::Backoff(0).delay(first), first, "attempts count from one");
-    assert_eq!(Retry::Backoff(1000).delay(first), 64 * first);
-    assert_eq!(Retry::AtOnce.delay(first), Duration::ZERO);
+    let delay = |retry: Retry| retry.delay(first, 0.5);
+    assert_eq!(delay(Retry::Backoff(1)), first);
+    assert_eq!(delay(Retry::Backoff(3)), 4 * first);
+    assert_eq!(delay(Retry::Backoff(7)), 64 * first);
+    assert_eq!(delay(Retry::Backoff(0)), first, "tries count from one");
+    assert_eq!(delay(Retry::Backoff(1000)), 64 * first);
+    assert_eq!(delay(Retry::First), first);
+}
+
+#[test]
+fn what_failed_at_one_time_does_not_come_back_at_one_time() {
+    let first = Duration::from_secs(10);
+    for (retry, middle) in [(Retry::First, first), (Retry::Backoff(2), 2 * first)] {
+        assert_eq!(retry.delay(first, 0.0), middle / 2);
+        assert_eq!(retry.delay(first, 1.0), middle * 3 / 2);
+        assert_eq!(retry.delay(first, 7.0), middle * 3 / 2);
+        assert_eq!(retry.delay(first, 0.123_456_789_123).subsec_nanos() % 1000, 0, "Postgres counts none");
+        assert_eq!(retry.delay(Duration::ZERO, 1.0), Duration::ZERO);
+    }
 }

@@ -11,6 +11,30 @@ pub(crate) enum Bound<'p> {
     Tie(Vec<&'p str>),
 }
 
+/// A policy that this version cannot read, such as one of a newer version.
+#[derive(Clone, Debug)]
+pub(crate) struct UnreadablePolicy {
+    pub(crate) name: String,
+    /// `None` if it cannot be read either.
+    pub(crate) target: Option<Target>,
+}
+
+impl UnreadablePolicy {
+    /// Whether a machine that is bound to `bound` may rather be this one's, or in conflict for it. Of one without a target that
+    /// cannot be told, and is not assumed.
+    pub(crate) fn contests(&self, name: &str, labels: &BTreeMap<String, String>, bound: &Policy) -> bool {
+        match (&self.target, &bound.spec.target) {
+            (None, _) | (Some(Target::Labels(_)), Target::Names(_)) => false,
+            (Some(Target::Names(names)), _) => names.contains(name),
+            (Some(Target::Labels(wanted)), Target::Labels(_)) => has_labels(labels, wanted),
+        }
+    }
+}
+
+fn has_labels(labels: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>) -> bool {
+    wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
+}
+
 /// By name beats by labels.
 pub(crate) fn bind<'p>(name: &str, labels: &BTreeMap<String, String>, policies: &'p [Policy]) -> Bound<'p> {
     let by_name = |policy: &&Policy| match &policy.spec.target {
@@ -19,7 +43,7 @@ pub(crate) fn bind<'p>(name: &str, labels: &BTreeMap<String, String>, policies: 
     };
     let by_labels = |policy: &&Policy| match &policy.spec.target {
         Target::Names(_) => false,
-        Target::Labels(wanted) => wanted.iter().all(|(key, value)| labels.get(key) == Some(value)),
+        Target::Labels(wanted) => has_labels(labels, wanted),
     };
     let mut matching: Vec<&Policy> = policies.iter().filter(by_name).collect();
     if matching.is_empty() {
@@ -88,5 +112,27 @@ mod tests {
         assert_eq!(bound("web2", &[("role", "db")], &policies), "none");
         assert_eq!(bound("web1", &[("env", "prod")], &policies), "web1");
         assert_eq!(bound("web9", &[("env", "prod")], &policies), "web1+web9");
+    }
+
+    #[test]
+    fn a_policy_that_cannot_be_read_contests_what_it_may_be_for() {
+        let [named, labelled] =
+            [policy("named", &["web1"], &[]), policy("labelled", &[], &[("env", "prod")])];
+        let unreadable = |target| UnreadablePolicy { name: "new".to_owned(), target };
+        let labels = BTreeMap::from([("env".to_owned(), "prod".to_owned())]);
+        let contested = |policy: &UnreadablePolicy| {
+            [&named, &labelled].map(|bound| policy.contests("web1", &labels, bound))
+        };
+        assert_eq!(contested(&unreadable(Some(named.spec.target.clone()))), [true, true]);
+        assert_eq!(
+            contested(&unreadable(Some(labelled.spec.target.clone()))),
+            [false, true],
+            "by name beats it"
+        );
+        let other = policy("other", &["web2"], &[]).spec.target;
+        assert_eq!(contested(&unreadable(Some(other))), [false, false]);
+        let other = policy("other", &[], &[("env", "test")]).spec.target;
+        assert_eq!(contested(&unreadable(Some(other))), [false, false]);
+        assert_eq!(contested(&unreadable(None)), [false, false]);
     }
 }

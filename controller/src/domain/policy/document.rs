@@ -39,6 +39,20 @@ pub(crate) struct ScheduleDocument {
     pub(crate) every: String,
 }
 
+/// What can be told of a policy of which the rest cannot be read.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct TargetDocument {
+    selector: BTreeMap<String, String>,
+    machines: Vec<String>,
+}
+
+/// The target of a policy that this version cannot read; `None` if that cannot be read either.
+pub(crate) fn target_of(spec: &serde_json::Value) -> Option<Target> {
+    let TargetDocument { selector, machines } = TargetDocument::deserialize(spec).ok()?;
+    PolicyDocument { selector, machines, ..PolicyDocument::default() }.target().ok()
+}
+
 /// How many points are kept by each rule.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -281,6 +295,16 @@ mod tests {
         assert_eq!(schedule("", "", "").unwrap_err(), PolicyError::Schedule);
         let none = PolicyDocument { selector: BTreeMap::new(), ..PolicyDocument::default() }.with_defaults();
         assert_eq!(none.schedule.time_zone, "", "an interval has no zone");
+    }
+
+    #[test]
+    fn of_a_policy_that_cannot_be_read_the_target_is() {
+        let target = |text: &str| target_of(&serde_json::from_str(text).unwrap());
+        let names = Target::Names(BTreeSet::from(["web1".to_owned()]));
+        assert_eq!(target(r#"{"machines": ["web1"], "weather": "fine", "retention": 7}"#), Some(names));
+        assert_eq!(target(r#"{"weather": "fine"}"#), None);
+        assert_eq!(target(r#"{"selector": {"env": ["prod", "test"]}}"#), None);
+        assert_eq!(target("7"), None);
     }
 
     #[test]

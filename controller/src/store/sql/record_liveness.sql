@@ -1,21 +1,25 @@
 -- $1 controller; $2, $3 agents and epochs that were heard of; $4, $5 attempts that were handed to them; $6 lease.
 --
 -- Only what was handed over is renewed: a claim whose answer got lost, or that went to a connection that was dead already,
--- runs into the end of its lease. Locked steps are skipped, the next flush takes them: this statement never waits for a row.
+-- runs into the end of its lease. Locked rows are skipped, a later flush takes them: this statement never waits for a row.
+-- A session that is locked by a newer one shows its old epoch until that is there.
 WITH heard AS (SELECT * FROM unnest($2::uuid[], $3::bigint[]) AS h (agent, epoch)),
 handed AS (SELECT * FROM unnest($4::uuid[], $5::bigint[]) AS a (step, attempt)),
+free_sessions AS (
+    SELECT agent_id FROM agent_sessions WHERE agent_id = ANY($2) FOR NO KEY UPDATE SKIP LOCKED
+),
 seen AS (
     UPDATE agent_sessions s SET last_seen_at = now(), controller_id = $1
-    FROM heard h WHERE s.agent_id = h.agent AND s.epoch = h.epoch
-    RETURNING s.agent_id
+    FROM heard h, free_sessions f WHERE s.agent_id = h.agent AND f.agent_id = s.agent_id AND s.epoch = h.epoch
 ),
-free AS (
+free_steps AS (
     SELECT id FROM steps WHERE id = ANY($4) FOR NO KEY UPDATE SKIP LOCKED
 ),
 renewed AS (
     UPDATE steps SET lease_until = now() + $6::interval
-    FROM handed, free
-    WHERE steps.id = handed.step AND free.id = steps.id AND steps.attempt = handed.attempt
+    FROM handed, free_steps
+    WHERE steps.id = handed.step AND free_steps.id = steps.id AND steps.attempt = handed.attempt
       AND steps.state IN ('dispatched', 'running') AND steps.controller_id = $1 AND steps.committing_seq IS NULL
 )
-SELECT agent, epoch FROM heard WHERE agent NOT IN (SELECT agent_id FROM seen)
+SELECT h.agent, h.epoch FROM heard h
+WHERE NOT EXISTS (SELECT 1 FROM agent_sessions s WHERE s.agent_id = h.agent AND s.epoch = h.epoch)

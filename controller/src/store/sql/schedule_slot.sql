@@ -1,5 +1,6 @@
 -- One backup per machine of $1 for slot $9 of a policy: queued, or expired at once if an earlier one of the policy is not
--- over. What is there already stays. The deadline counts from the slot; a slot that was missed by downtime still gets $10 to
+-- over. One that somebody asked for takes the slot's place only if it has all the disks that the policy wants ($12). What is
+-- there already stays. The deadline counts from the slot; a slot that was missed by downtime still gets $10 to
 -- start in. $2: ids of jobs; $3 to $5: ids of their steps.
 WITH wanted AS (
     SELECT w.* FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::uuid[])
@@ -12,15 +13,18 @@ judged AS (
     SELECT wanted.*,
            -- Two, so that each finds its partial index: one over both states reads all jobs that the machine ever had.
            (EXISTS (SELECT 1 FROM jobs j WHERE j.machine_id = wanted.machine_id AND j.policy_id = $6
-                      AND j.state = 'queued')
+                      AND j.state = 'queued'
+                      AND (j.slot IS NOT NULL OR j.disk_names = '{}' OR ($12::text[] <> '{}' AND j.disk_names @> $12::text[])))
             OR EXISTS (SELECT 1 FROM jobs j WHERE j.machine_id = wanted.machine_id AND j.policy_id = $6
-                         AND j.state = 'running' AND j.kind = 'backup')) AS overlapped
+                         AND j.state = 'running' AND j.kind = 'backup'
+                         AND (j.slot IS NOT NULL OR j.disk_names = '{}' OR ($12::text[] <> '{}' AND j.disk_names @> $12::text[])))
+           ) AS overlapped
     FROM wanted
 ),
 made AS (
     INSERT INTO jobs (id, kind, state, machine_id, disk_names, requested_by, expires_at, ended_at, error,
                       policy_id, policy_name, policy_revision, slot, deadline, minimum_consistency)
-    SELECT job_id, 'backup', CASE WHEN overlapped THEN 'expired' ELSE 'queued' END, machine_id, $12, 'policy:' || $7,
+    SELECT job_id, 'backup', CASE WHEN overlapped THEN 'expired' ELSE 'queued' END, machine_id, $12::text[], 'policy:' || $7,
            now() + $10, CASE WHEN overlapped THEN now() END, CASE WHEN overlapped THEN $13::jsonb END,
            $6, $7, $8, $9, $9::timestamptz + $10::interval, $11
     FROM judged

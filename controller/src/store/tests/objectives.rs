@@ -8,10 +8,11 @@ use crate::domain::job::StepKind;
 use crate::domain::policy::{PolicyDocument, ScheduleDocument};
 use crate::store::Store;
 use crate::store::attempt::{AttemptEnd, AttemptKey};
+use crate::store::job::{AppliedPolicy, NewBackup};
 use crate::store::policy::NewPolicy;
 
 use super::claims::{claim_one, point, taken};
-use super::{MachineId, execute, machines, queue, store};
+use super::{MachineId, asked_for, execute, machines, queue, store};
 
 const NOW: Duration = Duration::ZERO;
 
@@ -68,9 +69,28 @@ async fn a_point_that_came_late_serves_its_own_slot_and_not_the_next_one() {
     assert_eq!(store.fleet().await.unwrap()[0].served_until, Some(slot));
     assert_eq!(codes(next + TimeDelta::minutes(4)).await, [""; 0], "the next one has its time");
     assert_eq!(codes(next + TimeDelta::minutes(6)).await, ["objective_missed"]);
-    // One that an operator asked for serves every slot before it began.
+    // One of some disks that an operator asked for serves none: the policy wants all.
+    let some = NewBackup { disk_names: vec!["data".to_owned()], ..asked_for(machine) };
+    store.create_backup(some).await.unwrap();
+    back_up(&store, controller, machine, next + TimeDelta::minutes(7)).await;
+    assert_eq!(store.fleet().await.unwrap()[0].served_until, Some(slot));
+    let shown = store.find_machine(&machine.to_string()).await.unwrap();
+    assert_eq!(shown.facts.served_until, Some(slot));
+    // One of all serves every slot before it began.
     queue(&store, machine).await;
     back_up(&store, controller, machine, next + TimeDelta::minutes(7)).await;
     let served = store.fleet().await.unwrap()[0].served_until.unwrap();
     assert!(served > slot && served <= store.policies().await.unwrap().1, "{served}");
+    // If it wants that one alone, it does.
+    execute(
+        &store,
+        "UPDATE points SET is_whole = false; UPDATE policies SET spec = spec || '{\"disks\": [\"data\"]}'",
+    )
+    .await;
+    assert_eq!(store.fleet().await.unwrap()[0].served_until, None);
+    let policy = AppliedPolicy { id: policies[0].id, name: "hourly".to_owned(), revision: 1 };
+    let some = NewBackup { disk_names: vec!["data".to_owned()], policy: Some(policy), ..asked_for(machine) };
+    store.create_backup(some).await.unwrap();
+    back_up(&store, controller, machine, next + TimeDelta::minutes(8)).await;
+    assert!(store.fleet().await.unwrap()[0].served_until.unwrap() >= served);
 }

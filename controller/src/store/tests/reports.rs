@@ -2,17 +2,19 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use crate::domain::backup::{MAX_TRIES, SNAPSHOT_LOST};
 use crate::domain::error::JobError;
 use crate::store::Store;
-use crate::store::attempt::{AttemptEnd, AttemptKey};
+use crate::store::attempt::{AttemptEnd, AttemptKey, Recorded};
 use crate::store::claim::ClaimedStep;
 use crate::store::session::ProgressUpdate;
 use holdfast_proto::ids::MachineId;
 
 use super::claims::{claim_one, point, taken};
-use super::{machines, queue, store};
+use super::{connect, machines, queue, store};
 
 const NOW: Duration = Duration::ZERO;
+const LEASE: Duration = Duration::from_secs(60);
 
 /// The transfer of a new backup.
 async fn transfer(store: &Store, controller: Uuid, machine: MachineId) -> ClaimedStep {
@@ -121,7 +123,114 @@ async fn an_attempt_is_stalled_if_its_numbers_stand_still() {
     store.begin_commit(step.step, step.attempt, 1, Duration::from_secs(60)).await.unwrap();
     assert_eq!(store.stalled_attempts(other, patience).await.unwrap(), []);
     assert!(!store.end_stalled(found, patience, NOW).await.unwrap());
-    store.commit_aborted(step.step, step.attempt, 1, NOW).await.unwrap();
+    store.commit_aborted(step.step, step.attempt, 1, NOW, NOW).await.unwrap();
     assert!(store.end_stalled(found, patience, NOW).await.unwrap());
     assert_eq!(state_of(&store, &step).await, ("failed".to_owned(), Some("no_progress".to_owned())));
+}
+
+/// Two controllers claim the same step. What the first one still says of its claim must not hit that of the second one.
+#[tokio::test]
+async fn the_number_of_a_claim_that_was_taken_back_is_never_given_out_again() {
+    let Some(store) = store().await else { return };
+    let (first, second) = (Uuid::new_v4(), Uuid::new_v4());
+    let (machine, agent) = machines(&store, first, 1).await[0];
+    queue(&store, machine).await;
+    for number in 1..=i64::from(MAX_TRIES) + 1 {
+        let claimed = claim_one(&store, first).await.unwrap();
+        assert_eq!(claimed.attempt, number);
+        store.undo_claim(&claimed, first).await.unwrap();
+        connect(&store, first, machine, agent).await;
+    }
+    let undone = claim_one(&store, first).await.unwrap();
+    store.undo_claim(&undone, first).await.unwrap();
+    connect(&store, second, machine, agent).await;
+    let claimed = claim_one(&store, second).await.unwrap();
+    assert_eq!(store.end_attempt(key(&undone), AttemptEnd::Lost, NOW).await.unwrap(), Recorded::Stale);
+    assert!(store.is_live(claimed.step, claimed.attempt).await.unwrap());
+    // What no agent heard of was no try.
+    store.end_attempt(key(&claimed), AttemptEnd::Lost, NOW).await.unwrap();
+    assert_eq!(state_of(&store, &claimed).await.0, "pending");
+}
+
+#[tokio::test]
+async fn a_new_round_has_its_tries_anew() {
+    let Some(store) = store().await else { return };
+    let controller = Uuid::new_v4();
+    let (machine, _) = machines(&store, controller, 1).await[0];
+    queue(&store, machine).await;
+    let lose = async |times: i32| {
+        for _ in 0..times {
+            let claimed = claim_one(&store, controller).await.unwrap();
+            store.end_attempt(key(&claimed), AttemptEnd::Lost, NOW).await.unwrap();
+        }
+    };
+    let mut numbers = Vec::new();
+    for _ in 0..2 {
+        lose(MAX_TRIES - 1).await;
+        let take = claim_one(&store, controller).await.unwrap();
+        store.end_attempt(key(&take), taken(), NOW).await.unwrap();
+        lose(MAX_TRIES - 1).await;
+        let transfer = claim_one(&store, controller).await.unwrap();
+        let lost = JobError { code: SNAPSHOT_LOST.to_owned(), ..JobError::expired() };
+        store.end_attempt(key(&transfer), AttemptEnd::Failed(lost), NOW).await.unwrap();
+        numbers.push((take.attempt, transfer.attempt));
+    }
+    assert_eq!(numbers, [(5, 5), (10, 10)], "numbers only grow");
+    let third = claim_one(&store, controller).await.unwrap();
+    assert_eq!((third.kind.as_str(), third.attempt), ("take_snapshot", 11));
+}
+
+/// The agent's own reason, not that it was lost: it was there, and said so.
+#[tokio::test]
+async fn what_was_said_during_a_commit_counts_if_there_is_no_point() {
+    let Some(store) = store().await else { return };
+    let controller = Uuid::new_v4();
+    let (machine, _) = machines(&store, controller, 1).await[0];
+    let job = queue(&store, machine).await;
+    let take = claim_one(&store, controller).await.unwrap();
+    store.end_attempt(key(&take), taken(), NOW).await.unwrap();
+    let step = claim_one(&store, controller).await.unwrap();
+    store.begin_commit(step.step, step.attempt, 7, LEASE).await.unwrap();
+    let why = JobError { code: "disk_unreadable".to_owned(), ..JobError::no_progress() };
+    for end in [AttemptEnd::Lost, AttemptEnd::Failed(why.clone()), AttemptEnd::Lost] {
+        assert_eq!(store.end_attempt(key(&step), end, NOW).await.unwrap(), Recorded::Yes);
+    }
+    assert!(store.is_live(step.step, step.attempt).await.unwrap(), "the vault was not asked yet");
+    store.commit_aborted(step.step, step.attempt, 6, LEASE, NOW).await.unwrap();
+    assert!(store.is_live(step.step, step.attempt).await.unwrap(), "that was another one");
+    store.commit_aborted(step.step, step.attempt, 7, LEASE, NOW).await.unwrap();
+    assert_eq!(state_of(&store, &step).await, ("failed".to_owned(), Some(why.code.clone())));
+    let release = claim_one(&store, controller).await.unwrap();
+    store.end_attempt(key(&release), AttemptEnd::Released, NOW).await.unwrap();
+    let ended = store.find_job(job).await.unwrap();
+    assert_eq!((ended.state.as_str(), ended.error.unwrap().0), ("failed", why));
+
+    // There is one after all.
+    let step = transfer(&store, controller, machine).await;
+    store.begin_commit(step.step, step.attempt, 8, LEASE).await.unwrap();
+    store.end_attempt(key(&step), AttemptEnd::Cancelled, NOW).await.unwrap();
+    store.record_point(point(machine, &step), NOW).await.unwrap();
+    assert_eq!(state_of(&store, &step).await, ("done".to_owned(), None));
+}
+
+/// All that is lost with a gateway is lost at one time.
+#[tokio::test]
+async fn what_was_lost_at_one_time_is_not_ready_at_one_time() {
+    let Some(store) = store().await else { return };
+    let controller = Uuid::new_v4();
+    for (machine, _) in machines(&store, controller, 8).await {
+        queue(&store, machine).await;
+    }
+    for step in store.claim_steps(controller, 100, LEASE, 100).await.unwrap() {
+        store.end_attempt(key(&step), AttemptEnd::Lost, LEASE).await.unwrap();
+    }
+    let (first, spread): (f64, f64) = sqlx::query_as(
+        "SELECT extract(epoch FROM min(ready_at) - now())::float8, extract(epoch FROM max(ready_at) - min(ready_at))::float8
+         FROM steps WHERE kind = 'take_snapshot'",
+    )
+    .fetch_one(&store.pool)
+    .await
+    .unwrap();
+    // Of eight the chance that all lie within a sixth of the range is one in some 30,000.
+    assert!(first > 20.0 && spread > 10.0 && spread < 65.0, "{first} {spread}");
 }

@@ -4,11 +4,12 @@ use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use crate::domain::policy::{Policy, PolicyDocument, ScheduleDocument};
+use crate::store::job::{AppliedPolicy, NewBackup};
 use crate::store::policy::{Applied, NewPolicy};
 use crate::store::schedule::Scheduled;
 use crate::store::{Store, StoreError};
 
-use super::{MachineId, machines, store};
+use super::{MachineId, asked_for, machines, store};
 
 fn document(every: &str) -> PolicyDocument {
     PolicyDocument {
@@ -176,6 +177,11 @@ async fn a_policy_of_a_newer_version_does_not_stop_the_others() {
         .unwrap();
     let (policies, _) = store.policies().await.unwrap();
     assert_eq!(policies.iter().map(|policy| policy.name.as_str()).collect::<Vec<_>>(), ["old"]);
+    let [unreadable] = store.all_policies().await.unwrap().unreadable.try_into().unwrap();
+    assert_eq!(
+        (unreadable.name.as_str(), unreadable.target.as_ref()),
+        ("new", Some(&policies[0].spec.target))
+    );
     assert!(matches!(store.find_policy("new").await, Err(StoreError::Corrupt { .. })));
     store.delete_policy("new", None, "test").await.unwrap();
     assert!(matches!(store.find_policy("new").await, Err(StoreError::NotFound { .. })));
@@ -202,4 +208,46 @@ async fn ten_thousand_machines_are_due_at_once() {
     assert_eq!(scheduled, Scheduled { queued: 10_000, overlapped: 0 });
     // No figure of speed is asserted; but it must not take longer than the schedule's finest period, by far.
     assert!(start.elapsed() < Duration::from_secs(60));
+}
+
+#[tokio::test]
+async fn a_backup_of_some_disks_takes_no_slots_place() {
+    let Some(store) = store().await else { return };
+    let machine = machines(&store, Uuid::new_v4(), 1).await[0].0;
+    apply(&store, "hourly", "1h", None).await.unwrap();
+    let all = document("1h");
+    let only_data = PolicyDocument { disks: vec!["data".to_owned()], ..all.clone() };
+    let ask_for = async |disks: &[&str]| {
+        let policy = store.find_policy("hourly").await.unwrap();
+        let applied = AppliedPolicy { id: policy.id, name: policy.name, revision: policy.revision };
+        let disk_names = disks.iter().map(|disk| (*disk).to_owned()).collect();
+        let new = NewBackup { disk_names, policy: Some(applied), ..asked_for(machine) };
+        store.create_backup(new).await.unwrap()
+    };
+    let queued_and_overlapped = async |document: &PolicyDocument, disks: &[&str], state: &str| {
+        let new = NewPolicy {
+            name: "hourly".to_owned(),
+            document: document.clone(),
+            etag: None,
+            operator: "test".to_owned(),
+        };
+        store.apply_policy(new).await.unwrap();
+        sqlx::query("DELETE FROM jobs").execute(&store.pool).await.unwrap();
+        let job = ask_for(disks).await;
+        sqlx::query("UPDATE jobs SET state = $2 WHERE id = $1")
+            .bind(job.0)
+            .bind(state)
+            .execute(&store.pool)
+            .await
+            .unwrap();
+        evaluated(&store, "hourly", TimeDelta::hours(1)).await;
+        let (_, scheduled) = look(&store, &[machine]).await.unwrap();
+        (scheduled.queued, scheduled.overlapped)
+    };
+    for state in ["queued", "running"] {
+        assert_eq!(queued_and_overlapped(&all, &["data"], state).await, (1, 0));
+        assert_eq!(queued_and_overlapped(&all, &[], state).await, (0, 1));
+        assert_eq!(queued_and_overlapped(&only_data, &["data"], state).await, (0, 1));
+        assert_eq!(queued_and_overlapped(&only_data, &[], state).await, (0, 1), "all of them has it, too");
+    }
 }

@@ -1,6 +1,6 @@
 use sqlx::types::Json;
 
-use crate::domain::policy::{PolicyDocument, ScheduleDocument};
+use crate::domain::policy::{Policy, PolicyDocument, ScheduleDocument, UnreadablePolicy};
 
 use crate::store::policy::NewPolicy;
 use crate::store::tests;
@@ -46,7 +46,8 @@ fn policy(name: &str, label: (&str, &str)) -> Policy {
 
 #[test]
 fn a_machine_under_no_policy_under_two_or_quarantined_is_left_out() {
-    let policies = [policy("prod", ("env", "prod")), policy("db", ("role", "db"))];
+    let readable = vec![policy("prod", ("env", "prod")), policy("db", ("role", "db"))];
+    let mut policies = Policies { readable, unreadable: Vec::new(), now: at(1) };
     let mut fleet = [
         machine("web", &[("env", "prod")], at(0)),
         machine("tie", &[("env", "prod"), ("role", "db")], at(0)),
@@ -54,13 +55,19 @@ fn a_machine_under_no_policy_under_two_or_quarantined_is_left_out() {
         machine("clone", &[("role", "db")], at(0)),
     ];
     fleet[3].quarantine = Some("two of them".to_owned());
-    let bound = bound(&fleet, &policies);
-    let names: Vec<_> = bound
-        .values()
-        .map(|machines| machines.iter().map(|one| one.name.as_str()).collect::<Vec<_>>())
-        .collect();
-    assert_eq!(names, [["web"]]);
-    assert!(bound.contains_key(&policies[0].id));
+    let names = |policies: &Policies| {
+        let bound = bound(&fleet, policies);
+        let of = |policy: &Policy| {
+            bound.get(&policy.id).map(|all| all.iter().map(|one| one.name.clone()).collect())
+        };
+        policies.readable.iter().map(|policy| of(policy).unwrap_or_default()).collect::<Vec<Vec<String>>>()
+    };
+    assert_eq!(names(&policies), [vec!["web"], vec![]]);
+    // One of a newer version that is for it, or for nobody knows what.
+    policies.unreadable = vec![UnreadablePolicy { name: "new".to_owned(), target: None }];
+    assert_eq!(names(&policies), [vec!["web"], vec![]]);
+    policies.unreadable[0].target = Some(policies.readable[0].spec.target.clone());
+    assert_eq!(names(&policies), [vec![""; 0], vec![]]);
 }
 
 #[test]

@@ -1,0 +1,69 @@
+use std::sync::Mutex;
+
+use crate::domain::policy::{PolicyDocument, RetentionDocument, ScheduleDocument};
+use crate::store::policy::NewPolicy;
+use crate::store::tests;
+
+use super::*;
+
+/// Two machines under a policy that keeps the newest point alone, of three that each has.
+async fn store() -> Option<Store> {
+    let store = tests::store().await?;
+    tests::machines(&store, Uuid::new_v4(), 2).await;
+    tests::execute(
+        &store,
+        "INSERT INTO points (id, machine_id, seq, hash, created_at, consistency, state, disks, stored_bytes, serves_until)
+         SELECT gen_random_uuid(), machines.id, seq, decode(repeat('00', 32), 'hex'), now(), 'crash', 'listed',
+                '[{\"name\": \"data\"}]', 1, now() + seq * interval '1 second'
+         FROM machines, generate_series(1, 3) seq",
+    )
+    .await;
+    let document = PolicyDocument {
+        selector: [("env".to_owned(), "test".to_owned())].into(),
+        schedule: ScheduleDocument { every: "1d".to_owned(), ..ScheduleDocument::default() },
+        retention: RetentionDocument { last: 1, ..RetentionDocument::default() },
+        ..PolicyDocument::default()
+    }
+    .with_defaults();
+    let new = NewPolicy { name: "few".to_owned(), document, etag: None, operator: "test".to_owned() };
+    store.apply_policy(new).await.unwrap();
+    Some(store)
+}
+
+/// The sequence numbers that a pass would delete, of all machines; `answer` says what becomes of each.
+async fn deleted(store: &Store, answer: fn(u64) -> Result<(), Refused>) -> Vec<u64> {
+    let asked = Mutex::new(Vec::new());
+    let delete = |point: CataloguedPoint, actor: String| {
+        assert_eq!(actor, "policy few");
+        asked.lock().unwrap().push(point.location.seq);
+        async move { answer(point.location.seq) }
+    };
+    retain(store, delete).await.unwrap();
+    let mut asked = asked.into_inner().unwrap();
+    asked.sort_unstable();
+    asked
+}
+
+#[tokio::test]
+async fn nothing_is_deleted_while_a_policy_cannot_be_read() {
+    let Some(store) = store().await else { return };
+    tests::execute(
+        &store,
+        "INSERT INTO policies (id, name, spec) SELECT gen_random_uuid(), 'new', '{\"machines\": [\"other\"], \"weather\": \"fine\"}'",
+    )
+    .await;
+    assert_eq!(deleted(&store, |_| Ok(())).await, [0; 0], "also of machines that it does not name");
+    tests::execute(&store, "DELETE FROM policies WHERE name = 'new'").await;
+    assert_eq!(deleted(&store, |_| Ok(())).await, [1, 1, 2, 2]);
+}
+
+fn refused(is_out_of_reach: bool) -> Result<(), Refused> {
+    Err(Refused { reason: "on purpose".to_owned(), is_out_of_reach })
+}
+
+#[tokio::test]
+async fn a_point_that_cannot_be_deleted_keeps_no_other_one() {
+    let Some(store) = store().await else { return };
+    assert_eq!(deleted(&store, |_| refused(false)).await, [1, 1, 2, 2]);
+    assert_eq!(deleted(&store, |_| refused(true)).await.len(), 1);
+}

@@ -84,6 +84,7 @@ impl<'a> Link<'a> {
                 _ = disk_polls.tick() => self.send_disks().await,
                 // Whoever named a disk does not wait for the next look.
                 () = self.session.reloaded.notified() => self.send_disks().await,
+                () = self.session.snapshots.late() => Err(SessionError::LateSnapshots),
             };
         }
         result.err().unwrap_or(SessionError::Closed)

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use holdfast_proto::ids::{SnapshotId, StepId};
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +28,7 @@ pub(crate) struct Snapshots {
     journals: Journals,
     held: Mutex<HashMap<SnapshotId, Held>>,
     retries: Backoff,
+    late: Notify,
 }
 
 #[derive(Debug)]
@@ -49,10 +51,9 @@ impl From<Snapshot> for Held {
 }
 
 impl Snapshots {
-    /// Holds those that survived an earlier process.
-    pub(crate) fn new(journals: Journals, survivors: Vec<Snapshot>) -> Self {
-        let held = survivors.into_iter().map(|snapshot| (snapshot.id, snapshot.into())).collect();
-        Self { journals, held: Mutex::new(held), retries: Backoff::new(RETRY_MIN, RETRY_MAX) }
+    pub(crate) fn new(journals: Journals) -> Self {
+        let retries = Backoff::new(RETRY_MIN, RETRY_MAX);
+        Self { journals, held: Mutex::default(), retries, late: Notify::new() }
     }
 
     pub(crate) fn journals(&self) -> &Journals {
@@ -65,6 +66,16 @@ impl Snapshots {
 
     pub(crate) fn find(&self, id: SnapshotId) -> Option<Arc<Snapshot>> {
         self.lock().get(&id).map(|held| Arc::clone(&held.snapshot))
+    }
+
+    /// Snapshots of an earlier process are held since now, which a Hello may not have told of.
+    pub(super) fn found_late(&self) {
+        self.late.notify_one();
+    }
+
+    /// Waits until [`found_late`](Self::found_late).
+    pub(crate) async fn late(&self) {
+        self.late.notified().await;
     }
 
     pub(crate) fn ids(&self) -> Vec<SnapshotId> {
@@ -152,7 +163,8 @@ mod tests {
         journal.clones.push(CloneRecord { disk: "data".to_owned(), directory: path.clone(), size_bytes: 0 });
         journals.write(&journal).unwrap();
         let snapshot = Snapshot { id, step, disks: Vec::new(), journal: Some(journal) };
-        let mut snapshots = Snapshots::new(journals, vec![snapshot]);
+        let mut snapshots = Snapshots::new(journals);
+        snapshots.hold(snapshot);
         snapshots.retries = Backoff::new(Duration::from_millis(10), Duration::from_millis(100));
         let snapshots = Arc::new(snapshots);
         let stop = CancellationToken::new();

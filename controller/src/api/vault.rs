@@ -1,5 +1,6 @@
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::Stream;
 use tokio::sync::mpsc;
@@ -29,6 +30,8 @@ use super::{caller, wire};
 
 /// Answers that may wait for the operator.
 const OUTBOUND: usize = 8;
+/// How often an operator hears how far something is, news or not: whoever hears nothing takes the controller for one that hangs.
+const TELL_EVERY: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Debug)]
 pub(crate) struct VaultApi {
@@ -150,12 +153,8 @@ impl VaultApi {
         use check_vault_response::Kind;
 
         let answer = |kind| Ok(CheckVaultResponse { kind: Some(kind) });
-        let (progress, mut told) = mpsc::channel(1);
-        let forward = async {
-            while let Some(so_far) = told.recv().await {
-                let _ = outbound.send(answer(Kind::Progress(check_progress(so_far)))).await;
-            }
-        };
+        let (progress, told) = mpsc::channel(1);
+        let forward = self.forward(told, outbound, check_progress, |so_far| answer(Kind::Progress(so_far)));
         let (checked, ()) =
             tokio::join!(self.gateway.verify(target, depth, VerifyPace::Full, operator, progress), forward);
         let report = match checked {
@@ -191,7 +190,7 @@ impl VaultApi {
             clock: if request.trust_clock { ClockTrust::Trusted } else { ClockTrust::Checked },
             compaction: if request.compact_all { Compaction::All } else { Compaction::Due },
         };
-        let (progress, mut told) = mpsc::channel(1);
+        let (progress, told) = mpsc::channel(1);
         let collected = async {
             if order.mode == CollectMode::DryRun {
                 return collection::plan(&self.gateway, order, progress).await;
@@ -200,15 +199,32 @@ impl VaultApi {
                 .await
                 .map(Option::unwrap_or_default)
         };
-        let forward = async {
-            while let Some(so_far) = told.recv().await {
-                let answer = CollectGarbageResponse { kind: Some(Kind::Progress(progress_to_wire(so_far))) };
-                let _ = outbound.send(Ok(answer)).await;
-            }
-        };
+        let forward = self.forward(told, outbound, progress_to_wire, |so_far| {
+            Ok(CollectGarbageResponse { kind: Some(Kind::Progress(so_far)) })
+        });
         let (collected, ()) = tokio::join!(collected, forward);
         let answer = collected.map(|row| CollectGarbageResponse { kind: Some(Kind::Report(report(row))) });
         let _ = outbound.send(answer).await;
+    }
+
+    /// Tells what is told until that ends, and again while there is no news, as long as the vault answers.
+    async fn forward<P, W: Clone + Default, T>(
+        &self,
+        mut told: mpsc::Receiver<P>,
+        outbound: &mpsc::Sender<Result<T, Status>>,
+        to_wire: fn(P) -> W,
+        answer: impl Fn(W) -> Result<T, Status>,
+    ) {
+        let mut last = W::default();
+        loop {
+            match tokio::time::timeout(TELL_EVERY, told.recv()).await {
+                Ok(Some(so_far)) => last = to_wire(so_far),
+                Ok(None) => return,
+                Err(_) if self.gateway.vault_error().await.is_some() => continue,
+                Err(_) => {}
+            }
+            let _ = outbound.send(answer(last.clone())).await;
+        }
     }
 }
 

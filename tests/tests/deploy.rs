@@ -1,9 +1,10 @@
-//! The agent's unit under a systemd of its own, in namespaces of its own: what a stop and a kill leave alive.
+//! What is in `deploy/`: the agent's unit under a systemd of its own, in namespaces of its own, and the private Postgres.
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 /// In place of the agent: its watchdog is deaf to signals and has a session of its own, as the real one.
 const AGENT: &str = r#"#!/bin/sh
@@ -82,4 +83,31 @@ fn the_watchdog_outlives_the_agent_under_systemd() {
     let Some(output) = try_unit(&unit) else { return };
     let said = String::from_utf8_lossy(&output.stdout);
     assert_eq!(said, "stopped: the watchdog lives\nkilled: the watchdog lives\n", "{output:?}");
+}
+
+#[test]
+fn the_user_of_postgres_cannot_have_root_write_elsewhere() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: only root becomes another user");
+        return;
+    }
+    let permissions = <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o755);
+    let parent = tempfile::Builder::new().prefix("hf-pg-").permissions(permissions).tempdir().unwrap();
+    let (precious, folder) = (parent.path().join("precious"), parent.path().join("c"));
+    fs::write(&precious, "roots").unwrap();
+    let script = |verb: &str| {
+        let program = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("deploy/private-postgres");
+        // Nothing here waits for what stays running.
+        let status = Command::new(program).arg(verb).arg(&folder).stdout(Stdio::null()).status().unwrap();
+        assert!(status.success(), "{verb}");
+    };
+    script("start");
+    script("stop");
+    for name in [".lock", "postgres.log", "initdb.log"] {
+        let _ = fs::remove_file(folder.join(name));
+        symlink(&precious, folder.join(name)).unwrap();
+    }
+    script("start");
+    script("stop");
+    assert_eq!(fs::read_to_string(&precious).unwrap(), "roots");
 }

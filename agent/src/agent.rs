@@ -117,8 +117,8 @@ pub(crate) fn assemble(
 ) -> Result<(Session, Arc<Runner>), StartError> {
     let config = Arc::new(config);
     // Before anything else: something may be frozen.
-    let journals = Journals::new(state.snapshots());
-    let survivors = recover(&journals, disk::configured(&config));
+    let snapshots = Arc::new(Snapshots::new(Journals::new(state.snapshots())));
+    recover(&snapshots, disk::configured(&config));
     let tls = Arc::new(ClientTls::new(&identity)?);
     let dialer = Dialer::new(Arc::clone(&tls), config.timing.clone());
     let spool = Arc::new(Spool::open(&state.spool())?);
@@ -126,7 +126,6 @@ pub(crate) fn assemble(
     maps.clear_pending();
     let outbox = Arc::new(Outbox::new(Arc::clone(&spool)));
     let inventory = Arc::new(Inventory::new(&config));
-    let snapshots = Arc::new(Snapshots::new(journals, survivors));
     let hooks = Hooks::new(config.hooks.clone(), identity.record.machine_name.clone(), state.snapshots());
     tasks.spawn(hooks.clone().recover(stop.clone()));
     let steps = Arc::new(Steps {

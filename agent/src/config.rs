@@ -84,7 +84,7 @@ pub(crate) struct Timing {
     /// How often an upload stream without data shows that it is alive.
     #[serde(with = "crate::duration")]
     pub(crate) transfer_keepalive: Duration,
-    /// How long a transfer goes on trying to reach a gateway without any success.
+    /// How long a transfer goes on trying after an outage began, without getting any further.
     #[serde(with = "crate::duration")]
     pub(crate) transfer_patience: Duration,
 }

@@ -1,5 +1,7 @@
 //! The disks of this machine: those that its owner named, and whole block devices.
 
+mod look;
+
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
@@ -7,13 +9,13 @@ use std::io::{self, Seek as _, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use holdfast_proto::error::{ErrorDetailExt as _, user_error};
 use holdfast_proto::v1::{Disk, ErrorDetail};
 
 use crate::config::{Config, ConfiguredDisk};
+use look::Looks;
 
 /// Most disks that Hello may list.
 const MAX_DISKS: usize = 1024;
@@ -42,10 +44,9 @@ pub(crate) fn configured(config: &Config) -> Vec<DiskSource> {
 #[derive(Debug)]
 pub(crate) struct Inventory {
     rules: ArcSwap<Rules>,
-    /// What was found last.
-    listed: ArcSwap<Vec<Disk>>,
-    /// A look at the disks is under way: one that does not answer must not collect more and more of them.
-    listing: AtomicBool,
+    /// Without symbolic links.
+    places: Looks<Option<PathBuf>>,
+    sizes: Looks<Result<u64, Arc<io::Error>>>,
 }
 
 /// What the configuration says of disks.
@@ -63,10 +64,14 @@ impl Rules {
 
 impl Inventory {
     pub(crate) fn new(config: &Config) -> Self {
+        Self::of(Rules::new(config))
+    }
+
+    fn of(rules: Arc<Rules>) -> Self {
         Self {
-            rules: ArcSwap::new(Rules::new(config)),
-            listed: ArcSwap::default(),
-            listing: AtomicBool::new(false),
+            rules: ArcSwap::new(rules),
+            places: Looks::with(|path| path.canonicalize().ok()),
+            sizes: Looks::with(|path| size_of(path).map_err(Arc::new)),
         }
     }
 
@@ -80,8 +85,8 @@ impl Inventory {
         let rules = self.rules.load();
         let mut sources: Vec<DiskSource> = rules.configured.iter().map(DiskSource::from).collect();
         if rules.discover {
-            let known: Vec<PathBuf> =
-                sources.iter().filter_map(|source| source.path.canonicalize().ok()).collect();
+            let places = self.places.at(sources.iter().map(|source| source.path.as_path()));
+            let known: Vec<PathBuf> = places.into_iter().flatten().flatten().collect();
             let found = discover(Path::new("/sys/block"), Path::new("/dev")).unwrap_or_else(|error| {
                 tracing::warn!(%error, "cannot list the block devices");
                 Vec::new()
@@ -120,30 +125,19 @@ impl Inventory {
         Ok(selected)
     }
 
-    /// The disks with their sizes, for the controller. Those that cannot be read now are left out.
+    /// The disks with their sizes, for the controller. Those that cannot be read are left out; one that does not answer is told
+    /// as it was last, if it ever answered.
     pub(crate) fn list(&self) -> Vec<Disk> {
-        if self.listing.swap(true, Ordering::AcqRel) {
-            return self.last_list();
-        }
-        let disks = self.look();
-        self.listed.store(Arc::new(disks.clone()));
-        self.listing.store(false, Ordering::Release);
-        disks
-    }
-
-    /// As it was last; empty before the first look is over.
-    pub(crate) fn last_list(&self) -> Vec<Disk> {
-        self.listed.load().as_ref().clone()
-    }
-
-    fn look(&self) -> Vec<Disk> {
+        let sources = self.sources();
+        let sizes = self.sizes.at(sources.iter().map(|source| source.path.as_path()));
         let mut disks = Vec::new();
-        for source in self.sources() {
-            match size_of(&source.path) {
-                Ok(size_bytes) => disks.push(Disk { name: source.name, size_bytes }),
-                Err(error) => {
+        for (source, size) in sources.into_iter().zip(sizes) {
+            match size {
+                Some(Ok(size_bytes)) => disks.push(Disk { name: source.name, size_bytes }),
+                Some(Err(error)) => {
                     tracing::warn!(disk = source.name, path = %source.path.display(), %error, "disk not readable");
                 }
+                None => {}
             }
         }
         disks

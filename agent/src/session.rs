@@ -55,6 +55,8 @@ enum SessionError {
     Closed,
     #[error("the controller's first answer is no Welcome")]
     NoWelcome,
+    #[error("snapshots of an earlier process were found late, of which the controller has to hear")]
+    LateSnapshots,
 }
 
 impl From<Status> for SessionError {
@@ -130,7 +132,7 @@ impl SessionError {
             Self::Ended(status) => std::error::Error::source(&**status)
                 .is_some_and(is_certificate_of_another_time)
                 .then_some(COMPARE_OR_ENROL),
-            Self::Timeout { .. } | Self::Closed | Self::NoWelcome => None,
+            Self::Timeout { .. } | Self::Closed | Self::NoWelcome | Self::LateSnapshots => None,
         }
     }
 }

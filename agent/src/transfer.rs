@@ -92,6 +92,7 @@ impl Transfer {
         let timing = &self.config.timing;
         let mut backoff = Backoff::new(timing.reconnect_min, timing.reconnect_max);
         let mut last_success = Instant::now();
+        let mut furthest = 0;
         let mut faults = 0;
         loop {
             let acknowledged = meter.acknowledged_bytes();
@@ -113,6 +114,14 @@ impl Transfer {
                 last_success = Instant::now();
                 backoff.reset();
                 faults = 0;
+            }
+            // Where nothing differs there is nothing to acknowledge, for hours if the disk is large: then the outage begins when the
+            // pass ends. One that gets no further than those before it is no success, or a commit that always fails would be tried
+            // for ever.
+            let read = meter.progress().read_bytes;
+            if read > furthest {
+                furthest = read;
+                last_success = Instant::now();
             }
             faults += u32::from(error.is_fault());
             if !error.is_loss() || faults >= MAX_FAULTS || last_success.elapsed() > timing.transfer_patience {

@@ -1,6 +1,5 @@
 //! Verification: `holdfast vault check` and `holdfast point verify`.
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use holdfast_proto::v1::{self, CheckDepth, CheckProgress, CheckVaultRequest, check_vault_response::Kind};
@@ -9,6 +8,7 @@ use crate::args::CheckArgs;
 use crate::client::Client;
 use crate::error::CliError;
 use crate::output::{Output, size, table};
+use crate::progress::{Progress, next, said};
 use crate::view::or_dash;
 
 /// Ranges that a table shows.
@@ -62,18 +62,18 @@ pub(crate) async fn point(client: Client, output: Output, point: String) -> Resu
 }
 
 async fn run(client: Client, output: Output, request: CheckVaultRequest) -> Result<(), CliError> {
-    let mut answers = client.vault().check_vault(request).await?.into_inner();
-    let bar = progress(output);
+    let mut answers = said(client.vault().check_vault(request)).await?.into_inner();
+    let mut progress = Progress::new(output, "check            {wide_bar} {pos}/{len} segments  {msg}");
     let (mut findings, mut report) = (Vec::new(), None);
-    while let Some(answer) = answers.message().await? {
+    while let Some(answer) = next(&mut answers).await? {
         match answer.kind {
-            Some(Kind::Progress(so_far)) => show_progress(&bar, so_far),
+            Some(Kind::Progress(so_far)) => show(&mut progress, so_far),
             Some(Kind::Finding(finding)) => findings.push(Finding::from(finding)),
             Some(Kind::Report(found)) => report = Some(found),
             None => {}
         }
     }
-    bar.finish_and_clear();
+    drop(progress);
     let report =
         report.ok_or_else(|| CliError::Lost { detail: "the check did not tell its end".to_owned() })?;
     let checked = Checked {
@@ -152,20 +152,10 @@ fn ranges(ranges: &[Range]) -> String {
     shown.join(", ")
 }
 
-fn progress(output: Output) -> ProgressBar {
-    let target =
-        if output.draws_progress() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let bar = ProgressBar::with_draw_target(None, target);
-    if let Ok(style) = ProgressStyle::with_template("check            {wide_bar} {pos}/{len} segments  {msg}")
-    {
-        bar.set_style(style);
-    }
-    bar
-}
-
-fn show_progress(bar: &ProgressBar, so_far: CheckProgress) {
-    bar.set_length(so_far.segments.into());
-    bar.set_position(so_far.segments_done.into());
-    let machine = (so_far.machines_done + 1).min(so_far.machines);
-    bar.set_message(format!("machine {machine} of {}, {} read", so_far.machines, size(so_far.read_bytes)));
+fn show(progress: &mut Progress, so_far: CheckProgress) {
+    let CheckProgress { segments_done: done, segments, machines, machines_done, read_bytes } = so_far;
+    let machine = (machines_done + 1).min(machines);
+    let message = format!("machine {machine} of {machines}, {} read", size(read_bytes));
+    let line = format!("check: {message}, {done} of {segments} of its segments");
+    progress.show((done.into(), segments.into()), message, || line);
 }

@@ -11,6 +11,7 @@ mod machine;
 mod output;
 mod point;
 mod policy;
+mod progress;
 mod restore;
 mod settings;
 mod status;

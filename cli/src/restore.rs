@@ -6,7 +6,6 @@ mod frame;
 use std::sync::Arc;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -20,6 +19,7 @@ use crate::args::RestoreArgs;
 use crate::client::Client;
 use crate::error::CliError;
 use crate::output::{Output, size};
+use crate::progress::Progress;
 use frame::bad_stream;
 
 /// Frames that are decoded and written at once; each is about 1 MiB.
@@ -62,14 +62,23 @@ async fn restore(client: Client, output: Output, args: RestoreArgs) -> Result<()
         return Err(bad_stream("it does not start with the disk's size"));
     };
     let target = Arc::new(Target::create(&args.to, start.size_bytes, existing)?);
-    let bar = progress(output, start.size_bytes);
+    let mut progress = Progress::new(
+        output,
+        "restore          {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} ETA {eta}",
+    );
+    let mut done = 0;
+    let mut count = |bytes: u64| {
+        done += bytes;
+        let line = || format!("restore: {}/{} written", size(done), size(start.size_bytes));
+        progress.show((done, start.size_bytes), String::new(), line);
+    };
     let mut writing = JoinSet::new();
     let mut end = None;
     while let Some(frame) = next(&mut frames).await? {
         match frame.kind {
             Some(disk_frame::Kind::Cells(cells)) => {
                 if writing.len() >= WRITING {
-                    bar.inc(joined(writing.join_next().await)?);
+                    count(joined(writing.join_next().await)?);
                 }
                 let target = Arc::clone(&target);
                 writing.spawn_blocking(move || frame::write(&target, &cells));
@@ -82,9 +91,9 @@ async fn restore(client: Client, output: Output, args: RestoreArgs) -> Result<()
         }
     }
     while let Some(written) = writing.join_next().await {
-        bar.inc(joined(Some(written))?);
+        count(joined(Some(written))?);
     }
-    bar.finish_and_clear();
+    drop(progress);
     let end = end.ok_or_else(|| bad_stream("it ended early"))?;
     if end.block_count != blocks_of(start.size_bytes) {
         return Err(bad_stream("its end does not fit its size"));
@@ -122,16 +131,4 @@ fn joined(written: Option<Result<Result<u64, CliError>, tokio::task::JoinError>>
         Some(Ok(result)) => result,
         Some(Err(_)) => Err(bad_stream("the writer stopped")),
     }
-}
-
-fn progress(output: Output, size_bytes: u64) -> ProgressBar {
-    let target =
-        if output.draws_progress() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let bar = ProgressBar::with_draw_target(Some(size_bytes), target);
-    let template =
-        "restore          {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} ETA {eta}";
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style);
-    }
-    bar
 }

@@ -1,4 +1,3 @@
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use holdfast_proto::v1::{
@@ -10,6 +9,7 @@ use crate::args::GcArgs;
 use crate::client::{Client, again, timed};
 use crate::error::CliError;
 use crate::output::{Output, size};
+use crate::progress::{Progress, next, said};
 use crate::view::{or_dash, time};
 
 #[derive(Debug, Serialize)]
@@ -123,17 +123,17 @@ pub(crate) async fn rebuild_catalogue(client: Client, output: Output) -> Result<
 pub(crate) async fn gc(client: Client, output: Output, args: GcArgs) -> Result<(), CliError> {
     let GcArgs { dry_run, trust_clock, compact_all } = args;
     let request = CollectGarbageRequest { dry_run, trust_clock, compact_all };
-    let mut answers = client.vault().collect_garbage(request).await?.into_inner();
-    let bar = progress(output);
+    let mut answers = said(client.vault().collect_garbage(request)).await?.into_inner();
+    let mut progress = Progress::new(output, "collect          {wide_bar} {pos}/{len} machines  {msg}");
     let mut report = None;
-    while let Some(answer) = answers.message().await? {
+    while let Some(answer) = next(&mut answers).await? {
         match answer.kind {
-            Some(Kind::Progress(so_far)) => show_progress(&bar, so_far),
+            Some(Kind::Progress(so_far)) => show(&mut progress, so_far),
             Some(Kind::Report(found)) => report = Some(Report::new(found, dry_run)),
             None => {}
         }
     }
-    bar.finish_and_clear();
+    drop(progress);
     let report =
         report.ok_or_else(|| CliError::Lost { detail: "the collection did not tell its end".to_owned() })?;
     output.print(&report, || report.tell())
@@ -208,19 +208,9 @@ impl Report {
     }
 }
 
-fn progress(output: Output) -> ProgressBar {
-    let target =
-        if output.draws_progress() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let bar = ProgressBar::with_draw_target(None, target);
-    if let Ok(style) = ProgressStyle::with_template("collect          {wide_bar} {pos}/{len} machines  {msg}")
-    {
-        bar.set_style(style);
-    }
-    bar
-}
-
-fn show_progress(bar: &ProgressBar, so_far: CollectionProgress) {
-    bar.set_length(so_far.machines.into());
-    bar.set_position(so_far.machines_done.into());
-    bar.set_message(format!("{} to free", size(so_far.condemned_bytes + so_far.compacted_bytes)));
+fn show(progress: &mut Progress, so_far: CollectionProgress) {
+    let CollectionProgress { machines_done: done, machines, .. } = so_far;
+    let message = format!("{} to free", size(so_far.condemned_bytes + so_far.compacted_bytes));
+    let line = format!("collect: {done} of {machines} machines, {message}");
+    progress.show((done.into(), machines.into()), message, || line);
 }

@@ -118,3 +118,30 @@ fn a_policy_is_checked_shown_and_changed() {
     let _ = world.cli.run(&["policy", "delete", "tie", "--etag", &etag]).succeeds();
     assert_eq!(world.machine("web1")["policy"], "daily");
 }
+
+#[test]
+fn a_disk_that_is_gone_is_told_where_all_are_wanted() {
+    let world = World::start();
+    let (data, log) = (world.path("data.raw"), world.path("log.raw"));
+    let (data, log) = (Image::random(&data, MIB, 8), Image::random(&log, MIB, 9));
+    let mut agent = world.running_agent("web1", &[("data", &data.path), ("log", &log.path)]);
+    let _ = world.back_up("web1");
+    // Whoever names a disk misses no other one, and that point is not what the next one is held against.
+    let named = world.cli.json(&["backup", "web1", "--disk", "data", "--wait"]);
+    assert_eq!(named["state"], "succeeded", "{named:#}");
+
+    agent.stop();
+    let mut agent = world.new_agent("web1", &[("data", &data.path)]);
+    agent.start();
+    wait::until("the disk to be gone", Duration::from_secs(30), || {
+        let machine = world.machine("web1");
+        (machine["state"] == "online" && machine["disks"].as_array()?.len() == 1).then_some(())
+    });
+    let job = world.cli.json(&["backup", "web1", "--wait"]);
+    assert_eq!(job["state"], "succeeded_with_warnings", "{job:#}");
+    assert_eq!(job["error"]["code"], "disk_missing", "{job:#}");
+    assert!(job["error"]["message"].as_str().unwrap().ends_with("has: log"), "{job:#}");
+    world.assert_restores(job["point"].as_str().unwrap(), "data", &data.path);
+    // If that is meant, it is told once.
+    let _ = world.back_up("web1");
+}

@@ -69,12 +69,32 @@ fn an_unknown_name_is_refused_and_no_name_means_all() {
     let path = dir.path().join("a.raw");
     std::fs::write(&path, [0; 100]).unwrap();
     let configured = vec![ConfiguredDisk { name: "a".to_owned(), path }];
-    let inventory = Inventory {
-        rules: ArcSwap::from_pointee(Rules { configured, discover: false }),
-        listed: ArcSwap::default(),
-        listing: AtomicBool::new(false),
-    };
+    let inventory = Inventory::of(Arc::new(Rules { configured, discover: false }));
     assert_eq!(inventory.select(&[]).unwrap().len(), 1);
     assert_eq!(inventory.select(&["b".to_owned()]).unwrap_err().code, "disk_not_found");
     assert_eq!(inventory.list(), vec![Disk { name: "a".to_owned(), size_bytes: 100 }]);
+}
+
+#[test]
+fn a_disk_that_does_not_answer_hides_no_other_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = |name: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, [0; 100]).unwrap();
+        ConfiguredDisk { name: name.to_owned(), path }
+    };
+    let configured = vec![disk("hangs"), disk("answers")];
+    let hanging = configured[0].path.clone();
+    let rules = Arc::new(Rules { configured, discover: false });
+    let sizes = Looks::with(move |path| {
+        if path == hanging {
+            loop {
+                std::thread::park();
+            }
+        }
+        size_of(path).map_err(Arc::new)
+    });
+    let inventory = Inventory { sizes, ..Inventory::of(rules) };
+    assert_eq!(inventory.list(), vec![Disk { name: "answers".to_owned(), size_bytes: 100 }]);
+    assert_eq!(inventory.select(&["hangs".to_owned(), "answers".to_owned()]).unwrap().len(), 2);
 }

@@ -20,10 +20,6 @@ use super::{Session, SessionError};
 use crate::attempt::Attempt;
 use crate::step::{Work, taken_snapshot};
 
-/// One disk that does not answer must keep neither heartbeats nor the other disks from the controller.
-const LIST_LIMIT: Duration = Duration::from_secs(1);
-/// The same where there is no earlier list to tell instead, such as after the start.
-const FIRST_LIST_LIMIT: Duration = Duration::from_secs(5);
 /// Messages that wait for the connection. The controller reads fast; if it does not, the session ends.
 const QUEUED_MESSAGES: usize = 64;
 /// How long a terminal report may stay without acknowledgement on a living session before it is sent again.
@@ -88,6 +84,7 @@ impl<'a> Link<'a> {
                 _ = disk_polls.tick() => self.send_disks().await,
                 // Whoever named a disk does not wait for the next look.
                 () = self.session.reloaded.notified() => self.send_disks().await,
+                () = self.session.snapshots.late() => Err(SessionError::LateSnapshots),
             };
         }
         result.err().unwrap_or(SessionError::Closed)
@@ -214,18 +211,7 @@ impl Session {
 
     async fn list_disks(&self) -> Vec<Disk> {
         let inventory = std::sync::Arc::clone(&self.inventory);
-        let look = tokio::task::spawn_blocking({
-            let inventory = std::sync::Arc::clone(&inventory);
-            move || inventory.list()
-        });
-        let limit = if inventory.last_list().is_empty() { FIRST_LIST_LIMIT } else { LIST_LIMIT };
-        match tokio::time::timeout(limit, look).await {
-            Ok(listed) => listed.unwrap_or_default(),
-            Err(_) => {
-                tracing::warn!("a disk does not answer; the disks are told as they were last");
-                inventory.last_list()
-            }
-        }
+        tokio::task::spawn_blocking(move || inventory.list()).await.unwrap_or_default()
     }
 }
 

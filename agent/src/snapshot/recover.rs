@@ -1,7 +1,7 @@
 //! What an earlier process left: first thawed, then loaded or removed.
 
 use std::collections::BTreeSet;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use holdfast_proto::ids::{SnapshotId, StepId};
@@ -11,7 +11,7 @@ use super::mounts::Mounts;
 use super::reflink::{self, CloneDir};
 use super::undertaking::undo;
 use super::watchdog::{Thawed, thaw_within};
-use super::{Snapshot, SnapshotDisk};
+use super::{Snapshot, SnapshotDisk, Snapshots};
 use crate::disk::DiskSource;
 
 /// How long a thaw may wait for a freeze that hangs.
@@ -19,52 +19,59 @@ const THAW_LIMIT: Duration = Duration::from_secs(10);
 /// How long the agent's start may wait for file systems that do not answer.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(30);
 
-/// Thaws what may be frozen still, and returns the snapshots that survived. What does not answer in time goes on in the
-/// background.
-pub(crate) fn recover(journals: &Journals, configured: Vec<DiskSource>) -> Vec<Snapshot> {
-    let (sender, survivors) = mpsc::channel();
-    let journals = journals.clone();
-    std::thread::spawn(move || {
-        let _ = sender.send(recover_all(&journals, &configured));
-    });
-    survivors.recv_timeout(RECOVERY_LIMIT).unwrap_or_else(|_| {
-        tracing::error!("what earlier snapshots left is not cleaned up yet: a file system does not answer");
-        Vec::new()
-    })
+/// Thaws what may be frozen still, and holds the snapshots that survived. What does not answer in time goes on in the background,
+/// beside an agent that takes snapshots.
+pub(crate) fn recover(snapshots: &Arc<Snapshots>, configured: Vec<DiskSource>) {
+    recover_within(RECOVERY_LIMIT, snapshots, configured);
 }
 
-fn recover_all(journals: &Journals, configured: &[DiskSource]) -> Vec<Snapshot> {
-    let found = journals.load().unwrap_or_else(|error| {
+fn recover_within(limit: Duration, snapshots: &Arc<Snapshots>, configured: Vec<DiskSource>) {
+    // Here, so that none is among them that this process takes.
+    let found = snapshots.journals().load().unwrap_or_else(|error| {
         tracing::error!(%error, "cannot list the journals of the snapshots");
         Vec::new()
     });
-    let found: Vec<(Journal, Thawed)> =
-        found.into_iter().map(|journal| (journal.clone(), thaw(&journal))).collect();
-    let mut survivors = Vec::new();
-    let mut named = BTreeSet::new();
+    let (sender, done) = mpsc::channel();
+    let recovering = Arc::clone(snapshots);
+    std::thread::spawn(move || {
+        recover_all(&recovering, found, &configured);
+        if sender.send(()).is_err() {
+            recovering.found_late();
+        }
+    });
+    if done.recv_timeout(limit).is_err() {
+        tracing::error!("what earlier snapshots left is not cleaned up yet: a file system does not answer");
+    }
+}
+
+fn recover_all(snapshots: &Snapshots, found: Vec<Journal>, configured: &[DiskSource]) {
+    let journals = snapshots.journals();
+    let found: Vec<(Journal, Thawed)> = found
+        .into_iter()
+        .map(|journal| {
+            let thawed = thaw(&journal);
+            (journal, thawed)
+        })
+        .collect();
     for (journal, thawed) in found {
         if thawed == Thawed::NotAll {
             // The next start must still know what to thaw.
-            named.insert(journal.id());
             continue;
         }
         let survivor = (journal.phase == Phase::Taken).then(|| load(&journal)).flatten();
         if let Some(snapshot) = survivor {
             tracing::info!(snapshot = %snapshot.id, "snapshot of an earlier process found");
-            named.insert(snapshot.id);
-            survivors.push(snapshot);
+            snapshots.hold(snapshot);
         } else {
             tracing::warn!(snapshot = %journal.id(), "what is left of a snapshot is removed");
             if let Err(error) = undo(journals, &journal) {
                 tracing::error!(snapshot = %journal.id(), %error, "cannot remove what is left of a snapshot");
-                named.insert(journal.id());
             }
         }
     }
     for disk in configured {
-        remove_leftovers(disk, &named);
+        remove_leftovers(disk, journals);
     }
-    survivors
 }
 
 fn thaw(journal: &Journal) -> Thawed {
@@ -116,12 +123,15 @@ fn load(journal: &Journal) -> Option<Snapshot> {
     Some(Snapshot { id: journal.id(), step: StepId(journal.step), disks, journal: Some(journal.clone()) })
 }
 
-/// Clones of this disk that nothing names.
-fn remove_leftovers(disk: &DiskSource, named: &BTreeSet<SnapshotId>) {
+/// Clones of this disk that no journal names.
+fn remove_leftovers(disk: &DiskSource, journals: &Journals) {
     let Ok(path) = reflink::beside(&disk.path) else { return };
     let removed = CloneDir::open(&path).and_then(|directory| {
         let Some(directory) = directory else { return Ok(()) };
-        for name in directory.clones()? {
+        let clones = directory.clones()?;
+        // In this order: a journal is there before its clones, also that of a snapshot which is being taken meanwhile.
+        let named: BTreeSet<SnapshotId> = journals.load()?.iter().map(Journal::id).collect();
+        for name in clones {
             if name.disk == disk.name && !named.contains(&name.snapshot) {
                 tracing::warn!(path = %directory.path(&name).display(), "a clone that nothing names is removed");
                 directory.remove(&name)?;

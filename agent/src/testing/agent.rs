@@ -37,11 +37,18 @@ pub(crate) struct TestMachine {
     disks: Vec<(String, PathBuf)>,
     /// Lines in front of the tables of `agent.toml`.
     pub(crate) extra: String,
+    /// Lines of the table `timing`.
+    pub(crate) timing: String,
 }
 
 impl TestMachine {
     pub(crate) fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap(), disks: Vec::new(), extra: String::new() }
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            disks: Vec::new(),
+            extra: String::new(),
+            timing: String::new(),
+        }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -65,10 +72,11 @@ impl TestMachine {
         let mut text = format!(
             "controller = \"https://{}\"\nstate_dir = {:?}\ndiscover = false\n{}\n[timing]\nreconnect_min = \"50ms\"\n\
              reconnect_max = \"200ms\"\ncall_timeout = \"5s\"\ndisk_poll = \"200ms\"\nstall_timeout = \"5s\"\n\
-             transfer_keepalive = \"200ms\"\n",
+             transfer_keepalive = \"200ms\"\n{}\n",
             controller.address,
             self.dir.path().join("state"),
             self.extra,
+            self.timing,
         );
         for (name, path) in &self.disks {
             text.push_str(&format!("[[disk]]\nname = {name:?}\npath = {path:?}\n"));

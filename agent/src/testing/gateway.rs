@@ -29,6 +29,8 @@ pub(crate) struct State {
     pub(crate) break_after: Option<usize>,
     /// Answers OpenTransfer with this.
     pub(crate) refuse_open: Option<Status>,
+    /// Answers CommitTransfer with this.
+    pub(crate) refuse_commit: Option<Status>,
     /// Never answers OpenTransfer.
     pub(crate) hang_open: bool,
     /// Takes the commit but loses its answer.
@@ -254,6 +256,9 @@ impl TransferService for TestGateway {
         request: Request<CommitTransferRequest>,
     ) -> Result<Response<CommitTransferResponse>, Status> {
         let mut state = self.state();
+        if let Some(status) = &state.refuse_commit {
+            return Err(status.clone());
+        }
         state.read_bytes = request.into_inner().disks.iter().map(|disk| disk.read_bytes).collect();
         let answer = state.commit();
         if std::mem::take(&mut state.lose_commit_answer) {

@@ -191,6 +191,46 @@ async fn a_transfer_that_has_nothing_to_send_for_long_stays_alive() {
     agent.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn patience_begins_with_the_outage_and_comes_to_its_end() {
+    let mut controller = TestController::start().await;
+    let gateway = controller.gateway.clone();
+    let mut machine = TestMachine::new();
+    machine.timing = "transfer_patience = \"1s\"".to_owned();
+    machine.disk("data", &image(1 << 20, 4));
+    let agent = machine.start(&controller);
+    let mut session = controller.welcome().await;
+    must_succeed(&mut session).await;
+
+    // A pass that is longer than that, of a disk of which nothing has to be sent, and then the gateway goes.
+    std::fs::remove_file(machine.path().join("state/maps/data.map")).unwrap();
+    gateway.reset_counters();
+    gateway.state().map_delay = Duration::from_millis(1500);
+    gateway.state().lose_commit_answer = true;
+    must_succeed(&mut session).await;
+    assert_eq!(gateway.state().opens, 2);
+    assert_eq!(gateway.state().blocks_received, 0);
+
+    gateway.reset_counters();
+    gateway.state().refuse_open = Some(tonic::Status::unavailable("the gateway stops"));
+    let began = std::time::Instant::now();
+    let outcome = backup(&mut session).await;
+    assert!(matches!(&outcome, Outcome::Failed(detail) if detail.retryable), "{outcome:?}");
+    let opens = gateway.state().opens;
+    assert!(began.elapsed() < Duration::from_secs(5) && opens > 2, "{opens} in {:?}", began.elapsed());
+
+    // What opens and scans and never commits is no success for ever.
+    gateway.reset_counters();
+    gateway.state().refuse_open = None;
+    gateway.state().map_delay = Duration::ZERO;
+    gateway.state().refuse_commit = Some(tonic::Status::unavailable("the gateway stops"));
+    let outcome = backup(&mut session).await;
+    assert!(matches!(&outcome, Outcome::Failed(detail) if detail.retryable), "{outcome:?}");
+    let opens = gateway.state().opens;
+    assert!(opens > 2, "{opens}");
+    agent.stop().await;
+}
+
 /// Each scan stands still on a thread of its own until its map comes: one after the other they would take 8 s.
 #[tokio::test(flavor = "multi_thread")]
 async fn disks_are_scanned_at_the_same_time() {

@@ -30,6 +30,8 @@ use super::{caller, wire};
 
 /// Answers that may wait for the operator.
 const OUTBOUND: usize = 8;
+/// How often an operator hears how far something is, news or not: whoever hears nothing takes the controller for one that hangs.
+const TELL_EVERY: Duration = Duration::from_secs(30);
 /// How long they may stay unread.
 const READ_TIMEOUT: Duration = Duration::from_secs(600);
 
@@ -174,12 +176,8 @@ impl VaultApi {
         use check_vault_response::Kind;
 
         let answer = |kind| CheckVaultResponse { kind: Some(kind) };
-        let (progress, mut told) = mpsc::channel(1);
-        let forward = async {
-            while let Some(so_far) = told.recv().await {
-                outbound.offer(answer(Kind::Progress(check_progress(so_far))));
-            }
-        };
+        let (progress, told) = mpsc::channel(1);
+        let forward = self.forward(told, outbound, check_progress, |so_far| answer(Kind::Progress(so_far)));
         let (checked, ()) =
             tokio::join!(self.gateway.verify(target, depth, VerifyPace::Full, operator, progress), forward);
         let report = match checked {
@@ -215,7 +213,7 @@ impl VaultApi {
             clock: if request.trust_clock { ClockTrust::Trusted } else { ClockTrust::Checked },
             compaction: if request.compact_all { Compaction::All } else { Compaction::Due },
         };
-        let (progress, mut told) = mpsc::channel(1);
+        let (progress, told) = mpsc::channel(1);
         let collected = async {
             if order.mode == CollectMode::DryRun {
                 return collection::plan(&self.gateway, order, progress).await;
@@ -224,15 +222,32 @@ impl VaultApi {
                 .await
                 .map(Option::unwrap_or_default)
         };
-        let forward = async {
-            while let Some(so_far) = told.recv().await {
-                outbound
-                    .offer(CollectGarbageResponse { kind: Some(Kind::Progress(progress_to_wire(so_far))) });
-            }
-        };
+        let forward = self.forward(told, outbound, progress_to_wire, |so_far| CollectGarbageResponse {
+            kind: Some(Kind::Progress(so_far)),
+        });
         let (collected, ()) = tokio::join!(collected, forward);
         let answer = collected.map(|row| CollectGarbageResponse { kind: Some(Kind::Report(report(row))) });
         let _ = outbound.send(answer).await;
+    }
+
+    /// Tells what is told until that ends, and again while there is no news, as long as the vault answers.
+    async fn forward<P, W: Clone + Default, T>(
+        &self,
+        mut told: mpsc::Receiver<P>,
+        outbound: &Answers<T>,
+        to_wire: fn(P) -> W,
+        answer: impl Fn(W) -> T,
+    ) {
+        let mut last = W::default();
+        loop {
+            match tokio::time::timeout(TELL_EVERY, told.recv()).await {
+                Ok(Some(so_far)) => last = to_wire(so_far),
+                Ok(None) => return,
+                Err(_) if self.gateway.vault_error().await.is_some() => continue,
+                Err(_) => {}
+            }
+            outbound.offer(answer(last.clone()));
+        }
     }
 }
 

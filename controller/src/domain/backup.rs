@@ -5,8 +5,8 @@
 //!        ^                  │
 //!        └─ snapshot lost ──┘   (next round)
 //! ```
-//! `release_snapshot` runs after every outcome of a transfer; its own failure is a warning, because the agent's next
-//! Hello removes what no job needs.
+//! `release_snapshot` runs after every outcome of a transfer; its own failure is a warning, because the agent goes on trying,
+//! and its next Hello removes what no job needs.
 
 use std::time::Duration;
 

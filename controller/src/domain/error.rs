@@ -99,6 +99,18 @@ impl JobError {
         }
     }
 
+    /// All disks were asked for, and fewer are there than were.
+    pub(crate) fn disk_missing(names: &[String]) -> Self {
+        Self {
+            code: "disk_missing".to_owned(),
+            fault: Fault::User,
+            retryable: false,
+            message: format!("the point lacks what the machine's last point of all disks has: {}", names.join(", ")),
+            action: "attach what is missing, and see that `holdfast machine show` lists it; if it is gone for good, there is nothing to do"
+                .to_owned(),
+        }
+    }
+
     pub(crate) fn wrong_report() -> Self {
         Self {
             code: "wrong_report".to_owned(),

@@ -1,9 +1,9 @@
 //! The first message of a session: what the agent has, held against what the database says.
 
-use holdfast_proto::ids::StepId;
 use holdfast_proto::v1::{AttemptVerdict, Verdict, Welcome};
 
 use crate::app::App;
+use crate::domain::job::StepKind;
 use crate::live::{Live, wire_attempt};
 use crate::store::StoreError;
 
@@ -13,31 +13,29 @@ use super::wire::CheckedHello;
 pub(super) async fn reconcile(app: &App, live: &Live, hello: &CheckedHello) -> Result<Welcome, StoreError> {
     let lease = app.timing.agent_lost_after;
     let adopted = app.store.adopt(live.machine, app.controller_id, &hello.running, lease).await?;
-    for attempt in &adopted {
-        live.hand_over(*attempt);
+    for adopted in &adopted {
+        live.hand_over(adopted.attempt);
     }
+    // A snapshot that nobody knows may be that of an attempt whose report is still on its way. A machine takes one at a time.
+    let may_be_taken = adopted.iter().any(|adopted| adopted.kind == StepKind::TakeSnapshot);
     let wanted = app.store.wanted_snapshots(live.machine).await?;
     let attempts = hello
         .running
         .iter()
         .map(|attempt| {
-            let verdict = if adopted.contains(attempt) { Verdict::Adopt } else { Verdict::Abandon };
+            let is_adopted = adopted.iter().any(|adopted| adopted.attempt == *attempt);
+            let verdict = if is_adopted { Verdict::Adopt } else { Verdict::Abandon };
             AttemptVerdict { attempt: Some(wire_attempt(*attempt)), verdict: verdict.into() }
         })
         .collect();
     let remove_snapshot_ids = hello
         .snapshots
         .iter()
-        .filter(|snapshot| !wanted.contains(snapshot) && !is_being_taken(hello, &adopted))
+        .filter(|snapshot| !wanted.contains(snapshot) && !may_be_taken)
         .map(ToString::to_string)
         .collect();
     let heartbeat_interval = prost_duration(app.timing.heartbeat);
     Ok(Welcome { heartbeat_interval: Some(heartbeat_interval), attempts, remove_snapshot_ids })
-}
-
-/// A snapshot that nobody knows may be that of an adopted attempt whose report is still on its way.
-fn is_being_taken(hello: &CheckedHello, adopted: &[(StepId, i64)]) -> bool {
-    hello.running.iter().any(|attempt| adopted.contains(attempt))
 }
 
 fn prost_duration(duration: std::time::Duration) -> prost_types::Duration {

@@ -180,6 +180,7 @@ async fn keep(
 ) -> Result<StepOutcome, StoreError> {
     Ok(match (kind, end) {
         (StepKind::TakeSnapshot, AttemptEnd::SnapshotTaken(snapshot)) => {
+            let warning = snapshot.warning_beside(&disks_of_last_point(connection, step.job_id).await?);
             sqlx::query(
                 "UPDATE jobs SET snapshot_id = $2, snapshot_taken_at = $3, consistency = $4, snapshot_disks = $5, warning = $6
                  WHERE id = $1",
@@ -189,7 +190,7 @@ async fn keep(
             .bind(snapshot.taken_at)
             .bind(snapshot.consistency.as_str())
             .bind(Json(&snapshot.disks))
-            .bind(snapshot.warning.as_ref().map(Json))
+            .bind(warning.map(Json))
             .execute(connection)
             .await
             .during("keep a snapshot")?;
@@ -270,6 +271,25 @@ pub(super) async fn noted_end(
         (Some("lost"), _) => Some(AttemptEnd::Lost),
         _ => None,
     }))
+}
+
+/// What the machine's newest point of all disks has, if the job wants all disks too. Of a point whose job is forgotten it is
+/// taken to be one of those.
+async fn disks_of_last_point(connection: &mut PgConnection, job: Uuid) -> Result<Vec<String>, StoreError> {
+    let rows: Vec<(String,)> = sqlx::query_as(
+        "SELECT disk ->> 'name' FROM (
+           SELECT p.disks FROM jobs this JOIN points p USING (machine_id)
+             LEFT JOIN steps s ON s.id = p.step_id LEFT JOIN jobs j ON j.id = s.job_id
+           WHERE this.id = $1 AND this.disk_names = '{}' AND p.state IN ('listed', 'damaged')
+             AND coalesce(j.disk_names, '{}') = '{}'
+           ORDER BY p.seq DESC LIMIT 1) last, jsonb_array_elements(last.disks) disk
+         ORDER BY 1",
+    )
+    .bind(job)
+    .fetch_all(connection)
+    .await
+    .during("read what the last point has")?;
+    Ok(rows.into_iter().map(|(name,)| name).collect())
 }
 
 async fn record_attempt(

@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use holdfast_proto::ids::{AgentId, MachineId, SnapshotId, StepId};
 
+use crate::domain::job::StepKind;
 use crate::domain::snapshot::DiskRow;
 
 use super::{During, Store, StoreError};
@@ -25,6 +26,13 @@ pub(crate) struct HeardSession {
     pub(crate) agent: AgentId,
     pub(crate) epoch: i64,
     pub(crate) attempts: Vec<(StepId, i64)>,
+}
+
+/// An attempt that its agent runs and that is current.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct AdoptedRow {
+    pub(crate) attempt: (StepId, i64),
+    pub(crate) kind: StepKind,
 }
 
 /// Progress of an attempt, to be written with others.
@@ -121,17 +129,17 @@ impl Store {
         controller: Uuid,
         running: &[(StepId, i64)],
         lease: Duration,
-    ) -> Result<Vec<(StepId, i64)>, StoreError> {
+    ) -> Result<Vec<AdoptedRow>, StoreError> {
         let (steps, attempts): (Vec<Uuid>, Vec<i64>) =
             running.iter().map(|(step, attempt)| (step.0, *attempt)).unzip();
-        let rows: Vec<(Uuid, i64)> = sqlx::query_as(
+        let rows: Vec<(Uuid, i64, String)> = sqlx::query_as(
             // While no controller was there, nobody wrote down how it got on.
             "UPDATE steps SET controller_id = $2, lease_until = greatest(lease_until, now() + $5::interval),
                     progressed_at = CASE WHEN controller_id = $2 THEN progressed_at ELSE now() END
              FROM unnest($3::uuid[], $4::bigint[]) AS r (step, attempt), jobs j
              WHERE steps.id = r.step AND steps.attempt = r.attempt AND steps.state IN ('dispatched', 'running')
                AND j.id = steps.job_id AND j.machine_id = $1
-             RETURNING steps.id, steps.attempt",
+             RETURNING steps.id, steps.attempt, steps.kind",
         )
         .bind(machine.0)
         .bind(controller)
@@ -141,7 +149,12 @@ impl Store {
         .fetch_all(&self.pool)
         .await
         .during("adopt attempts")?;
-        Ok(rows.into_iter().map(|(step, attempt)| (StepId(step), attempt)).collect())
+        let read = |(step, attempt, kind): (Uuid, i64, String)| {
+            let kind = StepKind::parse(&kind)
+                .ok_or_else(|| StoreError::Corrupt { what: format!("step kind {kind:?}") })?;
+            Ok(AdoptedRow { attempt: (StepId(step), attempt), kind })
+        };
+        rows.into_iter().map(read).collect()
     }
 
     /// The snapshots that this machine's live jobs need.

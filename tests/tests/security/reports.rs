@@ -6,9 +6,10 @@ use holdfast_proto::v1::agent_message::Kind;
 use holdfast_proto::v1::agent_service_client::AgentServiceClient;
 use holdfast_proto::v1::controller_message::Kind as Said;
 use holdfast_proto::v1::{
-    AckResult, AgentMessage, ControllerMessage, Disk, Heartbeat, Hello, StepAttempt, StepReport,
+    AckResult, AgentMessage, ControllerMessage, Disk, Heartbeat, Hello, SnapshotTaken, StepAttempt,
+    StepReport, Welcome, step_report::Outcome,
 };
-use holdfast_tests::{Postgres, World};
+use holdfast_tests::{Agent, Postgres, World};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -23,17 +24,20 @@ struct Session {
 
 impl Session {
     fn open(world: &World) -> Self {
-        let agent = world.enrolled_agent("web1", &[]);
+        Self::open_as(world, &world.enrolled_agent("web1", &[]), Hello::default())
+    }
+
+    fn open_as(world: &World, agent: &Agent, hello: Hello) -> Self {
         let hello = Hello {
             boot_id: "raw".to_owned(),
             process_id: "019a0000-0000-7000-8000-000000000002".to_owned(),
             disks: vec![Disk { name: "data".to_owned(), size_bytes: MIB }],
-            ..Hello::default()
+            ..hello
         };
         run(async {
             let (says, queue) = mpsc::channel(8);
             says.send(AgentMessage { kind: Some(Kind::Hello(hello)) }).await.unwrap();
-            let mut client = AgentServiceClient::new(channel(world, Some(&agent)));
+            let mut client = AgentServiceClient::new(channel(world, Some(agent)));
             let hears = client.session(ReceiverStream::new(queue)).await.unwrap().into_inner();
             Self { says, hears }
         })
@@ -68,6 +72,45 @@ impl Session {
             _ => None,
         })
     }
+}
+
+#[test]
+fn a_snapshot_that_nobody_wants_goes_while_another_one_is_transferred() {
+    const LEFT: &str = "019a0000-0000-7000-8000-000000000003";
+    const TAKEN: &str = "019a0000-0000-7000-8000-000000000004";
+    let world = World::start();
+    let agent = world.enrolled_agent("web1", &[]);
+    let hello = |attempt: &StepAttempt| Hello {
+        snapshot_ids: vec![LEFT.to_owned(), TAKEN.to_owned()],
+        running: vec![attempt.clone()],
+        ..Hello::default()
+    };
+    let welcomed = |session: &mut Session| -> Welcome {
+        session.hear(|said| match said {
+            Said::Welcome(welcome) => Some(welcome),
+            _ => None,
+        })
+    };
+    let mut session = Session::open_as(&world, &agent, Hello::default());
+    let _job = world.start_backup("web1");
+    let taking = session.dispatched();
+    drop(session);
+
+    // Either may be the one that is being taken.
+    let mut session = Session::open_as(&world, &agent, hello(&taking));
+    assert_eq!(welcomed(&mut session).remove_snapshot_ids, [""; 0]);
+    let taken = SnapshotTaken {
+        snapshot_id: TAKEN.to_owned(),
+        disks: vec![Disk { name: "data".to_owned(), size_bytes: MIB }],
+        ..SnapshotTaken::default()
+    };
+    let outcome = Some(Outcome::SnapshotTaken(taken));
+    session.say(Kind::Report(StepReport { attempt: Some(taking), sequence: 1, outcome }));
+    let transferring = session.dispatched();
+    drop(session);
+
+    let mut session = Session::open_as(&world, &agent, hello(&transferring));
+    assert_eq!(welcomed(&mut session).remove_snapshot_ids, [LEFT]);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use holdfast_proto::v1::Consistency;
 
 use super::*;
 use crate::config::SnapshotConfig;
+use crate::snapshot::journal::CloneRecord;
 use crate::snapshot::reflink::{CloneName, DIRECTORY};
 use crate::snapshot::take::{Fresh, Order, prepare};
 use crate::snapshot::undertaking::Undertaking;
@@ -87,6 +88,12 @@ fn can_stop_while_frozen() -> bool {
     cfg!(feature = "failpoints")
 }
 
+fn recovered(journals: &Journals, image: &Path) -> Vec<Arc<Snapshot>> {
+    let snapshots = Arc::new(Snapshots::new(journals.clone()));
+    recover(&snapshots, vec![source(image)]);
+    snapshots.ids().into_iter().filter_map(|id| snapshots.find(id)).collect()
+}
+
 fn clones(outer: &Mounted) -> usize {
     std::fs::read_dir(outer.mount_point.join(DIRECTORY)).unwrap().count()
 }
@@ -111,7 +118,7 @@ fn an_agent_killed_while_everything_is_frozen_leaves_nothing_frozen() {
 
     let journals = Journals::new(state.path().to_owned());
     assert_eq!((journals.load().unwrap().len(), clones(&outer)), (1, 1));
-    assert!(recover(&journals, vec![source(&disk.image)]).is_empty());
+    assert!(recovered(&journals, &disk.image).is_empty());
     assert_eq!((journals.load().unwrap().len(), clones(&outer)), (0, 0));
 }
 
@@ -130,7 +137,7 @@ fn if_the_watchdog_dies_with_its_agent_the_next_start_thaws() {
     drop(agent);
     assert!(disk.is_frozen(), "somebody else thawed it");
     let journals = Journals::new(state.path().to_owned());
-    assert!(recover(&journals, vec![source(&disk.image)]).is_empty());
+    assert!(recovered(&journals, &disk.image).is_empty());
     assert!(disk.is_writable_within(Duration::from_secs(5)), "still frozen");
     assert_eq!((journals.load().unwrap().len(), clones(&outer)), (0, 0));
 }
@@ -157,7 +164,7 @@ fn whole_snapshots_survive_and_everything_else_goes() {
     std::fs::write(directory.join(foreign.to_string()), b"").unwrap();
     std::fs::write(directory.join("notes.txt"), b"").unwrap();
 
-    let survivors = recover(&journals, vec![source(&disk.image)]);
+    let survivors = recovered(&journals, &disk.image);
     assert_eq!(survivors.iter().map(|snapshot| snapshot.id).collect::<Vec<_>>(), [whole_id]);
     assert_eq!(survivors[0].disks[0].path, whole_path);
     survivors[0].disks.iter().for_each(|disk| disk.check().unwrap());
@@ -174,4 +181,41 @@ fn whole_snapshots_survive_and_everything_else_goes() {
     expected.sort();
     assert_eq!(left, expected);
     assert_eq!(journals.load().unwrap().len(), 1);
+}
+
+/// What a whole snapshot leaves on disk.
+fn left_behind(journals: &Journals, image: &Path) -> (SnapshotId, std::path::PathBuf) {
+    let directory = CloneDir::create(image).unwrap();
+    let mut journal = Journal::new(SnapshotId::generate(), StepId::generate());
+    journal.phase = Phase::Taken;
+    journal.clones.push(CloneRecord {
+        disk: "data".to_owned(),
+        directory: directory.directory().to_owned(),
+        size_bytes: 5,
+    });
+    journals.write(&journal).unwrap();
+    let path = directory.path(&journal.clone_name(&journal.clones[0]));
+    std::fs::write(&path, b"clone").unwrap();
+    (journal.id(), path)
+}
+
+#[tokio::test]
+async fn what_is_found_late_is_held_and_what_was_taken_meanwhile_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("data.raw");
+    std::fs::write(&image, b"").unwrap();
+    let journals = Journals::new(dir.path().to_owned());
+    let (earlier, earlier_path) = left_behind(&journals, &image);
+    let snapshots = Arc::new(Snapshots::new(journals.clone()));
+    let found = journals.load().unwrap();
+    // The disks answer only now, and the agent has long gone on.
+    let (_, meanwhile) = left_behind(&journals, &image);
+    recover_all(&snapshots, found, &[source(&image)]);
+    assert_eq!(snapshots.ids(), [earlier]);
+    assert!(earlier_path.try_exists().unwrap() && meanwhile.try_exists().unwrap());
+
+    let late = Arc::new(Snapshots::new(journals));
+    recover_within(Duration::ZERO, &late, vec![source(&image)]);
+    tokio::time::timeout(Duration::from_secs(30), late.late()).await.unwrap();
+    assert_eq!(late.ids().len(), 2);
 }

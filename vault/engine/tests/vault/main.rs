@@ -9,6 +9,7 @@ mod collect_races;
 mod commit;
 mod compact;
 mod corruption;
+mod cuts;
 mod deduplication;
 mod disk_full;
 mod faults;

@@ -3,11 +3,14 @@
 pub(crate) mod agent;
 pub(crate) mod anatomy;
 pub(crate) mod bucket;
+pub(crate) mod disk;
 pub(crate) mod faulty;
 pub(crate) mod image;
 pub(crate) mod object_lock;
 pub(crate) mod restore;
 pub(crate) mod s3;
+pub(crate) mod tape;
+pub(crate) mod watched;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

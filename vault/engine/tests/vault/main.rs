@@ -21,6 +21,7 @@ mod keys;
 mod killed;
 mod lives;
 mod merge;
+mod no_space;
 mod power_cut;
 mod requests;
 mod resume;

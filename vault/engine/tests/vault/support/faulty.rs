@@ -4,8 +4,8 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -60,6 +60,7 @@ pub(crate) struct Faulty {
     bad: Arc<AtomicUsize>,
     prefix: &'static str,
     requests: Arc<AtomicUsize>,
+    failed: Arc<Mutex<Vec<String>>>,
 }
 
 impl Faulty {
@@ -83,12 +84,18 @@ impl Faulty {
         good: usize,
         bad: usize,
     ) -> Arc<Self> {
-        Arc::new(Self { inner, fault, good: counter(good), bad: counter(bad), prefix, requests: counter(0) })
+        let (good, bad, requests) = (counter(good), counter(bad), counter(0));
+        Arc::new(Self { inner, fault, good, bad, prefix, requests, failed: Arc::default() })
     }
 
     /// From now on everything succeeds.
     pub(crate) fn heal(&self) {
         self.bad.store(0, Ordering::SeqCst);
+    }
+
+    /// Names that requests were of that failed.
+    pub(crate) fn failed(&self) -> Vec<String> {
+        self.failed.lock().unwrap().clone()
     }
 
     /// Returns when the last request that is to fail has come.
@@ -114,7 +121,11 @@ impl Faulty {
         let take = |counter: &AtomicUsize| {
             counter.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
         };
-        location.as_ref().starts_with(self.prefix) && !take(&self.good) && take(&self.bad)
+        let fails = location.as_ref().starts_with(self.prefix) && !take(&self.good) && take(&self.bad);
+        if fails {
+            self.failed.lock().unwrap().push(location.to_string());
+        }
+        fails
     }
 }
 

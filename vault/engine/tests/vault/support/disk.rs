@@ -14,11 +14,16 @@ pub(crate) struct Disk {
 
 impl Disk {
     pub(crate) fn make(dir: &Path, format: &[&str]) -> Option<Self> {
+        Self::make_of(dir, format, 256 << 20)
+    }
+
+    /// Of so many bytes.
+    pub(crate) fn make_of(dir: &Path, format: &[&str], size: u64) -> Option<Self> {
         let backing = dir.join("disk");
-        std::fs::File::create(&backing).unwrap().set_len(256 << 20).unwrap();
+        std::fs::File::create(&backing).unwrap().set_len(size).unwrap();
         let made = Command::new(format[0]).args(&format[1..]).arg(&backing).output();
         if !made.is_ok_and(|made| made.status.success()) {
-            eprintln!("SKIPPED: {} is missing", format[0]);
+            eprintln!("SKIPPED: {} is missing, or makes no file system of {size} bytes", format[0]);
             return None;
         }
         let disk = Self { mount_point: dir.join("mount"), backing };
@@ -33,8 +38,12 @@ impl Disk {
 
     pub(crate) fn mount(&self) -> bool {
         std::fs::create_dir_all(&self.mount_point).unwrap();
+        let kind = Command::new("blkid").args(["-o", "value", "-s", "TYPE"]).arg(&self.backing).output();
+        // XFS knows no such time.
+        let options =
+            if kind.is_ok_and(|kind| kind.stdout.starts_with(b"xfs")) { "loop" } else { "loop,commit=300" };
         let mounted = Command::new("mount")
-            .args(["-o", "loop,commit=300"])
+            .args(["-o", options])
             .args([&self.backing, &self.mount_point])
             .output()
             .unwrap();

@@ -3,6 +3,7 @@
 
 mod arbiter;
 mod begin;
+mod believed;
 mod collect;
 mod collect_crash;
 mod collect_races;

@@ -14,8 +14,8 @@ use holdfast_vault_engine::{
 use uuid::Uuid;
 
 use super::collect::AT_ONCE;
-use super::power_cut::Disk;
 use super::support::anatomy::{Anatomist, Region};
+use super::support::disk::Disk;
 use super::support::faulty::{Fault, Faulty};
 use super::support::image::Random;
 use super::support::{

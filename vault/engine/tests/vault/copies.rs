@@ -12,8 +12,8 @@ use uuid::Uuid;
 
 use super::collect::AT_ONCE;
 use super::compact::flip_below;
-use super::power_cut::Disk;
 use super::support::anatomy::Anatomist;
+use super::support::disk::Disk;
 use super::support::faulty::{Fault, Faulty};
 use super::support::{Image, TestVault, back_up, restore, restore_disk};
 

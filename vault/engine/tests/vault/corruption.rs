@@ -240,6 +240,7 @@ async fn flipped_bytes() {
     }
     for ((kind, region), (noticed, flips)) in &tally {
         println!("{kind} {region:?}: {noticed} of {flips} flips noticed");
+        // No restore reads `open/`: collections do, and whoever concludes (`believed`).
         let never = matches!((kind, region), (&"open", _) | (&"segment", Region::Table | Region::ZeroCell));
         assert_eq!(*noticed == 0, never, "{kind} {region:?}: {noticed} of {flips}");
         if *kind == "point" || *kind == "key" {

@@ -10,71 +10,12 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::support::agent::push_blocks;
+use super::support::disk::{Disk, FORMATS};
 use super::support::{
     Image, TestVault, back_up, begin, finish, good_points, request, restore_disk, send_changes,
 };
 
 const MIB: usize = 1 << 20;
-
-/// A file system on a loop device that writes nothing back by itself for five minutes.
-pub(crate) struct Disk {
-    pub(crate) mount_point: PathBuf,
-    pub(crate) backing: PathBuf,
-}
-
-impl Disk {
-    pub(crate) fn make(dir: &Path, format: &[&str]) -> Option<Self> {
-        let backing = dir.join("disk");
-        std::fs::File::create(&backing).unwrap().set_len(256 << 20).unwrap();
-        let made = Command::new(format[0]).args(&format[1..]).arg(&backing).output();
-        if !made.is_ok_and(|made| made.status.success()) {
-            eprintln!("SKIPPED: {} is missing", format[0]);
-            return None;
-        }
-        let disk = Self { mount_point: dir.join("mount"), backing };
-        disk.mount().then_some(disk)
-    }
-
-    fn mount(&self) -> bool {
-        std::fs::create_dir_all(&self.mount_point).unwrap();
-        let mounted = Command::new("mount")
-            .args(["-o", "loop,commit=300"])
-            .args([&self.backing, &self.mount_point])
-            .output()
-            .unwrap();
-        if !mounted.status.success() {
-            eprintln!("SKIPPED: cannot mount: {}", String::from_utf8_lossy(&mounted.stderr).trim());
-        }
-        mounted.status.success()
-    }
-
-    /// The disk as it would be after a power cut now.
-    fn after_power_cut(&self, dir: &Path) -> Self {
-        std::fs::create_dir(dir).unwrap();
-        let cut = Self { mount_point: dir.join("mount"), backing: dir.join("disk") };
-        std::fs::copy(&self.backing, &cut.backing).unwrap();
-        // Two file systems with one id cannot be mounted together; the old one has served its purpose.
-        self.unmount();
-        assert!(cut.mount());
-        cut
-    }
-
-    fn unmount(&self) {
-        let unmounted = Command::new("umount").arg("-d").arg(&self.mount_point).status();
-        if !unmounted.is_ok_and(|status| status.success()) {
-            let _ = Command::new("umount").args(["-l", "-d"]).arg(&self.mount_point).status();
-        }
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-        if mounts.contains(&format!(" {} ", self.mount_point.display())) {
-            self.unmount();
-        }
-    }
-}
 
 struct Bed {
     disk: Disk,
@@ -120,9 +61,6 @@ impl Bed {
         (disk, vault.unwrap())
     }
 }
-
-/// File systems that differ in what else a sync carries along: all of the journal, or one directory alone.
-const FORMATS: [&[&str]; 2] = [&["mkfs.ext4", "-q", "-F"], &["mkfs.btrfs", "-q", "-f"]];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_outlives_a_power_cut() {

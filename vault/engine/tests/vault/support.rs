@@ -3,6 +3,7 @@
 pub(crate) mod agent;
 pub(crate) mod anatomy;
 pub(crate) mod bucket;
+pub(crate) mod disk;
 pub(crate) mod faulty;
 pub(crate) mod image;
 pub(crate) mod object_lock;
@@ -10,7 +11,9 @@ pub(crate) mod paced;
 pub(crate) mod proxy;
 pub(crate) mod restore;
 pub(crate) mod s3;
+pub(crate) mod tape;
 pub(crate) mod turns;
+pub(crate) mod watched;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,138 +1,19 @@
 //! Verification says exactly what a restore would meet, before somebody needs it.
 
+mod subject;
+
 use std::collections::BTreeSet;
 
 use holdfast_vault_engine::{
-    Action, CollectOptions, Compaction, DamagedPoint, Point, Vault, VerifyDepth, VerifyPace, VerifyReport,
-    VerifyScope,
+    Action, CollectOptions, DamagedPoint, Point, Vault, VerifyDepth, VerifyPace, VerifyScope,
 };
 use uuid::Uuid;
 
-use super::collect::AT_ONCE;
+use subject::{Subject, sound, told};
+
 use super::support::anatomy::{Anatomist, Region};
 use super::support::image::Random;
-use super::support::{Image, TestVault, back_up, begin, good_points, request, restore, send_changes};
-
-struct Subject {
-    test: TestVault,
-    machine: Uuid,
-    points: Vec<Point>,
-    anatomist: Anatomist,
-}
-
-impl Subject {
-    /// Two disks; the first shrinks and grows, points lie on each other, and a cell is left over that none needs.
-    async fn new() -> Self {
-        let test = TestVault::new().await;
-        let machine = Uuid::new_v4();
-        let mut one = Image::mixed(1, 900_000);
-        let two = Image::mixed(2, 200_000);
-        let mut points = Vec::new();
-        for round in 0..4 {
-            let disks = [("one", &one), ("two", &two)];
-            points.push(back_up(&test.vault, machine, &disks).await.unwrap());
-            one.change(10 + round, 2);
-            one.resize([700_000, 1_000_000, 1_000_000, 1_000_000][usize::try_from(round).unwrap()]);
-        }
-        let anatomist = Anatomist::new(&test.path, &test.key_path);
-        Self { test, machine, points, anatomist }
-    }
-
-    /// The same without its first points, and compacted.
-    async fn worn() -> Self {
-        let mut subject = Self::new().await;
-        let vault = &subject.test.vault;
-        let mut last = restore(vault, &subject.points[3], "one").await.unwrap();
-        last.change(20, 150);
-        let two = restore(vault, &subject.points[3], "two").await.unwrap();
-        let newest = back_up(vault, subject.machine, &[("one", &last), ("two", &two)]).await.unwrap();
-        for point in std::mem::replace(&mut subject.points, vec![newest]) {
-            vault.decide_point(subject.machine, point.seq, AT_ONCE, "eva").await.unwrap();
-        }
-        let now = chrono::Utc::now();
-        let options =
-            CollectOptions { compaction: Compaction::All, least_gain: 1, ..CollectOptions::new(now) };
-        let report = vault.collect(options, |_| {}).await.unwrap();
-        assert!(report.compacted_segments > 0 && report.deleted_segments > 0, "{report:?}");
-        subject
-    }
-
-    async fn verify(&self, depth: VerifyDepth) -> VerifyReport {
-        let vault = self.test.reopen().await.unwrap();
-        vault.verify(VerifyScope::Vault, depth, VerifyPace::Full, |_| {}).await.unwrap()
-    }
-
-    /// Which disks of which points do not restore.
-    async fn broken(&self) -> BTreeSet<(u64, &'static str)> {
-        let vault = self.test.reopen().await.unwrap();
-        let listed: BTreeSet<u64> = match vault.points(self.machine).await {
-            Ok(points) => points
-                .into_iter()
-                .filter_map(|status| match status {
-                    holdfast_vault_engine::PointStatus::Ok(point) => Some(point.seq),
-                    _ => None,
-                })
-                .collect(),
-            Err(error) => panic!("{error}"),
-        };
-        let mut broken = BTreeSet::new();
-        for point in &self.points {
-            for disk in ["one", "two"] {
-                if !listed.contains(&point.seq) || restore(&vault, point, disk).await.is_err() {
-                    broken.insert((point.seq, disk));
-                }
-            }
-        }
-        broken
-    }
-
-    /// What is told is what does not restore; a look at the structure alone misses what is `is_data`. Answers that.
-    async fn check(&self, what: &str, is_data: bool) -> bool {
-        let broken = self.broken().await;
-        let report = self.verify(VerifyDepth::ReadData).await;
-        assert!(!report.findings.is_empty(), "{what} is not found");
-        assert_eq!(told(&report), broken, "{what}: {:#?}", report.findings);
-        let healthy = self.points.iter().map(|point| point.seq);
-        let healthy = healthy.filter(|seq| !broken.iter().any(|(broken, _)| broken == seq)).collect();
-        assert_eq!(sound(&report, self.machine), healthy, "{what}");
-        let structure = self.verify(VerifyDepth::Structure).await;
-        if is_data {
-            assert!(structure.findings.is_empty(), "{what}: {structure:?}");
-        } else {
-            assert!(!structure.findings.is_empty(), "{what}");
-            assert_eq!(told(&structure), broken, "{what}: {structure:?}");
-        }
-        is_data
-    }
-
-    fn objects(&self) -> Vec<String> {
-        let all = self.test.objects().into_iter();
-        // Those of points that are no more matter to nobody.
-        let seq = |name: &str| name.rsplit('/').next().and_then(|file| file.get(..20)?.parse().ok());
-        let is_point = |name: &str| {
-            name.starts_with("points/") && self.points.iter().any(|point| Some(point.seq) == seq(name))
-        };
-        all.filter(|name| name.starts_with("seg/") || is_point(name)).collect()
-    }
-}
-
-/// What findings say, in the same words.
-fn told(report: &VerifyReport) -> BTreeSet<(u64, &'static str)> {
-    let mut told = BTreeSet::new();
-    for point in report.findings.iter().filter_map(|finding| finding.point.as_ref()) {
-        match point.disk.as_deref() {
-            Some("one") => drop(told.insert((point.seq, "one"))),
-            Some("two") => drop(told.insert((point.seq, "two"))),
-            Some(other) => panic!("{other}"),
-            None => told.extend([(point.seq, "one"), (point.seq, "two")]),
-        }
-    }
-    told
-}
-
-fn sound(report: &VerifyReport, machine: Uuid) -> BTreeSet<u64> {
-    report.sound[&machine].keys().copied().collect()
-}
+use super::support::{Image, TestVault, back_up, begin, good_points, request, send_changes};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_whole_is_called_so() {
@@ -150,7 +31,7 @@ async fn what_is_whole_is_called_so() {
     let last = last.unwrap();
     assert_eq!((last.segments_done as u64, last.read_bytes), (segments, report.read_bytes));
     assert!(report.read_bytes > 400_000 && report.read_bytes < subject.test.size());
-    assert_eq!(sound(&report, subject.machine), subject.points.iter().map(|point| point.seq).collect());
+    assert_eq!(sound(&report), subject.points.iter().map(|point| (point.machine, point.seq)).collect());
 
     let structure = subject.verify(VerifyDepth::Structure).await;
     assert!(structure.findings.is_empty() && structure.read_bytes == 0, "{structure:?}");
@@ -163,53 +44,141 @@ async fn what_is_whole_is_called_so() {
     assert!(error.to_string().contains("999"), "{error}");
 }
 
-/// Regions of every kind of every object, each harmed in some way, `HOLDFAST_HARMS` times (200): told is exactly what does not
-/// restore any more.
+/// Objects of every kind, and every region of them, each harmed in some way, `HOLDFAST_HARMS` times (200): told is exactly what does
+/// not restore any more, and what restores has the right bytes.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_does_not_restore_is_told_and_nothing_else() {
     let harms: usize = std::env::var("HOLDFAST_HARMS").map_or(200, |count| count.parse().unwrap());
     let mut random = Random(7);
     let (mut cases, mut data_only) = (0, 0);
-    let mut reached = BTreeSet::new();
-    let (whole, worn) = (Subject::new().await, Subject::worn().await);
-    while cases < harms {
-        let subject = if random.below(2) == 0 { &whole } else { &worn };
-        for name in subject.objects() {
+    let (mut reached, mut exchanged) = (BTreeSet::new(), BTreeSet::new());
+    let subjects = [Subject::new().await, Subject::worn().await, Subject::clones().await];
+    // Each of them at least once.
+    for round in 0.. {
+        if round >= subjects.len() && cases >= harms {
+            break;
+        }
+        let subject = subjects.get(round).unwrap_or_else(|| &subjects[random.below(subjects.len())]);
+        let looked_at = subject.looked_at();
+        for name in subject.all_objects() {
             let path = subject.test.path.join(&name);
-            let whole = std::fs::read(&path).unwrap();
+            let whole = subject.read(&name);
             for (region, range) in subject.anatomist.regions(&name, &whole) {
-                if !range.is_empty() {
-                    let at = range.start + random.below(range.len());
-                    let (harm, bytes) = harmed(&mut random, &whole, at, &range);
-                    std::fs::write(&path, &bytes).unwrap();
-                    let what = format!("{harm} at {at} ({region:?}) of {name}");
-                    // A cut takes the directory away, whatever else it takes.
-                    let is_data = name.starts_with("seg/")
-                        && matches!(
-                            region,
-                            Region::DataCell
-                                | Region::KeptCell
-                                | Region::GoneCell
-                                | Region::ZeroCell
-                                | Region::Table
-                        )
-                        && harm != "cut";
-                    reached.insert(region);
-                    if region == Region::MetaCell && harm != "cut" && subject.broken().await.is_empty() {
-                        // Of a delta that is no more, or a page of hashes: only one of them is looked at without the data.
-                        assert!(!subject.verify(VerifyDepth::ReadData).await.findings.is_empty(), "{what}");
-                    } else {
-                        data_only += usize::from(subject.check(&what, is_data).await);
-                    }
-                    cases += 1;
+                if range.is_empty() {
+                    continue;
+                }
+                let at = range.start + random.below(range.len());
+                let (harm, bytes) = harmed(&mut random, &whole, at, &range);
+                std::fs::write(&path, &bytes).unwrap();
+                let what = format!("{harm} at {at} ({region:?}) of {name}");
+                cases += 1;
+                if !looked_at.contains(&name) {
+                    // `open/` and `gc/` restore nothing: what they make others do is looked at in `believed`.
+                    subject.check_harmless(&what).await;
+                    continue;
+                }
+                reached.insert(region);
+                // A cut takes the directory away, whatever else it takes.
+                let is_data = name.starts_with("seg/") && IS_DATA.contains(&region) && harm != "cut";
+                let is_meta = region == Region::MetaCell && harm != "cut";
+                if is_meta && subject.restore_all().await.broken.is_empty() {
+                    // Of a delta that is no more, or a page of hashes: only one of them is looked at without the data.
+                    assert!(!subject.verify(VerifyDepth::ReadData).await.findings.is_empty(), "{what}");
+                } else {
+                    let named: &[&str] = if name.starts_with("points/") { &[&name] } else { &[] };
+                    data_only += usize::from(subject.check(&what, named, is_data).await);
                 }
             }
             std::fs::write(&path, &whole).unwrap();
+            cases += 1;
+            exchanged.insert(exchange(subject, &name, &looked_at, &mut random).await);
         }
     }
     assert!(data_only > harms / 10, "{cases} cases, {data_only} of data");
-    assert!(harms < 1000 || reached.contains(&Region::KeptCell), "{reached:?}");
+    for region in [Region::KnownCell, Region::KeptCell, Region::GoneCell] {
+        assert!(reached.contains(&region), "{reached:?}");
+    }
+    assert_eq!(exchanged, BTreeSet::from(["another", "exchanged", "gone", "older"]));
     println!("{cases} cases, {data_only} of data");
+}
+
+/// Regions that are read only with the data.
+const IS_DATA: [Region; 6] = [
+    Region::DataCell,
+    Region::KnownCell,
+    Region::KeptCell,
+    Region::GoneCell,
+    Region::ZeroCell,
+    Region::Table,
+];
+
+/// One whole object gone, or another one in its place. Answers which.
+async fn exchange(
+    subject: &Subject,
+    name: &str,
+    looked_at: &BTreeSet<String>,
+    random: &mut Random,
+) -> &'static str {
+    let whole = subject.read(name);
+    let kind = name.split('/').next().unwrap();
+    let others: Vec<String> = subject
+        .all_objects()
+        .into_iter()
+        .filter(|other| other != name && other.split('/').next() == Some(kind))
+        .collect();
+    let older = subject.older(name);
+    let how = match random.below(4) {
+        0 if !others.is_empty() => "another",
+        1 if !others.is_empty() => "exchanged",
+        2 | 3 if !older.is_empty() => "older",
+        _ => "gone",
+    };
+    let write = |name: &str, bytes: &[u8]| std::fs::write(subject.test.path.join(name), bytes).unwrap();
+    let mut other = None;
+    match how {
+        "another" => write(name, &subject.read(&others[random.below(others.len())])),
+        "exchanged" => {
+            let chosen = &others[random.below(others.len())];
+            let bytes = subject.read(chosen);
+            write(name, &bytes);
+            write(chosen, &whole);
+            other = Some((chosen, bytes));
+        }
+        "older" => write(name, &older[random.below(older.len())]),
+        _ => std::fs::remove_file(subject.test.path.join(name)).unwrap(),
+    }
+    let what = format!("{how}: {name}, {:?}", other.as_ref().map(|(other, _)| other));
+    let is_event = kind == "points" && name.contains('.');
+    let is_abort = subject.is_abort(name);
+    // What comes last in a chain is known to nobody but the catalogue: so a decision is forgotten, or is the one of another life, and
+    // the newest point is gone. Without its abort a backup is under way again.
+    let is_unseen = match how {
+        "gone" => subject.is_newest_point(name) || is_abort || is_event && subject.is_last_event(name),
+        "older" => is_event || is_abort,
+        _ => false,
+    };
+    let is_seen =
+        looked_at.contains(name) || other.as_ref().is_some_and(|(other, _)| looked_at.contains(*other));
+    if !is_seen || is_unseen && !was_purged(subject, name) {
+        subject.check_harmless(&what).await;
+    } else {
+        // A point of another life is a good one, and so is one whose purge is forgotten: only what they need is not there.
+        let is_told = looked_at.contains(name) && kind == "points" && !is_unseen && how != "older";
+        let named = std::iter::once(name).chain(other.as_ref().map(|(other, _)| &***other));
+        let named: Vec<&str> = named.filter(|_| is_told).collect();
+        subject.check(&what, &named, false).await;
+    }
+    write(name, &whole);
+    if let Some((other, bytes)) = other {
+        write(other, &bytes);
+    }
+    how
+}
+
+/// Whether it is the event that purged a point: without it the point is listed again, and what it needs is gone.
+fn was_purged(subject: &Subject, name: &str) -> bool {
+    let is_point = |point: &Point| name.starts_with(&format!("points/{}/{:020}", point.machine, point.seq));
+    name.contains('.') && !subject.points.iter().any(is_point)
 }
 
 /// One object with a region of it flipped in one bit, overwritten, or cut.
@@ -253,7 +222,7 @@ async fn what_is_gone_or_another_is_told() {
                 Some(bytes) => std::fs::write(&path, bytes).unwrap(),
                 None => std::fs::remove_file(&path).unwrap(),
             }
-            let broken = subject.broken().await;
+            let broken = subject.restore_all().await.broken;
             for depth in [VerifyDepth::Structure, VerifyDepth::ReadData] {
                 let report = subject.verify(depth).await;
                 // The newest point has none after it that names it.

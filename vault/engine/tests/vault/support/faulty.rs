@@ -63,6 +63,7 @@ pub(crate) struct Faulty {
     prefix: &'static str,
     requests: Arc<AtomicUsize>,
     after_list: Arc<Mutex<Option<Then>>>,
+    failed: Arc<Mutex<Vec<String>>>,
 }
 
 struct Then(Box<dyn FnOnce() + Send>);
@@ -94,8 +95,9 @@ impl Faulty {
         good: usize,
         bad: usize,
     ) -> Arc<Self> {
-        let (good, bad, after_list) = (counter(good), counter(bad), Arc::default());
-        Arc::new(Self { inner, fault, good, bad, prefix, requests: counter(0), after_list })
+        let (good, bad, requests) = (counter(good), counter(bad), counter(0));
+        let (failed, after_list) = (Arc::default(), Arc::default());
+        Arc::new(Self { inner, fault, good, bad, prefix, requests, after_list, failed })
     }
 
     /// Does this once, when the next listing of what is below the prefix was told to its end.
@@ -111,6 +113,11 @@ impl Faulty {
     /// From now on this fails.
     pub(crate) fn strike(&self) {
         self.bad.store(usize::MAX, Ordering::SeqCst);
+    }
+
+    /// Names that requests were of that failed.
+    pub(crate) fn failed(&self) -> Vec<String> {
+        self.failed.lock().unwrap().clone()
     }
 
     /// Returns when the last request that is to fail has come.
@@ -136,7 +143,11 @@ impl Faulty {
         let take = |counter: &AtomicUsize| {
             counter.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
         };
-        location.as_ref().starts_with(self.prefix) && !take(&self.good) && take(&self.bad)
+        let fails = location.as_ref().starts_with(self.prefix) && !take(&self.good) && take(&self.bad);
+        if fails {
+            self.failed.lock().unwrap().push(location.to_string());
+        }
+        fails
     }
 }
 

@@ -203,6 +203,9 @@ fn write_config(config: &InitConfig) -> Result<(), InitError> {
 
 /// Makes a file that is whole once it has its name, and stays then, whatever dies. One that is there already is left alone.
 fn make_file(path: &Path, text: &str) -> io::Result<()> {
+    if path.symlink_metadata().is_ok() {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
     let mut staged = path.to_owned().into_os_string();
     staged.push(".new");
     let staged = PathBuf::from(staged);

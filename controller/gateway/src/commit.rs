@@ -35,21 +35,15 @@ impl Gateway {
         if (StepId::from_wire(&attempt.step_id)?, attempt.attempt) != (transfer.step, transfer.attempt) {
             return Err(invalid("the transfer is of another attempt"));
         }
-        let grant =
-            within(self.inner.authority.authorise_transfer(agent, transfer.step, transfer.attempt)).await?;
+        within(self.inner.authority.authorise_transfer(agent, transfer.step, transfer.attempt)).await?;
         let read: Vec<(String, u64)> =
             request.disks.into_iter().map(|disk| (disk.name, disk.read_bytes)).collect();
         let point = match &*state {
             CommitState::Created(point) | CommitState::Recorded(point) => Point::clone(point),
             CommitState::Receiving => {
-                // Found since this began. What is damaged in it the new point would need, too.
-                if transfer.backup.base().is_some_and(|base| grant.damaged.contains(&base.seq)) {
-                    self.inner.transfers.remove(&transfer);
-                    return Err(reopen(BASE_DAMAGED));
-                }
                 // It takes nothing any more, and after an error the point may be there: the agent opens its transfer
                 // afresh, which asks the vault.
-                let created = self.create_point(&transfer, &read).await;
+                let created = self.create_point(agent, &transfer, &read).await;
                 let point = created.inspect_err(|_| self.inner.transfers.remove(&transfer))?;
                 *state = CommitState::Created(Box::new(point.clone()));
                 point
@@ -66,10 +60,20 @@ impl Gateway {
         Ok(CommitTransferResponse { point_id: point.id.to_string(), map_ids })
     }
 
-    async fn create_point(&self, transfer: &Transfer, read: &[(String, u64)]) -> Result<Point, Status> {
+    async fn create_point(
+        &self,
+        agent: AgentId,
+        transfer: &Transfer,
+        read: &[(String, u64)],
+    ) -> Result<Point, Status> {
         let Transfer { step, attempt, backup, .. } = transfer;
         let prepared = backup.prepare(read).await.map_err(|error| status_of(&error))?;
         crash_point("gateway::prepared");
+        // Found since this began. What is damaged in it the new point would need, too.
+        let grant = within(self.inner.authority.authorise_transfer(agent, *step, *attempt)).await?;
+        if backup.base().is_some_and(|base| grant.damaged.contains(&base.seq)) {
+            return Err(reopen(BASE_DAMAGED));
+        }
         let (authority, mut asked) = (&self.inner.authority, Instant::now());
         let lease = persistently("begin a commit", || {
             asked = Instant::now();

@@ -1,6 +1,7 @@
 //! Damage is found in one point; others may need the same bytes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
+use std::sync::{MutexGuard, PoisonError};
 
 use tonic::Status;
 use tracing::{error, warn};
@@ -34,6 +35,10 @@ impl Gateway {
 
     /// The same of a segment in which a restore met damage, while the operator is told of that.
     pub(crate) fn spread_damage_later(&self, point: PointLocation, segment: SegmentId) {
+        // A restore that is tried again and again finds the same.
+        if !self.spread().insert(segment) {
+            return;
+        }
         let gateway = self.clone();
         tokio::spawn(async move {
             // One after the other: each reads a segment, and where the blocks of all points are.
@@ -46,6 +51,11 @@ impl Gateway {
                         "not looked for what else is damaged: the next verification will");
                 }
             }
+            gateway.spread().remove(&segment);
         });
+    }
+
+    fn spread(&self) -> MutexGuard<'_, HashSet<SegmentId>> {
+        self.inner.spread.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -21,6 +21,7 @@ mod transfers;
 mod verify;
 mod wire;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,7 +34,7 @@ use holdfast_proto::MAX_MESSAGE_BYTES;
 use holdfast_proto::error::{ErrorDetail, ErrorDetailExt as _, detail_of, system_error};
 use holdfast_proto::v1::restore_service_server::RestoreServiceServer;
 use holdfast_proto::v1::transfer_service_server::TransferServiceServer;
-use holdfast_vault_engine::Vault;
+use holdfast_vault_engine::{SegmentId, Vault};
 
 pub use authority::{
     AgentIdentity, Authority, CataloguedPoint, KeptPoint, OperatorIdentity, PointLocation, Role,
@@ -101,6 +102,8 @@ struct Inner {
     collecting: Mutex<()>,
     verifying: Mutex<()>,
     spreading: Mutex<()>,
+    /// Segments of which it is being looked who needs what is damaged.
+    spread: std::sync::Mutex<HashSet<SegmentId>>,
 }
 
 impl std::fmt::Debug for Gateway {
@@ -123,6 +126,7 @@ impl Gateway {
             collecting: Mutex::new(()),
             verifying: Mutex::new(()),
             spreading: Mutex::new(()),
+            spread: std::sync::Mutex::default(),
         };
         Self { inner: Arc::new(inner) }
     }

@@ -27,6 +27,8 @@ pub(crate) struct Candidate<'d, T> {
     pub(crate) point: T,
     /// The names of the disks that it has.
     pub(crate) disks: &'d [String],
+    /// Whether it has all the disks that were wanted when it was made.
+    pub(crate) is_whole: bool,
 }
 
 impl Retention {
@@ -36,15 +38,19 @@ impl Retention {
     }
 
     /// The points that no rule keeps, in the order that they are given in. Each disk has its own newest points: a point of one disk
-    /// takes no other disk's place. The newest one of a disk is always kept. Days without points do not count, so that what stops
-    /// making points loses none.
+    /// takes no other disk's place, and points of some disks take none of those that have all at one instant. The newest one of a disk
+    /// is always kept, and of a disk that the newest whole point does not have any more that one alone: otherwise disks that come and go
+    /// would keep everything. Days without points do not count, so that what stops making points loses none.
     pub(crate) fn expired<T: Copy + Ord>(&self, points: &[Candidate<'_, T>]) -> Vec<T> {
         if self.keeps_all() {
             return Vec::new();
         }
         let mut of_disk: BTreeMap<&str, Vec<(DateTime<Utc>, T)>> = BTreeMap::new();
-        let mut kept = BTreeSet::new();
-        for Candidate { at, point, disks } in points {
+        let (mut kept, mut whole) = (BTreeSet::new(), Vec::new());
+        for Candidate { at, point, disks, is_whole } in points {
+            if *is_whole {
+                whole.push((*at, *point));
+            }
             for disk in *disks {
                 of_disk.entry(disk).or_default().push((*at, *point));
             }
@@ -53,8 +59,16 @@ impl Retention {
                 kept.insert(*point);
             }
         }
-        for points in of_disk.into_values() {
-            self.keep(points, &mut kept);
+        let newest = points.iter().filter(|point| point.is_whole).max_by_key(|point| (point.at, point.point));
+        for (disk, points) in of_disk {
+            if newest.is_none_or(|newest| newest.disks.iter().any(|has| has == disk)) {
+                self.keep(points, &mut kept);
+            } else {
+                kept.extend(points.into_iter().max().map(|(_, point)| point));
+            }
+        }
+        if !whole.is_empty() {
+            self.keep(whole, &mut kept);
         }
         points.iter().map(|candidate| candidate.point).filter(|point| !kept.contains(point)).collect()
     }
@@ -101,7 +115,8 @@ mod tests {
     /// What is left, of points of one disk at these instants.
     fn left(retention: Retention, instants: &[&str]) -> Vec<String> {
         let disks = ["root".to_owned()];
-        let candidate = |(point, text): (usize, &&str)| Candidate { at: at(text), point, disks: &disks };
+        let candidate =
+            |(point, text): (usize, &&str)| Candidate { at: at(text), point, disks: &disks, is_whole: true };
         let points: Vec<_> = instants.iter().enumerate().map(candidate).collect();
         let expired = retention.expired(&points);
         (0..instants.len())
@@ -145,6 +160,40 @@ mod tests {
     }
 
     #[test]
+    fn points_of_some_disks_take_no_place_of_whole_ones() {
+        let [root, data] = ["root", "data"].map(str::to_owned);
+        let (both, root, data) = ([root.clone(), data.clone()], [root], [data]);
+        let candidate =
+            |point: usize, text, disks, is_whole| Candidate { at: at(text), point, disks, is_whole };
+        let points = [
+            candidate(0, "2026-11-29T02:00:00Z", &both[..], true),
+            candidate(1, "2026-11-30T02:00:00Z", &both[..], true),
+            candidate(2, "2026-11-30T09:00:00Z", &root[..], false),
+            candidate(3, "2026-11-30T10:00:00Z", &data[..], false),
+        ];
+        assert_eq!(keeping(1, 0, 0, 0, 0).expired(&points), [0]);
+        assert_eq!(keeping(0, 1, 0, 0, 0).expired(&points), [0]);
+    }
+
+    #[test]
+    fn disks_that_come_and_go_keep_their_newest_point_alone() {
+        let disks: Vec<[String; 2]> =
+            (0..5).map(|day| ["root".to_owned(), format!("tape-{}", day / 2)]).collect();
+        let points: Vec<_> = disks
+            .iter()
+            .zip(0..)
+            .map(|(disks, day)| Candidate {
+                at: at("2026-11-01T02:00:00Z") + TimeDelta::days(day),
+                point: day,
+                disks,
+                is_whole: true,
+            })
+            .collect();
+        // 4 by the rule; 1 and 3 are the last ones of two tapes that are gone.
+        assert_eq!(keeping(1, 0, 0, 0, 0).expired(&points), [0, 2]);
+    }
+
+    #[test]
     fn a_pause_costs_nothing() {
         let points = ["2020-01-01T00:00:00Z", "2020-01-02T00:00:00Z", "2026-01-02T00:00:00Z"];
         assert_eq!(left(keeping(0, 2, 0, 0, 0), &points), points[1..]);
@@ -162,7 +211,12 @@ mod tests {
         ];
         let points: Vec<_> = (0..)
             .zip(made)
-            .map(|(point, (text, disks))| Candidate { at: at(text), point, disks: disks.as_slice() })
+            .map(|(point, (text, disks))| Candidate {
+                at: at(text),
+                point,
+                disks: disks.as_slice(),
+                is_whole: false,
+            })
             .collect();
         assert_eq!(
             keeping(0, 7, 0, 0, 0).expired(&points),
@@ -188,7 +242,7 @@ mod tests {
                 (0..3).filter(|bit| mask & 1 << bit != 0).map(|bit| names[bit].clone()).collect()
             };
             let sets: Vec<Vec<String>> = (0..8).map(disks_of).collect();
-            let candidate = |hour: &i64, disks| Candidate { at: start + TimeDelta::hours(*hour), point: *hour, disks };
+            let candidate = |hour: &i64, disks| Candidate { at: start + TimeDelta::hours(*hour), point: *hour, disks, is_whole: false };
             let all: Vec<_> = made.iter().map(|(hour, mask)| candidate(hour, sets[*mask].as_slice())).collect();
             let expired = retention.expired(&all);
             let mut expected: BTreeSet<i64> = made.keys().copied().collect();
@@ -217,7 +271,7 @@ mod tests {
             let disks = ["root".to_owned()];
             let points: Vec<_> = hours
                 .iter()
-                .map(|hour| Candidate { at: start + TimeDelta::hours(*hour), point: *hour, disks: &disks })
+                .map(|hour| Candidate { at: start + TimeDelta::hours(*hour), point: *hour, disks: &disks, is_whole: true })
                 .collect();
             let retention = keeping(last, daily, weekly, monthly, yearly);
             let expired = retention.expired(&points);

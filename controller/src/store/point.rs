@@ -48,6 +48,7 @@ pub(crate) struct RetainedRow {
     /// The slot that it is for, or when its job started.
     pub(crate) serves_until: DateTime<Utc>,
     pub(crate) is_locked: bool,
+    pub(crate) is_whole: bool,
     pub(crate) disk_names: Vec<String>,
 }
 
@@ -146,7 +147,7 @@ impl Store {
     /// The points of a machine that restore, for its policy's retention.
     pub(crate) async fn retained_points(&self, machine: MachineId) -> Result<Vec<RetainedRow>, StoreError> {
         sqlx::query_as(
-            "SELECT id, machine_id, seq, hash, decisions, serves_until, coalesce(locked_until > now(), false) AS is_locked,
+            "SELECT id, machine_id, seq, hash, decisions, serves_until, coalesce(locked_until > now(), false) AS is_locked, is_whole,
                     ARRAY(SELECT disk ->> 'name' FROM jsonb_array_elements(disks) disk) AS disk_names
              FROM points WHERE machine_id = $1 AND state = 'listed'",
         )

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures::Stream;
 use tokio::sync::{Semaphore, watch};
@@ -40,6 +41,9 @@ use upload::{UPLOADS, Upload, upload, wait};
 
 /// Block maps of the first generation; a new one means that everything is compared by new hashes.
 const MAP_GENERATION: u32 = 1;
+
+/// For so long an open transfer reads what it takes over, at most.
+const ADOPTING: Duration = Duration::from_secs(60);
 
 /// A backup in progress. Cheap to clone; all methods may be called from many tasks.
 #[derive(Clone)]
@@ -157,8 +161,10 @@ impl Backup {
             closed: false,
         };
         if let Some(condemned) = &condemned {
+            let heals = opened.base.is_none() && opened.previous.is_some();
+            let look = adopt::Look { until: Instant::now() + ADOPTING, heals };
             for seq in adopted {
-                adopt::adopt(&vault, &request, *seq, condemned, &mut state).await?;
+                adopt::adopt(&vault, &request, *seq, condemned, look, &mut state).await?;
             }
         }
         let shared = Shared {

@@ -156,7 +156,8 @@ impl Inner {
         let (Some((first, _)), Some((last, _))) = (cells.first(), cells.last()) else {
             return Ok(Window::default());
         };
-        let mut stored = StoredCells::read(&self.vault, self.vault.copy(id).await?, *first..=*last).await?;
+        let mut stored =
+            StoredCells::read(&self.vault, self.vault.exact_segment(id).await?, *first..=*last).await?;
         blocking(move || {
             let numbers: Vec<u32> = cells.iter().map(|(cell, _)| *cell).collect();
             let opened = stored.open_in_place(&numbers)?;

@@ -1,6 +1,7 @@
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 use tracing::warn;
 
@@ -16,6 +17,15 @@ use crate::{Vault, VaultError, name, object};
 use super::known::{self, Known};
 use super::{State, receive, receive_zeros};
 
+/// How closely what is taken over is looked at.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Look {
+    /// Whoever opens a transfer waits for it: what was not read by then is not taken over but sent again.
+    pub(super) until: Instant,
+    /// The newest point is damaged. What damaged it may have damaged this, too, and the next point is to heal.
+    pub(super) heals: bool,
+}
+
 /// Takes over the segments of an earlier backup that has no point: what they hold need not be sent again where the disk
 /// still has it. What a collection condemned counts as gone.
 pub(super) async fn adopt(
@@ -23,6 +33,7 @@ pub(super) async fn adopt(
     request: &BeginBackup,
     seq: u64,
     condemned: &HashSet<CondemnedSegment>,
+    look: Look,
     state: &mut State,
 ) -> Result<(), VaultError> {
     let prefix = format!("seg/{}/{seq:020}", request.machine);
@@ -43,7 +54,7 @@ pub(super) async fn adopt(
         if condemned.contains(&CondemnedSegment { machine: request.machine, seq, number, generation }) {
             continue;
         }
-        match adopt_segment(vault, request, id, condemned, state).await {
+        match adopt_segment(vault, request, id, condemned, look, state).await {
             // Nothing refers to it yet: what it held is sent again.
             Err(error) if error.is_damage() => {
                 warn!(
@@ -67,15 +78,18 @@ async fn adopt_segment(
     request: &BeginBackup,
     id: SegmentId,
     condemned: &HashSet<CondemnedSegment>,
+    look: Look,
     state: &mut State,
 ) -> Result<(), VaultError> {
+    if look.heals && Instant::now() >= look.until {
+        return Ok(());
+    }
     let segment = vault.segment(id).await?;
     let table = vault.segment_table(&segment).await?;
-    let known = known_cells(vault, &segment, condemned).await?;
-    let damaged = match request.damaged.is_empty() {
-        true => HashSet::new(),
-        // What damaged the points may have damaged this, too, and the next point is to heal.
-        false => vault.damaged_cells(&segment).await?,
+    let known = known_cells(vault, &segment, condemned, look.until).await?;
+    let damaged = match look.heals {
+        true => vault.damaged_cells(&segment).await?,
+        false => HashSet::new(),
     };
     let slot = state.slot(id, Some(segment.root), segment.size);
     for (cell, (entry, blocks)) in (0_u32..).zip(segment.directory.cells.iter().zip(&table)) {
@@ -114,6 +128,7 @@ async fn known_cells(
     vault: &Vault,
     segment: &Arc<Segment>,
     condemned: &HashSet<CondemnedSegment>,
+    until: Instant,
 ) -> Result<HashMap<u32, Known>, VaultError> {
     let cells = &segment.directory.cells;
     let is_known = |cell: &CellEntry| matches!(cell.kind, CellKind::Known { .. });
@@ -145,5 +160,5 @@ async fn known_cells(
             }
         }
     }
-    known::keep_true(vault, found).await
+    known::keep_true(vault, found, until).await
 }

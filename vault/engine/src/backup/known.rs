@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing::{debug, warn};
 
@@ -233,10 +233,14 @@ impl Finder {
 pub(super) async fn keep_true(
     vault: &Vault,
     found: Vec<(u32, Known)>,
+    until: Instant,
 ) -> Result<HashMap<u32, Known>, VaultError> {
     let mut kept = HashMap::new();
     for run in found.chunk_by(|(_, before), (_, next)| follows(Some(before), Some(next))) {
         for part in run.chunks(AT_ONCE) {
+            if Instant::now() >= until {
+                return Ok(kept);
+            }
             match read(vault, part[0].1.clone(), part.len()).await {
                 Ok(()) => kept.extend(part.iter().cloned()),
                 Err(error) if error.is_damage() => {

@@ -47,14 +47,19 @@ impl DiskReader {
         })
     }
 
-    /// Whether any delta names one of these segments.
+    /// Whether any delta names one of these segments, or has its pages in one.
     pub(crate) fn names(&self, wanted: impl Fn(SegmentId) -> bool) -> bool {
         let machine = self.inner.machine;
         self.inner
             .deltas
             .iter()
             .flat_map(|(_, root)| &root.segments)
-            .any(|named| wanted(SegmentId::named(machine, named)))
+            .map(|named| SegmentId::named(machine, named))
+            .chain(self.inner.deltas.iter().flat_map(|(seq, root)| {
+                let page = |number| SegmentId { machine, seq: *seq, number, generation: 0 };
+                root.extent_pages.iter().map(move |of| page(of.place.segment))
+            }))
+            .any(wanted)
     }
 }
 

@@ -35,7 +35,7 @@ impl<'v> Copies<'v> {
     /// `None`: there are no more of them, see [`Self::error`].
     pub(crate) async fn next(&mut self) -> Result<Option<Arc<Segment>>, VaultError> {
         while let Some(id) = self.candidate().await? {
-            match self.vault.copy(id).await {
+            match self.vault.exact_segment(id).await {
                 Ok(segment) => {
                     if !std::mem::replace(&mut self.has_read, true) {
                         self.vault.inner.segments.put(self.id, Arc::clone(&segment));
@@ -126,7 +126,7 @@ impl Vault {
     }
 
     /// The same of exactly this generation.
-    pub(crate) async fn copy(&self, id: SegmentId) -> Result<Arc<Segment>, VaultError> {
+    pub(crate) async fn exact_segment(&self, id: SegmentId) -> Result<Arc<Segment>, VaultError> {
         if let Some(segment) = self.inner.segments.get(id).filter(|segment| segment.id == id) {
             return Ok(segment);
         }

@@ -115,7 +115,8 @@ impl Damage {
                 if damaged.contains(&id) {
                     continue;
                 }
-                match vault.copy(id).await.and_then(|segment| segment.holds(part.cell, part.blocks)) {
+                match vault.exact_segment(id).await.and_then(|segment| segment.holds(part.cell, part.blocks))
+                {
                     Ok(true) => return Ok(true),
                     Err(VaultError::Missing { .. }) => is_gone = true,
                     Ok(false) => {}

@@ -170,7 +170,7 @@ impl Vault {
         if self.storage().root().is_some() {
             self.inner.segments.forget(id);
         }
-        let segment = self.copy(id).await?;
+        let segment = self.exact_segment(id).await?;
         let mut chunks: Vec<Chunk> = segment
             .chunks()?
             .into_iter()

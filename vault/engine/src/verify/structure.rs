@@ -216,7 +216,7 @@ impl Structure {
             let there = self.listed.copies(vault, id).await?;
             let is_none = there.is_empty();
             for copy in there {
-                let damaged = match vault.copy(copy).await {
+                let damaged = match vault.exact_segment(copy).await {
                     Ok(segment) if root.is_none_or(|root| root == segment.root) => {
                         if segment.is_partial() {
                             self.partial.insert(id);
@@ -282,7 +282,7 @@ impl Cells<'_> {
             _ => {
                 let id = SegmentId::named(self.machine, named);
                 let Some(copy) = self.structure.sound_copy(id) else { return Ok(()) };
-                let segment = match self.vault.copy(copy).await {
+                let segment = match self.vault.exact_segment(copy).await {
                     Err(VaultError::Missing { .. }) => self.vault.segment(id).await?,
                     read => read?,
                 };

@@ -96,7 +96,10 @@ impl HttpService for Paced {
             let length = response.headers().get("content-length").and_then(|text| text.to_str().ok());
             debt.is(length.and_then(|text| text.parse().ok()).unwrap_or(0));
             if is_listing {
-                return whole(response).await;
+                let listed = whole(response).await;
+                // It came, and nothing of it is paid back.
+                debt.used(u64::MAX);
+                return listed;
             }
             Ok(response.map(|body| held(body, in_flight, debt)))
         })

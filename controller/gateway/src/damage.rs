@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::{MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tonic::Status;
 use tracing::{error, warn};
@@ -12,6 +13,9 @@ use holdfast_vault_engine::SegmentId;
 use crate::error::status_of;
 use crate::retry::within;
 use crate::{Gateway, PointLocation};
+
+/// A storage that hangs must not keep what else is found waiting.
+const LIMIT: Duration = Duration::from_secs(3600);
 
 impl Gateway {
     /// Marks every point of a machine that needs what is damaged in these segments: those that nobody read, and those that were
@@ -46,10 +50,13 @@ impl Gateway {
             let segments = BTreeSet::from([segment]);
             for machine in BTreeSet::from([point.machine.0, segment.machine()]).into_iter().map(MachineId) {
                 let marked = (machine == point.machine).then_some(point.seq).into_iter().collect();
-                if let Err(status) = gateway.spread_damage(machine, &segments, marked).await {
-                    warn!(%machine, reason = status.message(),
-                        "not looked for what else is damaged: the next verification will");
-                }
+                let spread = tokio::time::timeout(LIMIT, gateway.spread_damage(machine, &segments, marked));
+                let reason = match spread.await {
+                    Ok(Ok(())) => continue,
+                    Ok(Err(status)) => status.message().to_owned(),
+                    Err(_) => format!("it took more than {LIMIT:?}"),
+                };
+                warn!(%machine, reason, "not looked for what else is damaged: the next verification will");
             }
             gateway.spread().remove(&segment);
         });

@@ -32,8 +32,12 @@ impl StatusService for StatusApi {
         if row.machines_damaged > 0 {
             conditions.insert(POINTS_DAMAGED.to_owned(), row.machines_damaged);
         }
-        let (vault_error, vault_free_bytes) =
-            tokio::join!(self.gateway.vault_error(), self.gateway.vault_free_bytes());
+        let vault_error = self.gateway.vault_error().await;
+        // A file system that hangs keeps a thread for each question.
+        let vault_free_bytes = match &vault_error {
+            None => self.gateway.vault_free_bytes().await,
+            Some(_) => None,
+        };
         Ok(Response::new(Status {
             controller_version: env!("CARGO_PKG_VERSION").to_owned(),
             vault_id: self.app.vault_id.to_string(),

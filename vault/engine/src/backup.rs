@@ -72,6 +72,12 @@ pub(crate) struct Opened {
     pub(crate) previous: Option<PointRef>,
 }
 
+impl Opened {
+    fn heals(&self) -> bool {
+        self.base.is_none() && self.previous.is_some()
+    }
+}
+
 pub(crate) struct State {
     /// All segments that blocks may lie in: adopted ones, this backup's, and those of known cells.
     pub(crate) segments: Vec<SegmentSlot>,
@@ -139,7 +145,7 @@ impl Backup {
     /// Whether it sends everything because the newest point is damaged.
     #[must_use]
     pub fn heals(&self) -> bool {
-        self.shared.opened.base.is_none() && self.shared.opened.previous.is_some()
+        self.shared.opened.heals()
     }
 
     pub(crate) async fn start(
@@ -161,8 +167,7 @@ impl Backup {
             closed: false,
         };
         if let Some(condemned) = &condemned {
-            let heals = opened.base.is_none() && opened.previous.is_some();
-            let look = adopt::Look { until: Instant::now() + ADOPTING, heals };
+            let look = adopt::Look { until: Instant::now() + ADOPTING, heals: opened.heals() };
             for seq in adopted {
                 adopt::adopt(&vault, &request, *seq, condemned, look, &mut state).await?;
             }

@@ -98,11 +98,14 @@ impl Copies {
         vault.verify(VerifyScope::Machine(self.machine), depth, VerifyPace::Full, |_| {}).await.unwrap()
     }
 
-    /// An object once for each of its regions, harmed there.
-    fn harmed(&self, name: &str, bytes: &[u8]) -> Vec<Vec<u8>> {
+    /// A generation of a segment, harmed in a third of its regions; each region is harmed in one of three generations.
+    fn harmed(&self, segment: &str, generation: usize, bytes: &[u8]) -> Vec<Vec<u8>> {
+        let name = format!("{segment}.{generation}");
         let anatomist = Anatomist::new(&self.test.path, &self.test.key_path);
-        let regions = anatomist.regions(name, bytes).into_iter().filter(|(_, range)| !range.is_empty());
+        let regions = anatomist.regions(&name, bytes).into_iter().filter(|(_, range)| !range.is_empty());
         let mut harmed: Vec<Vec<u8>> = regions
+            .skip(generation)
+            .step_by(3)
             .map(|(_, range)| {
                 let mut harmed = bytes.to_vec();
                 harmed[(range.start + range.end) / 2] ^= 1;
@@ -121,7 +124,7 @@ async fn one_that_is_intact_is_enough() {
     for (segment, [first, second, third]) in &copies.segments {
         let (mut none, mut cases) = (0, 0);
         for (generation, whole) in [first, second, third].into_iter().enumerate() {
-            for harmed in copies.harmed(&format!("{segment}.{generation}"), whole) {
+            for harmed in copies.harmed(segment, generation, whole) {
                 for gone in (0..3).filter(|gone| *gone != generation) {
                     let mut left = [first, second, third].map(|whole| Some(&**whole));
                     left[generation] = Some(&harmed);
@@ -173,7 +176,7 @@ async fn damage_that_another_one_makes_up_for_is_of_no_point() {
     for (segment, [first, second, third]) in &copies.segments {
         let wholes = [first, second, third];
         for (generation, whole) in wholes.into_iter().enumerate() {
-            for harmed in copies.harmed(&format!("{segment}.{generation}"), whole) {
+            for harmed in copies.harmed(segment, generation, whole) {
                 let mut left = wholes.map(|whole| Some(&**whole));
                 left[generation] = Some(&harmed);
                 copies.leave(segment, left);
@@ -200,7 +203,7 @@ async fn what_takes_a_place_meanwhile_is_verified_too() {
     // Others are read before.
     assert!(copies.segments.len() > 1);
     let (segment, [first, second, third]) = copies.segments.last().unwrap();
-    for harmed in std::iter::once(second.clone()).chain(copies.harmed(&format!("{segment}.1"), second)) {
+    for harmed in std::iter::once(second.clone()).chain(copies.harmed(segment, 1, second)) {
         copies.leave(segment, [Some(first), None, None]);
         let (vault, mut went) = (copies.test.reopen().await.unwrap(), false);
         let tell = |progress: VerifyProgress| {

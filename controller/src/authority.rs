@@ -149,6 +149,7 @@ impl Authority for StoreAuthority {
                 seq: u64::try_from(row.seq).ok()?,
                 hash: row.hash,
                 decisions: u32::try_from(row.decisions).ok()?,
+                is_damaged: row.is_damaged,
                 damages: u32::try_from(row.damages).ok()?,
             })
         };

@@ -15,9 +15,10 @@ use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Mutex;
 use tracing::{Instrument as _, error, error_span};
 
-use holdfast_gateway::Gateway;
+use holdfast_gateway::{Gateway, Scrub};
 
 use crate::app::App;
 use crate::config::RetentionConfig;
@@ -36,6 +37,7 @@ struct Upkeep {
     app: Arc<App>,
     gateway: Gateway,
     retention: RetentionConfig,
+    scrub: Mutex<Scrub>,
 }
 
 /// Starts all of them; they end with the application's shutdown token.
@@ -47,7 +49,8 @@ pub(crate) fn spawn(app: &Arc<App>, gateway: &Gateway, retention: RetentionConfi
     periodic(app, app, DATABASE_PASS, "liveness", timing.liveness_flush, flush::liveness);
     periodic(app, app, DATABASE_PASS, "reap", timing.dispatch.max(timing.agent_lost_after / 6), reap::pass);
     periodic(app, app, DATABASE_PASS, "forget", Duration::from_secs(3600), reap::forget);
-    let upkeep = Arc::new(Upkeep { app: Arc::clone(app), gateway: gateway.clone(), retention });
+    let scrub = Mutex::new(gateway.scrub(timing.verify.mul_f64(1.0 - verify::DUE)));
+    let upkeep = Arc::new(Upkeep { app: Arc::clone(app), gateway: gateway.clone(), retention, scrub });
     periodic(app, &upkeep, VAULT_PASS, "retain", retention.apply, retain::pass);
     periodic(app, &upkeep, VAULT_PASS, "verify", verify::LOOK.min(timing.verify), verify::pass);
     periodic(app, &upkeep, VAULT_PASS, "enforce", enforce::LOOK, enforce::pass);

@@ -71,7 +71,8 @@ pub struct KeptPoint {
     pub hash: [u8; 32],
     /// How many decisions about it are known.
     pub decisions: u32,
-    /// How often it was found damaged.
+    pub is_damaged: bool,
+    /// How often it was found damaged, ever.
     pub damages: u32,
 }
 

@@ -15,6 +15,7 @@ mod rebuild;
 mod resolve;
 mod restore;
 mod retry;
+mod scrub;
 mod send;
 mod transfer_api;
 mod transfers;
@@ -45,6 +46,7 @@ pub use error::chain;
 pub use point::{Decided, Decision};
 pub use rebuild::{FoundMachine, Rebuilt};
 pub use restore::RestoreApi;
+pub use scrub::Scrub;
 pub use transfer_api::TransferApi;
 pub use verify::{Verified, VerifyTarget};
 

@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use holdfast_proto::ids::MachineId;
 use holdfast_vault_engine::{
-    DamagedPoint, Finding, PointState, VaultError, VerifyDepth, VerifyPace, VerifyProgress, VerifyReport,
-    VerifyScope,
+    DamagedPoint, Finding, PointState, VaultError, Verification, VerifyDepth, VerifyPace, VerifyProgress,
+    VerifyReport, VerifyScope,
 };
 
 use crate::error::{busy, chain, status_of};
@@ -47,17 +47,11 @@ impl Gateway {
         &self,
         target: VerifyTarget,
         depth: VerifyDepth,
-        pace: VerifyPace,
         actor: &str,
         progress: mpsc::Sender<VerifyProgress>,
     ) -> Result<VerifyReport, Status> {
         let inner = &self.inner;
-        // The schedule's takes its time, and keeps no operator waiting.
-        let _only = match (pace, inner.verifying.try_lock()) {
-            (VerifyPace::Full, Err(_)) => return Err(busy("a verification runs already")),
-            (VerifyPace::Full, Ok(only)) => Some(only),
-            (VerifyPace::Gentle, _) => None,
-        };
+        let _only = inner.verifying.try_lock().map_err(|_| busy("a verification runs already"))?;
         let failed = |error| status_of(&error);
         let scopes: Vec<(Uuid, VerifyScope)> = match target {
             VerifyTarget::Vault => {
@@ -74,7 +68,7 @@ impl Gateway {
             }
         };
         let (machines, mut report) = (scopes.len(), VerifyReport::default());
-        let mut verification = inner.vault.verification(depth, pace);
+        let mut verification = inner.vault.verification(VerifyPace::Full);
         // One after the other: what was found out counts, also if somebody ends the check.
         for (done, (machine, scope)) in scopes.into_iter().enumerate() {
             let before = report.read_bytes;
@@ -83,39 +77,8 @@ impl Gateway {
                 let _ =
                     progress.try_send(VerifyProgress { machines_done: done, machines, read_bytes, ..so_far });
             };
-            let mut kept = within(inner.authority.kept_points(MachineId(machine))).await?;
-            if let VerifyScope::Point(_, seq) = scope {
-                kept.retain(|point| point.seq == seq);
-            }
-            // What was damaged once is looked at anew, whatever was seen of it for another machine: it may be called sound.
-            let verified = match kept.iter().any(|point| point.damages > 0) {
-                true => inner.vault.verify(scope, depth, pace, tell).await,
-                false => verification.verify(scope, tell).await,
-            };
-            let mut found = match verified {
-                // The one that was asked for: lost, if the catalogue has it.
-                Err(VaultError::Missing { .. })
-                    if matches!(scope, VerifyScope::Point(..)) && !kept.is_empty() =>
-                {
-                    let sound = BTreeMap::from([(machine, BTreeMap::new())]);
-                    VerifyReport { machines: 1, sound, ..VerifyReport::default() }
-                }
-                verified => verified.map_err(failed)?,
-            };
-            // What was unmounted meanwhile is neither damaged nor lost.
-            inner.vault.check_present().await.map_err(failed)?;
-            self.add_lost(machine, &kept, &mut found).await?;
-            if scope == VerifyScope::Machine(machine) {
-                self.add_lost_decisions(machine, &kept, &mut found).await?;
-            }
-            VERIFIED_BYTES.add(usize::try_from(found.read_bytes).unwrap_or(usize::MAX));
-            self.record_verified(&found, &kept, depth, actor).await?;
-            if let Some(segments) = found.damaged_segments.get(&machine) {
-                let marked =
-                    found.damaged.get(&machine).into_iter().flat_map(BTreeMap::keys).copied().collect();
-                self.spread_damage(MachineId(machine), segments, marked).await?;
-            }
-            report.merge(found);
+            let of = (machine, scope);
+            report.merge(self.verify_machine(&mut verification, of, depth, actor, tell).await?);
         }
         info!(
             points = report.points,
@@ -125,6 +88,53 @@ impl Gateway {
             "verified"
         );
         Ok(report)
+    }
+
+    /// Verifies what is asked for of one machine, and tells the catalogue.
+    pub(crate) async fn verify_machine(
+        &self,
+        verification: &mut Verification,
+        (machine, scope): (Uuid, VerifyScope),
+        depth: VerifyDepth,
+        actor: &str,
+        tell: impl FnMut(VerifyProgress) + Send,
+    ) -> Result<VerifyReport, Status> {
+        let inner = &self.inner;
+        let failed = |error| status_of(&error);
+        let mut kept = within(inner.authority.kept_points(MachineId(machine))).await?;
+        if let VerifyScope::Point(_, seq) = scope {
+            kept.retain(|point| point.seq == seq);
+        }
+        // What is called damaged is looked at anew, and all at once, whatever was seen of it before: it may be called sound.
+        let mut anew = None;
+        let (verification, depth) = match (kept.iter().any(|point| point.is_damaged), depth) {
+            (false, depth) => (verification, depth),
+            (true, VerifyDepth::Part { .. }) => (anew.insert(verification.anew()), VerifyDepth::ReadData),
+            (true, depth) => (anew.insert(verification.anew()), depth),
+        };
+        let mut found = match verification.verify(scope, depth, tell).await {
+            // The one that was asked for: lost, if the catalogue has it.
+            Err(VaultError::Missing { .. })
+                if matches!(scope, VerifyScope::Point(..)) && !kept.is_empty() =>
+            {
+                let sound = BTreeMap::from([(machine, BTreeMap::new())]);
+                VerifyReport { machines: 1, sound, ..VerifyReport::default() }
+            }
+            verified => verified.map_err(failed)?,
+        };
+        // What was unmounted meanwhile is neither damaged nor lost.
+        inner.vault.check_present().await.map_err(failed)?;
+        self.add_lost(machine, &kept, &mut found).await?;
+        if scope == VerifyScope::Machine(machine) {
+            self.add_lost_decisions(machine, &kept, &mut found).await?;
+        }
+        VERIFIED_BYTES.add(usize::try_from(found.read_bytes).unwrap_or(usize::MAX));
+        self.record_verified(&found, &kept, depth, actor).await?;
+        if let Some(segments) = found.damaged_segments.get(&machine) {
+            let marked = found.damaged.get(&machine).into_iter().flat_map(BTreeMap::keys).copied().collect();
+            self.spread_damage(MachineId(machine), segments, marked).await?;
+        }
+        Ok(found)
     }
 
     /// Adds the points of the catalogue of which the vault has nothing, or another one: it knows of that only if a later one was

@@ -17,8 +17,7 @@ use holdfast_proto::v1::{
     Vault, check_vault_response, collect_garbage_response,
 };
 use holdfast_vault_engine::{
-    ClockTrust, CollectionProgress as Progress, Compaction, Finding as Found, VerifyDepth, VerifyPace,
-    VerifyProgress,
+    ClockTrust, CollectionProgress as Progress, Compaction, Finding as Found, VerifyDepth, VerifyProgress,
 };
 
 use crate::app::App;
@@ -178,8 +177,7 @@ impl VaultApi {
         let answer = |kind| CheckVaultResponse { kind: Some(kind) };
         let (progress, told) = mpsc::channel(1);
         let forward = self.forward(told, outbound, check_progress, |so_far| answer(Kind::Progress(so_far)));
-        let (checked, ()) =
-            tokio::join!(self.gateway.verify(target, depth, VerifyPace::Full, operator, progress), forward);
+        let (checked, ()) = tokio::join!(self.gateway.verify(target, depth, operator, progress), forward);
         let report = match checked {
             Ok(report) => report,
             Err(status) => return drop(outbound.send(Err(status)).await),

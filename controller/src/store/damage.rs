@@ -15,14 +15,17 @@ pub(crate) struct KeptRow {
     pub(crate) seq: i64,
     pub(crate) hash: [u8; 32],
     pub(crate) decisions: i32,
-    /// How often it was found damaged.
+    pub(crate) is_damaged: bool,
+    /// How often it was found damaged, ever.
     pub(crate) damages: i32,
 }
 
 impl Store {
     pub(crate) async fn kept_points(&self, machine: MachineId) -> Result<Vec<KeptRow>, StoreError> {
         sqlx::query_as(
-            "SELECT p.id, m.name AS machine_name, p.seq, p.hash, p.decisions, p.damages FROM points p JOIN machines m ON m.id = p.machine_id
+            "SELECT p.id, m.name AS machine_name, p.seq, p.hash, p.decisions, p.damage IS NOT NULL AS is_damaged,
+                    p.damages
+             FROM points p JOIN machines m ON m.id = p.machine_id
              WHERE p.machine_id = $1 AND p.state <> 'purged' ORDER BY p.seq",
         )
         .bind(machine.0)

@@ -11,6 +11,7 @@ mod requests;
 mod schedules;
 mod standing;
 mod transactions;
+mod verifications;
 mod waits;
 
 use std::time::Duration;

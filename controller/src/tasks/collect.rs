@@ -17,7 +17,7 @@ pub(super) const LOOKS: u32 = 8;
 
 /// Collects the vault's garbage, once in each period, whichever controller comes first.
 pub(super) async fn pass(upkeep: Arc<Upkeep>) -> Result<(), StoreError> {
-    let Upkeep { app, gateway, retention } = &*upkeep;
+    let Upkeep { app, gateway, retention, .. } = &*upkeep;
     let (progress, _) = mpsc::channel(1);
     let occasion = Occasion::Schedule(retention.collect);
     let order =

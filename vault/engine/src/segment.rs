@@ -64,7 +64,8 @@ impl SegmentId {
     }
 
     /// The one that an object's name names.
-    pub(crate) fn of_name(object: &str) -> Option<Self> {
+    #[must_use]
+    pub fn of_name(object: &str) -> Option<Self> {
         let path = object_store::path::Path::from(object);
         let machine = path.parts().nth(1)?.as_ref().parse().ok()?;
         let (number, generation) = name::segment_of(&path).filter(|_| name::is_segment(object))?;
@@ -81,7 +82,9 @@ impl SegmentId {
         (self.machine, self.seq, self.number)
     }
 
-    pub(crate) fn name(&self) -> String {
+    /// Of its object.
+    #[must_use]
+    pub fn name(&self) -> String {
         name::segment(self.machine, self.seq, self.number, self.generation)
     }
 }

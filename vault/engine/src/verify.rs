@@ -12,6 +12,7 @@ mod structure;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
@@ -20,7 +21,6 @@ use crate::segment::{Listed, SegmentId};
 use crate::standing::PointState;
 use crate::{Point, PointStatus, Vault, VaultError};
 
-use data::DamagedCells;
 use structure::Structure;
 
 /// Findings that are told one by one; more are only counted.
@@ -44,6 +44,8 @@ pub enum VerifyDepth {
     ReadData,
     /// As [`Self::Structure`], and so many of 10,000 segments whole, chosen by the seed.
     Sample { per_10_000: u32, seed: u64 },
+    /// Of what [`Self::ReadData`] reads a part: so many segments, in their order, that come after this one.
+    Part { after: Option<SegmentId>, segments: usize },
 }
 
 /// How fast.
@@ -86,6 +88,8 @@ pub struct VerifyReport {
     pub sound: BTreeMap<Uuid, BTreeMap<u64, [u8; 32]>>,
     /// Segments of which something is damaged, by the machine whose points name them.
     pub damaged_segments: BTreeMap<Uuid, BTreeSet<SegmentId>>,
+    /// Of a part: the last of its segments, if others come after it.
+    pub read_to: Option<SegmentId>,
 }
 
 /// Something that is damaged or missing.
@@ -112,23 +116,23 @@ pub struct DamagedPoint {
     pub ranges: Vec<Range<u64>>,
 }
 
-/// Segments of which one verification remembers what came of reading them: some 50 MiB, of 32 TiB of segments. Further ones are read
-/// again for each machine that borrows of them.
+/// Segments of which one verification remembers that they are whole: some 50 MiB, of 32 TiB of segments. Further ones are read again
+/// for each machine that borrows of them.
 const REMEMBERED: usize = 1 << 20;
 
-/// A verification of one machine after the other: what several of them need is read once.
+/// A verification of one machine after the other: what several of them need is read once, unless it is damaged.
 #[derive(Debug)]
 pub struct Verification {
     vault: Vault,
-    depth: VerifyDepth,
     pace: VerifyPace,
-    read: HashSet<SegmentId>,
-    damaged: BTreeMap<SegmentId, DamagedCells>,
+    whole: HashSet<SegmentId>,
+    since: Instant,
 }
 
 impl VerifyReport {
     /// Takes in what was found out about other machines.
     pub fn merge(&mut self, other: Self) {
+        self.read_to = other.read_to;
         self.machines += other.machines;
         self.points += other.points;
         self.segments += other.segments;
@@ -153,11 +157,26 @@ impl VerifyReport {
 }
 
 impl VerifyDepth {
+    /// Which segments are read whole, of those that points need and that nobody knows to be whole; with the last one of a part that
+    /// is not the last part.
+    fn choose(
+        self,
+        needed: &BTreeSet<SegmentId>,
+        whole: &HashSet<SegmentId>,
+    ) -> (Vec<SegmentId>, Option<SegmentId>) {
+        let mut wanted = needed.iter().copied().filter(|id| self.reads(*id) && !whole.contains(id));
+        let Self::Part { segments, .. } = self else { return (wanted.collect(), None) };
+        let chosen: Vec<SegmentId> = wanted.by_ref().take(segments).collect();
+        let read_to = wanted.next().and(chosen.last().copied());
+        (chosen, read_to)
+    }
+
     /// Whether all of a segment is to be read.
     fn reads(self, id: SegmentId) -> bool {
         match self {
             Self::Structure => false,
             Self::ReadData => true,
+            Self::Part { after, .. } => Some(id) > after,
             Self::Sample { per_10_000, seed } => {
                 let mut hasher = blake3::Hasher::new();
                 hasher.update(&seed.to_le_bytes()).update(id.name().as_bytes());
@@ -181,15 +200,14 @@ impl Vault {
         pace: VerifyPace,
         progress: impl FnMut(VerifyProgress) + Send,
     ) -> Result<VerifyReport, VaultError> {
-        self.verification(depth, pace).verify(scope, progress).await
+        self.verification(pace).verify(scope, depth, progress).await
     }
 
     /// Begins to verify one machine after the other.
     #[must_use]
-    pub fn verification(&self, depth: VerifyDepth, pace: VerifyPace) -> Verification {
+    pub fn verification(&self, pace: VerifyPace) -> Verification {
         // What was read long ago says nothing about what is there now.
-        let vault = self.renewed(None);
-        Verification { vault, depth, pace, read: HashSet::new(), damaged: BTreeMap::new() }
+        Verification { vault: self.renewed(None), pace, whole: HashSet::new(), since: Instant::now() }
     }
 
     /// Which points of a machine need what is damaged in these segments: of points that share them damage may have been found in one
@@ -226,6 +244,20 @@ impl Vault {
 }
 
 impl Verification {
+    /// One at the same pace that has seen nothing.
+    #[must_use]
+    pub fn anew(&self) -> Self {
+        self.vault.verification(self.pace)
+    }
+
+    /// Goes on later with nothing but what segments were seen to be whole, for no longer than this since it began.
+    pub fn renew(&mut self, remember: Duration) {
+        self.vault = self.vault.renewed(None);
+        if self.since.elapsed() >= remember {
+            *self = self.anew();
+        }
+    }
+
     /// As [`Vault::verify`].
     ///
     /// # Errors
@@ -233,6 +265,7 @@ impl Verification {
     pub async fn verify(
         &mut self,
         scope: VerifyScope,
+        depth: VerifyDepth,
         mut progress: impl FnMut(VerifyProgress) + Send,
     ) -> Result<VerifyReport, VaultError> {
         self.vault.check_present().await?;
@@ -259,7 +292,7 @@ impl Verification {
                 };
                 progress(so_far);
             };
-            self.verify_machine(*machine, scope, &mut tell, &mut report).await?;
+            self.verify_machine(*machine, scope, depth, &mut tell, &mut report).await?;
         }
         Ok(report)
     }
@@ -268,10 +301,11 @@ impl Verification {
         &mut self,
         machine: Uuid,
         scope: VerifyScope,
+        depth: VerifyDepth,
         tell: &mut (impl FnMut(usize, usize, u64) + Send),
         report: &mut VerifyReport,
     ) -> Result<(), VaultError> {
-        let (vault, depth) = (&self.vault, self.depth);
+        let vault = &self.vault;
         let wanted = |seq| !matches!(scope, VerifyScope::Point(_, only) if only != seq);
         let statuses: Vec<_> =
             vault.points(machine).await?.into_iter().filter(|status| wanted(status.seq())).collect();
@@ -296,23 +330,15 @@ impl Verification {
         }
         let structure = Structure::read(vault, &points).await?;
         report.segments += structure.segments.len() as u64;
-        let (known, chosen): (Vec<SegmentId>, Vec<SegmentId>) = structure
-            .segments
-            .iter()
-            .copied()
-            .filter(|id| depth.reads(*id))
-            .partition(|id| self.read.contains(id));
+        let (chosen, read_to) = depth.choose(&structure.segments, &self.whole);
+        report.read_to = read_to;
         let read = vault.read_needed(&chosen, self.pace, tell).await?;
         report.read_segments += chosen.len() as u64;
         report.read_bytes += read.bytes;
         findings.extend(structure.findings);
         let mut damaged = read.damaged;
-        damaged.extend(known.into_iter().filter_map(|id| Some((id, self.damaged.get(&id)?.clone()))));
-        let room = REMEMBERED.saturating_sub(self.read.len());
-        for id in chosen.into_iter().take(room) {
-            self.read.insert(id);
-            self.damaged.extend(damaged.get(&id).map(|damaged| (id, damaged.clone())));
-        }
+        let room = REMEMBERED.saturating_sub(self.whole.len());
+        self.whole.extend(chosen.into_iter().filter(|id| !damaged.contains_key(id)).take(room));
         damaged.extend(structure.damaged);
         let segments: BTreeSet<SegmentId> = damaged.keys().copied().collect();
         let affected = vault.affected(&points, damaged, &findings).await?;

@@ -250,6 +250,7 @@ impl Authority for ScriptedAuthority {
             seq: *seq,
             hash: point.hash,
             decisions: script.decisions(PointLocation { machine, seq: *seq }),
+            is_damaged: found_damaged(*seq).count() > 0,
             damages: u32::try_from(found_damaged(*seq).count()).unwrap(),
         });
         Ok(kept.collect())

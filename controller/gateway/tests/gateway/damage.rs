@@ -8,7 +8,7 @@ use tonic::Code;
 use holdfast_gateway::{PointLocation, VerifyTarget};
 use holdfast_proto::error::detail_of;
 use holdfast_proto::ids::MachineId;
-use holdfast_vault_engine::{Samples, VerifyDepth, VerifyPace, VerifyReport};
+use holdfast_vault_engine::{Samples, VerifyDepth, VerifyReport};
 
 use crate::bed::{Bed, eventually};
 use crate::image::noise;
@@ -43,7 +43,7 @@ fn marked(bed: &Bed, machine: MachineId) -> Vec<u64> {
 
 async fn verify(bed: &Bed, target: VerifyTarget) -> VerifyReport {
     let (progress, _) = tokio::sync::mpsc::channel(1);
-    bed.gateway.verify(target, VerifyDepth::ReadData, VerifyPace::Full, "alice", progress).await.unwrap()
+    bed.gateway.verify(target, VerifyDepth::ReadData, "alice", progress).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,6 +16,7 @@ mod operator;
 mod resolver;
 mod restore;
 mod resume;
+mod scrub;
 mod transfer;
 mod unmounted;
 mod verify;

@@ -7,7 +7,7 @@ use tonic::Code;
 use holdfast_gateway::VerifyTarget;
 use holdfast_proto::error::detail_of;
 use holdfast_proto::ids::{MachineId, PointId};
-use holdfast_vault_engine::{VerifyDepth, VerifyPace};
+use holdfast_vault_engine::VerifyDepth;
 
 use crate::bed::Bed;
 use crate::image::noise;
@@ -124,11 +124,8 @@ async fn another_point_in_the_place_of_the_newest_is_damage() {
     assert_eq!(damaged, [at]);
 
     let (progress, _) = tokio::sync::mpsc::channel(1);
-    let report = bed
-        .gateway
-        .verify(VerifyTarget::Vault, VerifyDepth::ReadData, VerifyPace::Full, "alice", progress)
-        .await
-        .unwrap();
+    let report =
+        bed.gateway.verify(VerifyTarget::Vault, VerifyDepth::ReadData, "alice", progress).await.unwrap();
     let told: Vec<u64> = report.findings.iter().map(|finding| finding.point.as_ref().unwrap().seq).collect();
     assert_eq!((told, report.points), (vec![1], 1));
     let verified = bed.authority.script().verified.pop().unwrap();

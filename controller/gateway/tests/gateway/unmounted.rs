@@ -5,7 +5,7 @@ use tonic::Code;
 
 use holdfast_gateway::VerifyTarget;
 use holdfast_proto::error::detail_of;
-use holdfast_vault_engine::{VerifyDepth, VerifyPace};
+use holdfast_vault_engine::VerifyDepth;
 
 use crate::bed::Bed;
 use crate::image::noise;
@@ -17,9 +17,7 @@ async fn an_empty_folder_is_not_called_sound_and_nothing_in_it_damaged() {
     let agent = bed.agent(&[("root", &image)]);
     agent.back_up(&[("root", &image)]).await;
     let (progress, _told) = mpsc::channel(8);
-    let verify = |target| {
-        bed.gateway.verify(target, VerifyDepth::Structure, VerifyPace::Full, "test", progress.clone())
-    };
+    let verify = |target| bed.gateway.verify(target, VerifyDepth::Structure, "test", progress.clone());
     assert_eq!(verify(VerifyTarget::Vault).await.unwrap().points, 1);
     assert_eq!(bed.gateway.vault_error().await, None);
 

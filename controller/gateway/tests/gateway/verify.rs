@@ -6,7 +6,7 @@ use tonic::Code;
 
 use holdfast_gateway::{Authority as _, Decision, PointLocation, VerifyTarget};
 use holdfast_proto::error::detail_of;
-use holdfast_vault_engine::{LockMode, VerifyDepth, VerifyPace, VerifyReport};
+use holdfast_vault_engine::{LockMode, VerifyDepth, VerifyReport};
 
 use crate::bed::Bed;
 use crate::image::noise;
@@ -15,7 +15,7 @@ const MIB: usize = 1 << 20;
 
 async fn verify(bed: &Bed, target: VerifyTarget) -> VerifyReport {
     let (progress, _) = mpsc::channel(1);
-    bed.gateway.verify(target, VerifyDepth::ReadData, VerifyPace::Full, "alice", progress).await.unwrap()
+    bed.gateway.verify(target, VerifyDepth::ReadData, "alice", progress).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

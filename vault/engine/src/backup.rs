@@ -4,7 +4,6 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures::Stream;
 use tokio::sync::{Semaphore, watch};
 
 use holdfast_vault_format::block::blocks_of;
@@ -17,10 +16,8 @@ use holdfast_vault_format::{BlockHasher, Extent};
 
 use uuid::Uuid;
 
-use crate::begin::BeginBackup;
 use crate::buffer::Buffers;
 use crate::layer::Layer;
-use crate::map::{MapLayer, MapReader, MapRun};
 use crate::segment::SegmentId;
 use crate::writer::{DataCell, SegmentWriter};
 use crate::{Point, Vault, VaultError, blocking};
@@ -29,9 +26,11 @@ mod adopt;
 mod check;
 mod known;
 mod lent;
+mod request;
 mod upload;
 
 pub use check::NewCell;
+pub use request::{BeginBackup, DiskSpec};
 pub use upload::Receipt;
 
 use check::{CheckedCell, check_cells, check_extents};
@@ -208,23 +207,6 @@ impl Backup {
         })
     }
 
-    /// Streams a disk's block hashes, in block order. Call [`Backup::flush`] before: only what is durable may be
-    /// skipped by the agent. What is pushed while it streams may show.
-    pub async fn read_map(
-        &self,
-        disk: &str,
-        layer: MapLayer,
-    ) -> Result<impl Stream<Item = Result<MapRun, VaultError>> + Send + 'static + use<>, VaultError> {
-        let index = self.disk_index(disk)?;
-        let shared = &self.shared;
-        let base = match layer {
-            MapLayer::Overlay => None,
-            MapLayer::Merged => shared.opened.base.as_ref(),
-        };
-        let reader = MapReader::new(Arc::clone(shared), index, base).await?;
-        Ok(reader.into_stream())
-    }
-
     /// Takes changed blocks: each cell is decoded, checked and hashed; if one is bad, none is taken.
     pub async fn push(
         &self,
@@ -275,7 +257,7 @@ impl Backup {
         }
     }
 
-    fn disk_index(&self, disk: &str) -> Result<usize, VaultError> {
+    pub(crate) fn disk_index(&self, disk: &str) -> Result<usize, VaultError> {
         self.shared
             .request
             .disks
@@ -406,8 +388,13 @@ impl Shared {
                 generation: 0,
             };
             let disks = self.request.disks.iter().map(|disk| disk.name.clone()).collect();
-            let writer =
-                SegmentWriter::new(&self.vault.inner, id, self.request.snapshot_id, disks, &self.buffers)?;
+            let writer = SegmentWriter::new(
+                &self.vault.inner.ring,
+                id,
+                self.request.snapshot_id,
+                disks,
+                &self.buffers,
+            )?;
             state.next_number += 1;
             let slot = state.slot(id, None, 0);
             let (done, _) = watch::channel(Upload::Pending);

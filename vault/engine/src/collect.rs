@@ -5,12 +5,10 @@
 //! Backups that began before are waited for. Then it is looked once more, and only what is still dead is deleted. Nothing
 //! that was condemned can come to life again, so two collectors, or one that was asleep for a year, do no harm.
 
-mod clock;
 mod compact;
 mod epochs;
 mod mark;
 mod needed;
-mod settled;
 mod sweep;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -22,17 +20,14 @@ use uuid::Uuid;
 
 use holdfast_vault_format::collection::{Collection, CondemnedSegment};
 
+use crate::clock::ClockTrust;
 use crate::event::PointNames;
 use crate::segment::SegmentId;
+use crate::settled::Fate;
 use crate::standing::{Deletion, PointState, Standing};
 use crate::{Vault, VaultError, name, object};
 
-pub(crate) use clock::MAX_STEP;
-pub(crate) use epochs::CondemnedCache;
-pub(crate) use mark::Became;
 use mark::{Lent, Look, Mark};
-use settled::Fate;
-pub(crate) use settled::Settled;
 use sweep::Verdict;
 
 /// Segments that one collection condemns at most; the next one goes on. Bounds its memory and its object: 32 MiB.
@@ -75,15 +70,6 @@ impl CollectOptions {
             least_gain: 64 << 10,
         }
     }
-}
-
-/// What the clock is believed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClockTrust {
-    /// If more than 48 hours have passed since the last collection, no window ends.
-    Checked,
-    /// An operator says that the time is right.
-    Trusted,
 }
 
 /// What a collection would do, or did. Bytes are of the storage.

@@ -13,10 +13,10 @@ use zeroize::Zeroizing;
 
 use holdfast_vault_format::recipient::{Argon2id, MAX_LABEL, Recipient, SECRET_LEN, SealedRecipient, Wrap};
 
+use crate::header::Header;
 use crate::key_file::KeyFile;
 use crate::object::{self, Created};
 use crate::store::Storage;
-use crate::vault::Header;
 use crate::{VaultError, name};
 
 /// RFC 9106, 4: the second recommended choice.

@@ -279,8 +279,13 @@ impl Vault {
         needed: &Arc<Needed>,
     ) -> Result<(Arc<Segment>, Bytes), VaultError> {
         let segment = Arc::new(self.read_segment(from).await?);
-        let mut writer =
-            SegmentWriter::new(&self.inner, id, segment.directory.snapshot, Vec::new(), &Arc::default())?;
+        let mut writer = SegmentWriter::new(
+            &self.inner.ring,
+            id,
+            segment.directory.snapshot,
+            Vec::new(),
+            &Arc::default(),
+        )?;
         for cells in segment.chunks()? {
             let stored = StoredCells::read(self, Arc::clone(&segment), cells.start..=cells.end - 1).await?;
             let needed = Arc::clone(needed);

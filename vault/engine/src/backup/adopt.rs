@@ -13,8 +13,9 @@ use holdfast_vault_format::segment::{CellEntry, CellKind, CellRef};
 use crate::segment::{Segment, SegmentId, StoredCells};
 use crate::{Vault, VaultError, name, object};
 
+use super::BeginBackup;
 use super::known::{self, Known};
-use super::{BeginBackup, State, receive, receive_zeros};
+use super::state::{State, receive, receive_zeros};
 
 /// How closely what is taken over is looked at.
 #[derive(Clone, Copy, Debug)]

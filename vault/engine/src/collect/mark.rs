@@ -11,7 +11,7 @@ use holdfast_vault_format::record::{DeltaRef, PointRef};
 use crate::became::Became;
 use crate::delta::segments_needed;
 use crate::event::PointNames;
-use crate::segment::AnyGeneration;
+use crate::segment::{AnyGeneration, SegmentId};
 use crate::settled::Fate;
 use crate::standing::PointState;
 use crate::{Outcome, Point, Vault, VaultError, name, object};
@@ -39,6 +39,9 @@ pub(super) struct Mark {
     pub(super) settled: Vec<u64>,
 }
 
+/// Generations of a segment that are there, with their sizes in bytes.
+pub(super) type Generations = BTreeMap<u32, u64>;
+
 /// Which look at a machine it is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Look {
@@ -65,6 +68,20 @@ struct Live {
     segments: HashSet<(u64, u32)>,
     /// Deltas that were read, by backup and hash.
     deltas: HashSet<(u64, [u8; 32])>,
+}
+
+impl Mark {
+    /// What deltas name, by segment; generations ascend.
+    pub(super) fn generations(&self) -> BTreeMap<AnyGeneration, Generations> {
+        let mut segments: BTreeMap<AnyGeneration, Generations> = BTreeMap::new();
+        for (segment, size) in &self.named {
+            segments
+                .entry(SegmentId::from(*segment).any_generation())
+                .or_default()
+                .insert(segment.generation, *size);
+        }
+        segments
+    }
 }
 
 impl Vault {

@@ -110,24 +110,10 @@ impl Vault {
         Ok(run.report)
     }
 
-    /// Collects. May run beside anything, itself included; one that was killed is finished by the next.
+    /// Begins a collection. May run beside anything, others included; one that was killed is finished by the next.
     ///
     /// # Errors
-    /// If the vault cannot be read or written; for damage see [`CollectionReport::held`].
-    pub async fn collect(
-        &self,
-        options: CollectOptions,
-        mut progress: impl FnMut(CollectionProgress) + Send,
-    ) -> Result<CollectionReport, VaultError> {
-        let mut run = self.begin_collection(options).await?;
-        run.look(&mut progress).await?;
-        run.compact(&mut progress).await?;
-        run.condemn().await?;
-        run.look_again().await?;
-        run.sweep().await
-    }
-
-    /// The first step of [`Vault::collect`].
+    /// If the vault cannot be read or written. What is damaged ends no step: see [`CollectionReport::held`].
     pub async fn begin_collection(&self, options: CollectOptions) -> Result<CollectionRun, VaultError> {
         self.check_present().await?;
         let (collection, leap) = self.create_collection(&options).await?;

@@ -269,11 +269,13 @@ fn io_error(error: &object_store::Error) -> Option<&std::io::Error> {
 }
 
 /// The messages of an error and of all its causes.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
-        text.push_str(&format!(": {error}"));
+        text.push_str(": ");
+        text.push_str(&error.to_string());
         source = error.source();
     }
     text

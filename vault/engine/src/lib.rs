@@ -59,7 +59,7 @@ pub use commit::Prepared;
 pub(crate) use crash_point::crash_point;
 pub use disk::{DiskReader, Piece, StoredCell, Window};
 pub use enforce::Enforced;
-pub use error::{ArbiterError, NotEnforced, VaultError};
+pub use error::{ArbiterError, NotEnforced, VaultError, chain};
 pub use holdfast_vault_format::event::{Action, Event, LockMode};
 pub use holdfast_vault_format::record::{Consistency, PointRef};
 pub use holdfast_vault_format::{

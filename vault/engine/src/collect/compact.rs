@@ -32,6 +32,7 @@ const TURNS: u128 = 7;
 const TOGETHER: usize = 16 << 10;
 /// Bytes that one collection frees so at most; the next one goes on.
 const MAX_FREED: u64 = 64 << 30;
+
 /// What is to be done about a machine.
 #[derive(Debug, Default)]
 struct Plan {

@@ -5,7 +5,7 @@ use tonic::Status;
 use tracing::warn;
 
 use holdfast_gateway::{CollectOrder, Gateway};
-use holdfast_vault_engine::{CollectionProgress, CollectionReport};
+use holdfast_vault_engine::{CollectionProgress, CollectionReport, chain};
 
 use crate::app::App;
 use crate::store::collection::{HeldRow, Occasion, ReportRow};
@@ -41,10 +41,7 @@ pub(crate) async fn plan(
 }
 
 fn row(report: &CollectionReport) -> ReportRow {
-    let held = report
-        .held
-        .iter()
-        .map(|(machine, error)| HeldRow { machine: *machine, reason: holdfast_gateway::chain(error) });
+    let held = report.held.iter().map(|(machine, error)| HeldRow { machine: *machine, reason: chain(error) });
     ReportRow {
         purged_points: report.purged.len() as u64,
         condemned_segments: report.condemned_segments,

@@ -8,9 +8,8 @@ use tonic::{Code, Status};
 use tracing::{info, warn};
 
 use holdfast_proto::error::{ErrorDetailExt as _, system_error};
-use holdfast_vault_engine::{Enforced, VaultError};
+use holdfast_vault_engine::{Enforced, VaultError, chain};
 
-use crate::error::chain;
 use crate::metrics::{ENFORCED_LOCKS, UNENFORCED_LOCKS};
 use crate::retry::within;
 use crate::{Gateway, PointLocation};

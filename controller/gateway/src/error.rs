@@ -1,12 +1,12 @@
 //! The one place where errors of the vault become gRPC statuses.
 
-use std::error::Error;
-
 use tonic::{Code, Status};
 use tracing::error;
 
 use holdfast_proto::error::{ErrorDetailExt as _, agent_error, system_error, user_error};
 use holdfast_vault_engine::{Refusal, VaultError};
+
+use holdfast_vault_engine::chain;
 
 /// Says what a caller gets to know of an error of the vault. Those that an operator has to look at are logged here.
 pub(crate) fn status_of(vault_error: &VaultError) -> Status {
@@ -87,18 +87,6 @@ pub(crate) fn damaged(message: impl Into<String>) -> Status {
     system_error("damaged", message)
         .action("restore another point; the next backup of the machine sends again what is missing")
         .into_status(Code::DataLoss)
-}
-
-/// The messages of an error and of all its causes.
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }
 
 /// The caller has to open the transfer again.

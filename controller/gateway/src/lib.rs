@@ -42,7 +42,6 @@ pub use authority::{
     TransferGrant, UnsettledCommit,
 };
 pub use collect::{CollectMode, CollectOrder};
-pub use error::chain;
 pub use point::{Decided, Decision};
 pub use rebuild::{FoundMachine, Rebuilt};
 pub use restore::RestoreApi;

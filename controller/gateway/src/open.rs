@@ -5,9 +5,9 @@ use tracing::warn;
 
 use holdfast_proto::ids::{AgentId, SnapshotId, StepId};
 use holdfast_proto::v1::{DiskBase, OpenTransferRequest, OpenTransferResponse};
-use holdfast_vault_engine::{BeginBackup, Begun, MAX_CELL_BYTES, Point};
+use holdfast_vault_engine::{BeginBackup, Begun, MAX_CELL_BYTES, Point, chain};
 
-use crate::error::{chain, invalid, reopen, stale, status_of};
+use crate::error::{invalid, reopen, stale, status_of};
 use crate::retry::{persistently, within};
 use crate::transfers::{CommitState, Transfer};
 use crate::{Gateway, TransferGrant, crash_point};

@@ -10,9 +10,9 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use holdfast_proto::ids::{MachineId, StepId};
-use holdfast_vault_engine::{Backups, Outcome, Point, VaultError};
+use holdfast_vault_engine::{Backups, Outcome, Point, VaultError, chain};
 
-use crate::error::{chain, status_of};
+use crate::error::status_of;
 use crate::retry::within;
 use crate::{Gateway, PointLocation, UnsettledCommit};
 

@@ -14,9 +14,11 @@ use holdfast_proto::v1::restore_service_server::RestoreService;
 use holdfast_proto::v1::{
     DiskCells, DiskEnd, DiskFrame, DiskStart, Piece, ReadDiskRequest, RestoredCell, disk_frame,
 };
-use holdfast_vault_engine::{BLOCK_SIZE, DiskReader, Point, PointState, StoredCell, VaultError, Window};
+use holdfast_vault_engine::{
+    BLOCK_SIZE, DiskReader, Point, PointState, StoredCell, VaultError, Window, chain,
+};
 
-use crate::error::{busy, chain, damaged, status_of};
+use crate::error::{busy, damaged, status_of};
 use crate::metrics::{RESTORED_BYTES, RESTORES};
 use crate::retry::within;
 use crate::{CataloguedPoint, Gateway, OperatorIdentity, PointLocation, Role, say_why, wire};

@@ -10,10 +10,10 @@ use uuid::Uuid;
 use holdfast_proto::ids::MachineId;
 use holdfast_vault_engine::{
     DamagedPoint, Finding, PointState, VaultError, Verification, VerifyDepth, VerifyPace, VerifyProgress,
-    VerifyReport, VerifyScope,
+    VerifyReport, VerifyScope, chain,
 };
 
-use crate::error::{busy, chain, status_of};
+use crate::error::{busy, status_of};
 use crate::metrics::{DAMAGED_POINTS, VERIFIED_BYTES};
 use crate::retry::within;
 use crate::{Gateway, KeptPoint, PointLocation};

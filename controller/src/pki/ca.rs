@@ -1,5 +1,5 @@
 use std::fmt;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -116,8 +116,7 @@ impl Ca {
         if missing(&certificate_path).map_err(read_error)? && missing(&key_path).map_err(read_error)? {
             return Err(PkiError::Missing { dir: dir.to_owned() });
         }
-        refuse_exposed(&key_path)?;
-        let key_pem = read(&key_path)?;
+        let key_pem = read_secret(&key_path)?;
         let key = KeyPair::from_pem(&key_pem).map_err(|source| PkiError::Key { path: key_path, source })?;
         let certificate_pem = read(&certificate_path)?;
         let no_authority = || PkiError::NoAuthority { path: certificate_path.clone() };
@@ -271,11 +270,13 @@ fn read(path: &Path) -> Result<String, PkiError> {
     fs::read_to_string(path).map_err(|source| PkiError::Read { path: path.to_owned(), source })
 }
 
-fn refuse_exposed(path: &Path) -> Result<(), PkiError> {
-    let metadata = fs::metadata(path).map_err(|source| PkiError::Read { path: path.to_owned(), source })?;
-    let mode = metadata.permissions().mode() & 0o777;
+/// Refuses a file to which others than its owner have any right.
+fn read_secret(path: &Path) -> Result<String, PkiError> {
+    let failed = |source| PkiError::Read { path: path.to_owned(), source };
+    let file = File::open(path).map_err(failed)?;
+    let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
         return Err(PkiError::Exposed { path: path.to_owned(), mode });
     }
-    Ok(())
+    io::read_to_string(file).map_err(failed)
 }

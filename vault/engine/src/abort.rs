@@ -5,7 +5,7 @@ use uuid::Uuid;
 use holdfast_vault_format::container::Kind;
 use holdfast_vault_format::record::Abort;
 
-use crate::collect::Became;
+use crate::became::Became;
 use crate::event::PointNames;
 use crate::{OpenBackup, Outcome, Vault, VaultError};
 

@@ -1,27 +1,20 @@
 //! Receiving a backup. What was acknowledged is durable; everything else may be lost at any time.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures::Stream;
 use tokio::sync::{Semaphore, watch};
 
 use holdfast_vault_format::block::blocks_of;
 use holdfast_vault_format::collection::CondemnedSegment;
 use holdfast_vault_format::container::TAG_LEN;
-use holdfast_vault_format::delta::{Place, SegmentRef};
 use holdfast_vault_format::record::PointRef;
 use holdfast_vault_format::segment::{CellBlocks, MAX_ZERO_EXTENTS};
 use holdfast_vault_format::{BlockHasher, Extent};
 
-use uuid::Uuid;
-
-use crate::begin::BeginBackup;
 use crate::buffer::Buffers;
-use crate::layer::Layer;
-use crate::map::{MapLayer, MapReader, MapRun};
-use crate::segment::SegmentId;
+use crate::segment_id::SegmentId;
 use crate::writer::{DataCell, SegmentWriter};
 use crate::{Point, Vault, VaultError, blocking};
 
@@ -29,14 +22,18 @@ mod adopt;
 mod check;
 mod known;
 mod lent;
+mod request;
+mod state;
 mod upload;
 
 pub use check::NewCell;
+pub use request::{BeginBackup, DiskSpec};
 pub use upload::Receipt;
 
 use check::{CheckedCell, check_cells, check_extents};
 use known::{Finder, Known};
-pub(crate) use lent::Lent;
+pub(crate) use state::{OpenSegment, State};
+use state::{receive, receive_zeros};
 use upload::{UPLOADS, Upload, upload, wait};
 
 /// Block maps of the first generation; a new one means that everything is compared by new hashes.
@@ -76,43 +73,6 @@ impl Opened {
     fn heals(&self) -> bool {
         self.base.is_none() && self.previous.is_some()
     }
-}
-
-pub(crate) struct State {
-    /// All segments that blocks may lie in: adopted ones, this backup's, and those of known cells.
-    pub(crate) segments: Vec<SegmentSlot>,
-    slots: HashMap<SegmentId, usize>,
-    /// By index in `segments`. Shared once the backup is closed.
-    pub(crate) lent: Arc<Lent>,
-    pub(crate) writer: Option<OpenSegment>,
-    next_number: u32,
-    /// By disk, in the order of the request.
-    pub(crate) disks: Vec<DiskState>,
-    /// Every sealed segment that is not known to be durable; failed ones stay.
-    in_flight: Vec<watch::Receiver<Upload>>,
-    closed: bool,
-}
-
-#[derive(Default)]
-pub(crate) struct DiskState {
-    /// Shared only once the backup is closed: nobody copies it.
-    pub(crate) layer: Arc<Layer>,
-    pub(crate) sent_bytes: u64,
-    /// Sealed cells only.
-    pub(crate) cell_bytes: u64,
-}
-
-pub(crate) struct SegmentSlot {
-    pub(crate) id: SegmentId,
-    /// Unknown while it is open.
-    pub(crate) root: Option<[u8; 32]>,
-    pub(crate) size: u64,
-}
-
-pub(crate) struct OpenSegment {
-    pub(crate) slot: usize,
-    pub(crate) writer: SegmentWriter,
-    done: watch::Sender<Upload>,
 }
 
 /// What is known of a disk before anything is sent.
@@ -156,16 +116,7 @@ impl Backup {
         condemned: Option<Arc<HashSet<CondemnedSegment>>>,
     ) -> Result<Self, VaultError> {
         let hasher = BlockHasher::new(&vault.inner.ring.key.block_hash_key(request.machine, MAP_GENERATION));
-        let mut state = State {
-            segments: Vec::new(),
-            slots: HashMap::new(),
-            lent: Arc::default(),
-            writer: None,
-            next_number: 0,
-            disks: request.disks.iter().map(|_| DiskState::default()).collect(),
-            in_flight: Vec::new(),
-            closed: false,
-        };
+        let mut state = State::new(request.disks.len());
         if let Some(condemned) = &condemned {
             let look = adopt::Look { until: Instant::now() + ADOPTING, heals: opened.heals() };
             for seq in adopted {
@@ -206,23 +157,6 @@ impl Backup {
             map_id: base.and_then(|(point, _)| point.map_id(disk)),
             has_overlay: !self.state().disks[index].layer.is_empty(),
         })
-    }
-
-    /// Streams a disk's block hashes, in block order. Call [`Backup::flush`] before: only what is durable may be
-    /// skipped by the agent. What is pushed while it streams may show.
-    pub async fn read_map(
-        &self,
-        disk: &str,
-        layer: MapLayer,
-    ) -> Result<impl Stream<Item = Result<MapRun, VaultError>> + Send + 'static + use<>, VaultError> {
-        let index = self.disk_index(disk)?;
-        let shared = &self.shared;
-        let base = match layer {
-            MapLayer::Overlay => None,
-            MapLayer::Merged => shared.opened.base.as_ref(),
-        };
-        let reader = MapReader::new(Arc::clone(shared), index, base).await?;
-        Ok(reader.into_stream())
     }
 
     /// Takes changed blocks: each cell is decoded, checked and hashed; if one is bad, none is taken.
@@ -275,49 +209,13 @@ impl Backup {
         }
     }
 
-    fn disk_index(&self, disk: &str) -> Result<usize, VaultError> {
+    pub(crate) fn disk_index(&self, disk: &str) -> Result<usize, VaultError> {
         self.shared
             .request
             .disks
             .iter()
             .position(|spec| spec.name == disk)
             .ok_or_else(|| VaultError::NoSuchDisk { disk: disk.to_owned() })
-    }
-}
-
-impl State {
-    /// The segments that blocks lie in, as deltas name them.
-    pub(crate) fn segments_received(&self, own: Uuid) -> Result<Vec<SegmentRef>, VaultError> {
-        let open = self.writer.as_ref();
-        let reference = |(slot, entry): (usize, &SegmentSlot)| {
-            let root = entry.root.or_else(|| Some(open.filter(|open| open.slot == slot)?.writer.root()));
-            let SegmentId { machine, seq, number, generation } = entry.id;
-            let lender = (machine != own).then_some(machine);
-            Ok(SegmentRef { lender, seq, number, generation, root: root.ok_or(VaultError::Broken)? })
-        };
-        self.segments.iter().enumerate().map(reference).collect()
-    }
-
-    /// The index of a segment in the list; it is added if it is not there.
-    fn slot(&mut self, id: SegmentId, root: Option<[u8; 32]>, size: u64) -> usize {
-        *self.slots.entry(id).or_insert_with(|| {
-            self.segments.push(SegmentSlot { id, root, size });
-            self.segments.len() - 1
-        })
-    }
-
-    /// Lays a cell that stands for a known one over a disk.
-    fn receive_known(&mut self, disk: usize, (slot, cell): (usize, u32), blocks: &CellBlocks, known: &Known) {
-        // What other backups stored is not counted as this one's.
-        let lent = self.slot(known.id, Some(known.segment.root), 0);
-        let number = |slot| u32::try_from(slot).unwrap_or(u32::MAX);
-        Arc::make_mut(&mut self.lent).insert((number(slot), cell), (number(lent), known.cell));
-        receive(Arc::make_mut(&mut self.disks[disk].layer), slot, cell, blocks);
-    }
-
-    /// An error if a segment could not be stored: then there can be no point.
-    pub(crate) fn check_uploads(&self) -> Result<(), VaultError> {
-        self.in_flight.iter().try_for_each(|upload| upload.borrow().result())
     }
 }
 
@@ -406,8 +304,13 @@ impl Shared {
                 generation: 0,
             };
             let disks = self.request.disks.iter().map(|disk| disk.name.clone()).collect();
-            let writer =
-                SegmentWriter::new(&self.vault.inner, id, self.request.snapshot_id, disks, &self.buffers)?;
+            let writer = SegmentWriter::new(
+                &self.vault.inner.ring,
+                id,
+                self.request.snapshot_id,
+                disks,
+                &self.buffers,
+            )?;
             state.next_number += 1;
             let slot = state.slot(id, None, 0);
             let (done, _) = watch::channel(Upload::Pending);
@@ -435,20 +338,5 @@ impl Shared {
         state.in_flight.push(open.done.subscribe());
         tokio::spawn(upload(self.vault.clone(), sealed, open.done, Arc::clone(&self.uploads)));
         Ok(())
-    }
-}
-
-/// Lays the blocks of a cell over a disk's layer.
-fn receive(layer: &mut Layer, slot: usize, cell: u32, blocks: &CellBlocks) {
-    let mut place = Place::Cell { segment: u32::try_from(slot).unwrap_or(u32::MAX), cell, cell_block: 0 };
-    for extent in &blocks.extents {
-        layer.insert(*extent, place);
-        place = place.skip(extent.block_count);
-    }
-}
-
-fn receive_zeros(layer: &mut Layer, extents: &[Extent]) {
-    for extent in extents {
-        layer.insert(*extent, Place::Zero);
     }
 }

@@ -5,13 +5,15 @@
 //! Backups that began before are waited for. Then it is looked once more, and only what is still dead is deleted. Nothing
 //! that was condemned can come to life again, so two collectors, or one that was asleep for a year, do no harm.
 
-mod clock;
 mod compact;
 mod epochs;
 mod mark;
 mod needed;
-mod settled;
+mod replaced;
+mod report;
+mod rewrite;
 mod sweep;
+mod window;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
@@ -22,17 +24,13 @@ use uuid::Uuid;
 
 use holdfast_vault_format::collection::{Collection, CondemnedSegment};
 
-use crate::event::PointNames;
-use crate::segment::SegmentId;
-use crate::standing::{Deletion, PointState, Standing};
+use crate::clock::ClockTrust;
+use crate::segment_id::SegmentId;
 use crate::{Vault, VaultError, name, object};
 
-pub(crate) use clock::MAX_STEP;
-pub(crate) use epochs::CondemnedCache;
-pub(crate) use mark::Became;
+pub use report::{CollectionProgress, CollectionReport, PurgedPoint};
+
 use mark::{Lent, Look, Mark};
-use settled::Fate;
-pub(crate) use settled::Settled;
 use sweep::Verdict;
 
 /// Segments that one collection condemns at most; the next one goes on. Bounds its memory and its object: 32 MiB.
@@ -77,57 +75,6 @@ impl CollectOptions {
     }
 }
 
-/// What the clock is believed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClockTrust {
-    /// If more than 48 hours have passed since the last collection, no window ends.
-    Checked,
-    /// An operator says that the time is right.
-    Trusted,
-}
-
-/// What a collection would do, or did. Bytes are of the storage.
-#[derive(Debug, Default)]
-pub struct CollectionReport {
-    /// 0 for a plan.
-    pub epoch: u64,
-    pub purged: Vec<PurgedPoint>,
-    /// Found dead by this collection.
-    pub condemned_segments: u64,
-    pub condemned_bytes: u64,
-    /// Deleted, by this collection or left over by an earlier one.
-    pub deleted_segments: u64,
-    pub deleted_bytes: u64,
-    /// Segments that were replaced by what points need of them, and what that frees once they are deleted.
-    pub compacted_segments: u64,
-    pub compacted_bytes: u64,
-    /// Backups that began before it and may use what was condemned: that is deleted by a later collection.
-    pub waiting_for: Vec<(Uuid, u64)>,
-    /// Machines with damage that hides what they need, and why. If there is one, nothing is condemned or deleted.
-    pub held: Vec<(Uuid, VaultError)>,
-    /// Read to find out, about.
-    pub read_bytes: u64,
-    /// The clock leapt by so much: no window ended.
-    pub clock_leap: Option<Duration>,
-}
-
-/// A point whose window is over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct PurgedPoint {
-    pub machine: Uuid,
-    pub seq: u64,
-}
-
-/// How far a collection is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CollectionProgress {
-    pub machines_done: usize,
-    pub machines: usize,
-    pub condemned_bytes: u64,
-    pub compacted_bytes: u64,
-    pub read_bytes: u64,
-}
-
 /// A collection that began. Its steps are methods in the order of their declaration; between any two anything may happen.
 #[derive(Debug)]
 pub struct CollectionRun {
@@ -163,24 +110,10 @@ impl Vault {
         Ok(run.report)
     }
 
-    /// Collects. May run beside anything, itself included; one that was killed is finished by the next.
+    /// Begins a collection. May run beside anything, others included; one that was killed is finished by the next.
     ///
     /// # Errors
-    /// If the vault cannot be read or written; for damage see [`CollectionReport::held`].
-    pub async fn collect(
-        &self,
-        options: CollectOptions,
-        mut progress: impl FnMut(CollectionProgress) + Send,
-    ) -> Result<CollectionReport, VaultError> {
-        let mut run = self.begin_collection(options).await?;
-        run.look(&mut progress).await?;
-        run.compact(&mut progress).await?;
-        run.condemn().await?;
-        run.look_again().await?;
-        run.sweep().await
-    }
-
-    /// The first step of [`Vault::collect`].
+    /// If the vault cannot be read or written. What is damaged ends no step: see [`CollectionReport::held`].
     pub async fn begin_collection(&self, options: CollectOptions) -> Result<CollectionRun, VaultError> {
         self.check_present().await?;
         let (collection, leap) = self.create_collection(&options).await?;
@@ -338,65 +271,6 @@ impl CollectionRun {
             }
         }
         Ok(mark)
-    }
-
-    /// Of points that the storage lost and that were given up, what was sent for them is of no more use.
-    async fn conclude_lost(&self, machine: Uuid, names: &PointNames) -> Result<(), VaultError> {
-        for (seq, numbers) in names.events.iter().filter(|(seq, _)| !names.seqs.contains_key(seq)) {
-            let standing = self.vault.standing_by(machine, *seq, Some(numbers)).await?;
-            if standing.state == PointState::Purged {
-                self.vault.conclude(machine, *seq, "the storage lost it, and it was given up").await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Points whose window the vault's time has left behind, and where they stand.
-    async fn windows_over(
-        &self,
-        machine: Uuid,
-        names: &PointNames,
-    ) -> Result<BTreeMap<u64, Standing>, VaultError> {
-        let mut over = BTreeMap::new();
-        if self.report.clock_leap.is_some() {
-            return Ok(over);
-        }
-        for (seq, numbers) in &names.events {
-            if self.vault.fate(machine, *seq, names) == Some(Fate::Purged) {
-                continue;
-            }
-            let standing = self.vault.standing_by(machine, *seq, Some(numbers)).await?;
-            if let PointState::SoftDeleted(deletion) = &standing.state
-                && standing.lock.is_none_or(|lock| lock.until <= self.vault_time())
-                && self.is_over(deletion, names.stored_at.get(&(*seq, deletion.number))).await?
-            {
-                over.insert(*seq, standing);
-            }
-        }
-        Ok(over)
-    }
-
-    /// A window begins when the first collection after the deletion sees it: no clock but the vault's ends it. If the vault's time
-    /// stood still then, it begins when the point was deleted: what an operator's word makes up for was before. In no case does it begin
-    /// before the decision was stored, which may be long after it was made; but a storage whose clock is ahead is not believed.
-    async fn is_over(
-        &self,
-        deletion: &Deletion,
-        stored_at: Option<&DateTime<Utc>>,
-    ) -> Result<bool, VaultError> {
-        if deletion.epoch >= self.collection.epoch {
-            return Ok(false);
-        }
-        let seen = self.vault.first_time(deletion.epoch + 1..self.collection.epoch).await?;
-        let stored_at = stored_at.copied().filter(|stored_at| *stored_at <= self.options.now);
-        let decided = deletion.at.max(stored_at.unwrap_or(deletion.at));
-        let begin = seen.unwrap_or(self.collection.vault_time).max(decided.timestamp_micros());
-        let passed = self.collection.vault_time.saturating_sub(begin);
-        Ok(u128::try_from(passed).is_ok_and(|passed| passed >= deletion.window.as_micros()))
-    }
-
-    fn vault_time(&self) -> DateTime<Utc> {
-        DateTime::from_timestamp_micros(self.collection.vault_time).unwrap_or(DateTime::UNIX_EPOCH)
     }
 
     /// What is damaged in a machine may need anything of any machine: nothing is condemned or deleted until it reads again, or the

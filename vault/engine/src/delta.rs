@@ -6,7 +6,7 @@ use holdfast_vault_format::DecodeError;
 use holdfast_vault_format::delta::{DeltaRoot, PageRef};
 use holdfast_vault_format::record::DeltaRef;
 
-use crate::segment::{AnyGeneration, SegmentId};
+use crate::segment_id::{AnyGeneration, SegmentId};
 use crate::{Vault, VaultError};
 
 /// Largest encoded root: a delta over 2,000,000 segments.

@@ -16,7 +16,8 @@ use holdfast_vault_format::kept::Blocks;
 use holdfast_vault_format::segment::CellKind;
 use holdfast_vault_format::{BLOCK_SIZE, Codec, Extent, cell_hash};
 
-use crate::segment::{SegmentId, StoredCells};
+use crate::segment::StoredCells;
+use crate::segment_id::SegmentId;
 use crate::{Point, Vault, VaultError, blocking};
 pub(crate) use look::Part;
 use plan::{Fetch, Plan};

@@ -17,9 +17,9 @@ use uuid::Uuid;
 use holdfast_vault_format::event::LockMode;
 
 use crate::retention::Retention;
-use crate::segment::SegmentId;
+use crate::segment_id::SegmentId;
 use crate::store::{Answered, Bypass, ObjectLock};
-use crate::{NotEnforced, Outcome, Point, Vault, VaultError, event, name, object};
+use crate::{NotEnforced, Outcome, Point, Vault, VaultError, clock, name, object};
 
 use needs::Needs;
 
@@ -53,7 +53,7 @@ impl Vault {
         clock: DateTime<Utc>,
     ) -> Result<Option<Retention>, VaultError> {
         let epoch = self.newest_collection().await?;
-        let now = event::now(clock, epoch.map(|collection| collection.vault_time));
+        let now = clock::now(clock, epoch.map(|collection| collection.vault_time));
         Ok(self.standing(machine, seq).await?.retention(now))
     }
 

@@ -2,8 +2,9 @@ use holdfast_vault_format::container::SealError;
 use holdfast_vault_format::event::LockMode;
 use holdfast_vault_format::{CellError, DecodeError};
 
-use crate::segment::SegmentId;
-use crate::store::Problem;
+use crate::problem::Problem;
+use crate::segment_id::SegmentId;
+use crate::standing::Refusal;
 
 /// What went wrong in the vault. `Display` does not repeat the source.
 #[derive(Debug, thiserror::Error)]
@@ -23,7 +24,7 @@ pub enum VaultError {
     #[error("names in this vault are given out by its controllers' database, which is not asked here")]
     NoArbiter,
     #[error("whoever gives names out does not say who takes {object}")]
-    Arbiter { object: String, source: crate::store::ArbiterError },
+    Arbiter { object: String, source: ArbiterError },
     /// Whoever took the name may be at it, or was killed before.
     #[error("the name {object} is taken, and what it is for is not stored yet")]
     Unfinished { object: String },
@@ -83,7 +84,7 @@ pub enum VaultError {
     #[error("backup {seq} was given up before it was committed: {reason}")]
     Aborted { seq: u64, reason: String },
     #[error("{object}: this cannot be done")]
-    Refused { object: String, source: crate::standing::Refusal },
+    Refused { object: String, source: Refusal },
     #[error("others began backups of machine {machine} at the same time")]
     Contended { machine: uuid::Uuid },
     #[error("the backup cannot go on: a segment was not written")]
@@ -93,6 +94,9 @@ pub enum VaultError {
     #[error("a worker did not finish")]
     Worker { source: tokio::task::JoinError },
 }
+
+/// What somebody who gives names out says when that fails.
+pub type ArbiterError = Box<dyn std::error::Error + Send + Sync>;
 
 /// How a storage showed that it would not enforce a lock.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -265,11 +269,13 @@ fn io_error(error: &object_store::Error) -> Option<&std::io::Error> {
 }
 
 /// The messages of an error and of all its causes.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
-        text.push_str(&format!(": {error}"));
+        text.push_str(": ");
+        text.push_str(&error.to_string());
         source = error.source();
     }
     text

@@ -10,8 +10,10 @@ use holdfast_vault_format::collection::Collection;
 use holdfast_vault_format::container::Kind;
 use holdfast_vault_format::event::{Action, Event};
 
+use crate::clock::now;
 use crate::object::{self, Created};
-use crate::standing::{Now, PointState, Standing};
+use crate::settled::Stamp;
+use crate::standing::{PointState, Standing};
 use crate::{Outcome, Vault, VaultError, name};
 
 /// How often somebody else may be faster.
@@ -26,14 +28,6 @@ pub(crate) struct PointNames {
     pub(crate) events: BTreeMap<u64, Vec<u32>>,
     /// When the storage got them.
     pub(crate) stored_at: BTreeMap<(u64, u32), DateTime<Utc>>,
-}
-
-/// What a listing tells of an outcome. Where it is another one, an older copy of the vault was put in its place: what became of the
-/// backup may have changed then.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Stamp {
-    pub(crate) modified: DateTime<Utc>,
-    pub(crate) events: usize,
 }
 
 /// Whether the storage still has a point.
@@ -207,12 +201,4 @@ fn next_event(
         actor: actor.to_owned(),
         action,
     }
-}
-
-/// A clock that is wrong must neither end a lock early nor keep a cooling-off period open.
-pub(crate) fn now(clock: DateTime<Utc>, vault_time: Option<i64>) -> Now {
-    let Some(vault) = vault_time.and_then(DateTime::from_timestamp_micros) else {
-        return Now { earliest: clock, latest: clock };
-    };
-    Now { earliest: clock.min(vault + crate::collect::MAX_STEP), latest: clock.max(vault) }
 }

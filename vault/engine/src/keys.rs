@@ -1,111 +1,34 @@
 //! Who can unlock a vault. The keys themselves never change: they are wrapped for each recipient in an object of its own, so one
 //! can be added or removed without anything else being written again.
 
+mod passphrase;
+mod recipient;
 mod removal;
 
 use age::x25519;
-use argon2::{Algorithm, Argon2, Params, Version};
-use chrono::{DateTime, Utc};
+use chrono::Utc;
 use rand::random;
 use tracing::info;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use holdfast_vault_format::recipient::{Argon2id, MAX_LABEL, Recipient, SECRET_LEN, SealedRecipient, Wrap};
+use holdfast_vault_format::recipient::{MAX_LABEL, Recipient, SECRET_LEN, Wrap};
 
+use crate::header::Header;
 use crate::key_file::KeyFile;
 use crate::object::{self, Created};
 use crate::store::Storage;
-use crate::vault::Header;
 use crate::{VaultError, name};
 
-/// RFC 9106, 4: the second recommended choice.
-const MEMORY_KIB: u32 = 64 << 10;
-const PASSES: u32 = 3;
-const LANES: u32 = 4;
-/// Shorter passphrases can be guessed, whatever a guess costs.
-pub const MIN_PASSPHRASE: usize = 12;
-/// Each passphrase among them has to be tried with what Argon2id costs.
-const MAX_RECIPIENTS: usize = 64;
+pub use passphrase::{MIN_PASSPHRASE, Passphrase};
+use recipient::{MAX_RECIPIENTS, first_key, info, stored, wrong_key};
+pub use recipient::{RecipientInfo, RecipientKind};
 
 /// By what a vault is unlocked.
 #[derive(Clone, Copy, Debug)]
 pub enum Unlock<'k> {
     Key(&'k KeyFile),
     Passphrase(&'k Passphrase),
-}
-
-/// A passphrase; cleared when it is dropped.
-pub struct Passphrase(Zeroizing<String>);
-
-impl std::fmt::Debug for Passphrase {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Passphrase")
-    }
-}
-
-impl Passphrase {
-    #[must_use]
-    pub fn new(text: String) -> Self {
-        Self(Zeroizing::new(text))
-    }
-
-    /// Reads the first line of a file that nobody else may read.
-    ///
-    /// # Errors
-    /// As [`KeyFile::load`].
-    pub fn load(path: &std::path::Path) -> Result<Self, VaultError> {
-        let text = crate::key_file::read_private(path)?;
-        Ok(Self::new(text.lines().next().unwrap_or_default().to_owned()))
-    }
-
-    fn wrapping(&self, parameters: &Argon2id) -> Result<Zeroizing<[u8; 32]>, VaultError> {
-        let bad = |error: argon2::Error| VaultError::BadInput { detail: format!("Argon2id: {error}") };
-        let Argon2id { memory_kib, passes, lanes, salt } = parameters;
-        let params = Params::new(*memory_kib, *passes, *lanes, Some(32)).map_err(bad)?;
-        let mut key = Zeroizing::new([0; 32]);
-        Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
-            .hash_password_into(self.0.as_bytes(), salt, key.as_mut_slice())
-            .map_err(bad)?;
-        Ok(key)
-    }
-}
-
-/// A recipient as everybody can see it: nothing of it is certain before somebody unlocked it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RecipientInfo {
-    pub id: Uuid,
-    pub kind: RecipientKind,
-    /// Empty for the first one.
-    pub label: String,
-    /// `None` for the first one.
-    pub created_at: Option<DateTime<Utc>>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RecipientKind {
-    /// The key file that the vault was made with.
-    First,
-    /// Whoever has the identity of this age recipient.
-    Identity {
-        public: String,
-    },
-    Passphrase,
-    /// It is there and cannot be read.
-    Damaged {
-        reason: String,
-    },
-}
-
-impl std::fmt::Display for RecipientInfo {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.kind {
-            RecipientKind::First => f.write_str("the first key file"),
-            RecipientKind::Identity { public } => write!(f, "{:?} ({public})", self.label),
-            RecipientKind::Passphrase => write!(f, "{:?} (passphrase)", self.label),
-            RecipientKind::Damaged { .. } => write!(f, "{} (damaged)", self.id),
-        }
-    }
 }
 
 /// A vault's keys, unlocked.
@@ -192,13 +115,7 @@ impl Keys {
         label: &str,
         passphrase: &Passphrase,
     ) -> Result<RecipientInfo, VaultError> {
-        if passphrase.0.chars().count() < MIN_PASSPHRASE {
-            return Err(VaultError::BadInput {
-                detail: format!("a passphrase has at least {MIN_PASSPHRASE} characters"),
-            });
-        }
-        let parameters = Argon2id { memory_kib: MEMORY_KIB, passes: PASSES, lanes: LANES, salt: random() };
-        let wrapping = passphrase.wrapping(&parameters)?;
+        let (parameters, wrapping) = passphrase.wrap()?;
         self.add(label, Wrap::Passphrase(parameters), &wrapping).await
     }
 
@@ -311,65 +228,4 @@ async fn by_passphrase(
         }
     }
     Err(wrong_key(&all))
-}
-
-fn wrong_key(all: &[(RecipientInfo, Option<SealedRecipient>)]) -> VaultError {
-    let names: Vec<String> = all.iter().map(|(info, _)| info.to_string()).collect();
-    let recipients = if names.is_empty() { "nobody: keys/ is empty".to_owned() } else { names.join(", ") };
-    VaultError::WrongKey { recipients }
-}
-
-/// All recipients, oldest first; without what is sealed those that cannot be read, and the first.
-async fn stored(
-    storage: &Storage,
-    header: &Header,
-) -> Result<Vec<(RecipientInfo, Option<SealedRecipient>)>, VaultError> {
-    let mut all = Vec::new();
-    for path in object::list(storage.objects(), "keys").await? {
-        if path.filename() == Some(&*header.key_id.to_string()) {
-            all.push((first_key(header), None));
-            continue;
-        }
-        let Some(id) = name::recipient_of(&path, header.key_id) else { continue };
-        let decoded = match object::read(storage.objects(), path.as_ref()).await {
-            // Removed since.
-            Err(VaultError::Missing { .. }) => continue,
-            Err(error) if error.is_damage() => Err(error.to_string()),
-            Err(error) => return Err(error),
-            Ok(bytes) => SealedRecipient::decode(&bytes).map_err(|error| error.to_string()),
-        };
-        let of = (header.vault_id, header.key_id, id);
-        all.push(match decoded {
-            Ok(sealed) if (sealed.recipient.vault, sealed.recipient.key, sealed.recipient.id) == of => {
-                (info(&sealed.recipient), Some(sealed))
-            }
-            other => {
-                let reason = other.err().unwrap_or_else(|| "it is another vault's".to_owned());
-                let kind = RecipientKind::Damaged { reason };
-                (RecipientInfo { id, kind, label: String::new(), created_at: None }, None)
-            }
-        });
-        if all.len() > MAX_RECIPIENTS * 2 {
-            return Err(VaultError::mismatch("keys", "there are too many recipients"));
-        }
-    }
-    all.sort_by_key(|(info, _)| info.created_at);
-    Ok(all)
-}
-
-fn first_key(header: &Header) -> RecipientInfo {
-    RecipientInfo { id: header.key_id, kind: RecipientKind::First, label: String::new(), created_at: None }
-}
-
-fn info(recipient: &Recipient) -> RecipientInfo {
-    let kind = match &recipient.wrap {
-        Wrap::Identity { public, .. } => RecipientKind::Identity { public: public.clone() },
-        Wrap::Passphrase(_) => RecipientKind::Passphrase,
-    };
-    RecipientInfo {
-        id: recipient.id,
-        kind,
-        label: recipient.label.clone(),
-        created_at: DateTime::from_timestamp_micros(recipient.created_at),
-    }
 }

@@ -5,29 +5,40 @@
 
 mod abort;
 mod backup;
+mod became;
 mod begin;
+mod blocking;
 mod buffer;
+mod clock;
 mod collect;
 mod commit;
+mod condemned;
+mod crash_point;
 mod delta;
+mod directory;
 mod disk;
 mod enforce;
 mod error;
 mod event;
+mod header;
 mod key_file;
 mod keys;
 mod layer;
+mod learn;
 mod map;
 mod name;
 mod object;
 mod point;
 mod probe;
+mod problem;
 mod received;
 mod record;
 mod reserve;
 mod retention;
 mod samples;
 mod segment;
+mod segment_id;
+mod settled;
 mod space;
 mod staging;
 mod standing;
@@ -37,15 +48,18 @@ mod verify;
 mod writer;
 
 pub use abort::Backups;
-pub use backup::{Backup, DiskBase, NewCell, Receipt};
-pub use begin::{BeginBackup, Begun, DiskSpec};
+pub use backup::{Backup, BeginBackup, DiskBase, DiskSpec, NewCell, Receipt};
+pub use begin::Begun;
+pub(crate) use blocking::blocking;
+pub use clock::ClockTrust;
 pub use collect::{
-    ClockTrust, CollectOptions, CollectionProgress, CollectionReport, CollectionRun, Compaction, PurgedPoint,
+    CollectOptions, CollectionProgress, CollectionReport, CollectionRun, Compaction, PurgedPoint,
 };
 pub use commit::Prepared;
+pub(crate) use crash_point::crash_point;
 pub use disk::{DiskReader, Piece, StoredCell, Window};
 pub use enforce::Enforced;
-pub use error::{NotEnforced, VaultError};
+pub use error::{ArbiterError, NotEnforced, VaultError, chain};
 pub use holdfast_vault_format::event::{Action, Event, LockMode};
 pub use holdfast_vault_format::record::{Consistency, PointRef};
 pub use holdfast_vault_format::{
@@ -55,28 +69,15 @@ pub use key_file::KeyFile;
 pub use keys::{Keys, MIN_PASSPHRASE, Passphrase, RecipientInfo, RecipientKind, Unlock};
 pub use map::{MapBlocks, MapLayer, MapRun};
 pub use point::{OpenBackup, Outcome, Point, PointDisk, PointStatus};
+pub use problem::Problem;
 pub use retention::Retention;
 pub use samples::{SampleStats, Samples};
-pub use segment::SegmentId;
+pub use segment_id::SegmentId;
 pub use standing::{COOLING_OFF, Deletion, Lock, PointState, Refusal, Standing};
 pub use store::{
-    Arbiter, ArbiterError, Claim, Problem, S3, S3Addressing, S3Credentials, S3Limits, S3Location,
-    S3ObjectLock, S3Transport, Storage,
+    Arbiter, Claim, S3, S3Addressing, S3Credentials, S3Limits, S3Location, S3ObjectLock, S3Transport, Storage,
 };
 pub use vault::Vault;
 pub use verify::{
     DamagedPoint, Finding, Verification, VerifyDepth, VerifyPace, VerifyProgress, VerifyReport, VerifyScope,
 };
-
-/// A place where the fault tests end the process; nothing in a build without the feature `failpoints`.
-pub(crate) fn crash_point(name: &'static str) {
-    fail::fail_point!(name, |_| std::process::abort());
-    let _ = name;
-}
-
-/// Does what would keep the runtime's threads from other work.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, VaultError> + Send + 'static,
-) -> Result<T, VaultError> {
-    tokio::task::spawn_blocking(work).await.map_err(|source| VaultError::Worker { source })?
-}

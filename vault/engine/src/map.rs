@@ -11,7 +11,7 @@ use holdfast_vault_format::Extent;
 use holdfast_vault_format::block::blocks_of;
 use holdfast_vault_format::delta::{DeltaRoot, HashRun, PageRef, Placed, decode_hashes};
 
-use crate::backup::Shared;
+use crate::backup::{Backup, Shared};
 use crate::received::ReceivedHashes;
 use crate::{Point, VaultError};
 
@@ -63,6 +63,25 @@ struct DeltaHashes {
     pages: Vec<PageRef>,
     /// The page that was read last: windows go upwards, and a page may lie in two of them.
     cached: Option<(usize, Vec<HashRun>)>,
+}
+
+impl Backup {
+    /// Streams a disk's block hashes, in block order. Call [`Backup::flush`] before: only what is durable may be
+    /// skipped by the agent. What is pushed while it streams may show.
+    pub async fn read_map(
+        &self,
+        disk: &str,
+        layer: MapLayer,
+    ) -> Result<impl Stream<Item = Result<MapRun, VaultError>> + Send + 'static + use<>, VaultError> {
+        let index = self.disk_index(disk)?;
+        let shared = &self.shared;
+        let base = match layer {
+            MapLayer::Overlay => None,
+            MapLayer::Merged => shared.opened.base.as_ref(),
+        };
+        let reader = MapReader::new(Arc::clone(shared), index, base).await?;
+        Ok(reader.into_stream())
+    }
 }
 
 impl MapReader {

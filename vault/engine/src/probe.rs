@@ -12,7 +12,7 @@ use holdfast_vault_format::event::LockMode;
 use crate::object::{self, Created};
 use crate::retention::Retention;
 use crate::store::{Answered, Bypass, ObjectLock, Storage};
-use crate::{NotEnforced, Vault, VaultError, name};
+use crate::{NotEnforced, VaultError, name};
 
 /// For so long a version is retained to see whether it can be deleted. Nobody can shorten that.
 const RETAINED: TimeDelta = TimeDelta::seconds(60);
@@ -48,7 +48,7 @@ async fn discard(storage: &Storage, name: &str) -> Result<(), VaultError> {
 }
 
 /// Tries whether a storage that has to enforce locks does: what counts is that a version is still there after it was to be deleted.
-/// What that leaves is removed by [`Vault::sweep_probes`].
+/// What that leaves is removed by [`sweep`].
 pub(crate) async fn refuse_unenforced(storage: &Storage) -> Result<(), VaultError> {
     let Some(lock) = storage.object_lock() else { return Ok(()) };
     let refused = |reason| Err(VaultError::NotEnforced { reason });
@@ -126,28 +126,25 @@ fn noise() -> Bytes {
     Bytes::copy_from_slice(&rand::random::<[u8; 32]>())
 }
 
-impl Vault {
-    /// Removes what the storage was tried with some time before `now`, unless it still retains that. What cannot be removed now only takes
-    /// the room of a few bytes.
-    pub async fn sweep_probes(&self, now: DateTime<Utc>) {
-        let Some(lock) = self.storage().object_lock() else { return };
-        match self.sweep_with(lock, now).await {
-            Ok(0) => {}
-            Ok(count) => debug!(count, "probes are removed"),
-            Err(error) => warn!(error = &error as &dyn std::error::Error, "probes are not removed"),
-        }
+/// Removes what a storage was tried with some time before `now`, see [`Vault::sweep_probes`](crate::Vault::sweep_probes).
+pub(crate) async fn sweep(storage: &Storage, now: DateTime<Utc>) {
+    let Some(lock) = storage.object_lock() else { return };
+    match sweep_with(storage, lock, now).await {
+        Ok(0) => {}
+        Ok(count) => debug!(count, "probes are removed"),
+        Err(error) => warn!(error = &error as &dyn std::error::Error, "probes are not removed"),
     }
+}
 
-    async fn sweep_with(&self, lock: &ObjectLock, now: DateTime<Utc>) -> Result<usize, VaultError> {
-        let mut swept = 0;
-        for probe in object::list_meta(self.store(), name::PROBES).await? {
-            if (now - probe.last_modified).to_std().is_ok_and(|age| age >= LEFT_ALONE)
-                && let Some(version) = lock.version(probe.location.as_ref()).await?.id
-                && lock.delete_version(probe.location.as_ref(), &version).await? == Answered::Done
-            {
-                swept += 1;
-            }
+async fn sweep_with(storage: &Storage, lock: &ObjectLock, now: DateTime<Utc>) -> Result<usize, VaultError> {
+    let mut swept = 0;
+    for probe in object::list_meta(storage.objects(), name::PROBES).await? {
+        if (now - probe.last_modified).to_std().is_ok_and(|age| age >= LEFT_ALONE)
+            && let Some(version) = lock.version(probe.location.as_ref()).await?.id
+            && lock.delete_version(probe.location.as_ref(), &version).await? == Answered::Done
+        {
+            swept += 1;
         }
-        Ok(swept)
     }
+    Ok(swept)
 }

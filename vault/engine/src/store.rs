@@ -2,7 +2,6 @@
 
 mod arbiter;
 mod direct;
-mod problem;
 mod s3;
 
 use std::io;
@@ -19,8 +18,7 @@ use crate::VaultError;
 use direct::DirectWrites;
 
 pub(crate) use arbiter::Arbitration;
-pub use arbiter::{Arbiter, ArbiterError, Claim};
-pub use problem::Problem;
+pub use arbiter::{Arbiter, Claim};
 pub(crate) use s3::{Answered, Bypass, ObjectLock};
 pub use s3::{S3, S3Addressing, S3Credentials, S3Limits, S3Location, S3ObjectLock, S3Transport};
 

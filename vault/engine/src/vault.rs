@@ -1,10 +1,9 @@
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use futures::StreamExt as _;
-
 use object_store::ObjectStore;
 use object_store::path::Path;
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -13,78 +12,16 @@ use holdfast_vault_format::keys::DataKey;
 use holdfast_vault_format::recipient::SECRET_LEN;
 use holdfast_vault_format::record::Signer;
 
+use crate::condemned::CondemnedCache;
+use crate::directory::{Cache, Replaced};
+use crate::header::{GivenOut, Header};
 use crate::key_file::KeyFile;
 use crate::keys::{Keys, Unlock};
 use crate::object::{self, Created};
 use crate::samples::Samples;
+use crate::settled::Settled;
 use crate::store::Storage;
 use crate::{VaultError, name, probe};
-
-const FORMAT: u32 = 1;
-const CIPHER_SUITE: &str = "aes-256-gcm+blake3+ed25519";
-
-/// `vault.json`: what a reader has to know before it can unlock anything.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Header {
-    format: u32,
-    pub(crate) vault_id: Uuid,
-    pub(crate) key_id: Uuid,
-    block_bytes: u32,
-    max_cell_bytes: u32,
-    cipher_suite: String,
-    /// Hex; also wrapped with the keys, so that replacing it is noticed.
-    pub(crate) public_key: String,
-    #[serde(default, skip_serializing_if = "GivenOut::is_by_storage")]
-    names: GivenOut,
-}
-
-/// By whom the names of objects are given out, so that each is taken once.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum GivenOut {
-    /// By the storage: of two who create an object, one is refused.
-    #[default]
-    Storage,
-    /// By the database of the controllers: the storage refuses nobody.
-    Database,
-}
-
-impl GivenOut {
-    fn is_by_storage(&self) -> bool {
-        *self == Self::Storage
-    }
-}
-
-impl Header {
-    /// The storage as this vault has it.
-    pub(crate) fn storage(&self, storage: Storage) -> Storage {
-        match self.names {
-            GivenOut::Storage => storage,
-            GivenOut::Database => storage.arbitrated(self.vault_id),
-        }
-    }
-
-    /// # Errors
-    /// [`VaultError::NotAVault`] without one.
-    pub(crate) async fn read(storage: &Storage) -> Result<Self, VaultError> {
-        let header = match object::read(storage.objects(), name::HEADER).await {
-            Err(VaultError::Missing { .. }) => return Err(VaultError::NotAVault),
-            other => other?,
-        };
-        let bad = |detail: String| VaultError::BadHeader { detail };
-        let header: Self = serde_json::from_slice(&header).map_err(|error| bad(error.to_string()))?;
-        let supported = header.format == FORMAT
-            && header.block_bytes == 4096
-            && header.max_cell_bytes == 131_072
-            && header.cipher_suite == CIPHER_SUITE;
-        if supported {
-            Ok(header)
-        } else {
-            Err(bad("it is of a newer format: use a newer version of Holdfast".to_owned()))
-        }
-    }
-}
 
 /// An unlocked vault. Cheap to clone.
 #[derive(Clone)]
@@ -96,12 +33,12 @@ pub(crate) struct Inner {
     pub(crate) storage: Storage,
     pub(crate) ring: Keyring,
     pub(crate) signer: Arc<Signer>,
-    pub(crate) segments: crate::segment::Cache,
-    pub(crate) replaced: crate::segment::Replaced,
+    pub(crate) segments: Cache,
+    pub(crate) replaced: Replaced,
     /// `None`: nothing is looked for.
     pub(crate) samples: Option<Arc<Samples>>,
-    pub(crate) condemned: crate::collect::CondemnedCache,
-    pub(crate) settled: crate::collect::Settled,
+    pub(crate) condemned: CondemnedCache,
+    pub(crate) settled: Settled,
 }
 
 impl std::fmt::Debug for Vault {
@@ -155,16 +92,7 @@ impl Vault {
         let sealed = age::encrypt(&key.identity.to_public(), &wrapped)
             .map_err(|error| VaultError::BadHeader { detail: error.to_string() })?;
         object::create(&writing, &name::key(key_id), sealed.into()).await?;
-        let header = Header {
-            format: FORMAT,
-            vault_id,
-            key_id,
-            block_bytes: 4096,
-            max_cell_bytes: 131_072,
-            cipher_suite: CIPHER_SUITE.to_owned(),
-            public_key: hex::encode(signer.public_key()),
-            names,
-        };
+        let header = Header::new(vault_id, key_id, hex::encode(signer.public_key()), names);
         let json = serde_json::to_vec_pretty(&header)
             .map_err(|error| VaultError::BadHeader { detail: error.to_string() })?;
         match object::create(&writing, name::HEADER, json.into()).await? {
@@ -221,11 +149,11 @@ impl Vault {
                 storage,
                 ring,
                 signer: Arc::new(signer),
-                segments: crate::segment::Cache::default(),
-                replaced: crate::segment::Replaced::default(),
+                segments: Cache::default(),
+                replaced: Replaced::default(),
                 samples: None,
-                condemned: crate::collect::CondemnedCache::default(),
-                settled: crate::collect::Settled::default(),
+                condemned: CondemnedCache::default(),
+                settled: Settled::default(),
             }),
         })
     }
@@ -244,11 +172,11 @@ impl Vault {
                 storage: inner.storage.clone(),
                 ring: inner.ring.clone(),
                 signer: inner.signer.clone(),
-                segments: crate::segment::Cache::default(),
-                replaced: crate::segment::Replaced::default(),
+                segments: Cache::default(),
+                replaced: Replaced::default(),
                 samples,
-                condemned: crate::collect::CondemnedCache::default(),
-                settled: crate::collect::Settled::default(),
+                condemned: CondemnedCache::default(),
+                settled: Settled::default(),
             }),
         }
     }
@@ -262,6 +190,12 @@ impl Vault {
     /// out.
     pub async fn finish_claims(&self) -> Result<usize, VaultError> {
         object::finish_stale(self.storage()).await
+    }
+
+    /// Removes what the storage was tried with some time before `now`, unless it still retains that. What cannot be removed now only takes
+    /// the room of a few bytes.
+    pub async fn sweep_probes(&self, now: DateTime<Utc>) {
+        probe::sweep(self.storage(), now).await;
     }
 
     /// Whether the controllers' database gives its names out.

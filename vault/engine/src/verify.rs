@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use crate::error::chain;
-use crate::segment::{Listed, SegmentId};
+use crate::segment::Listed;
+use crate::segment_id::SegmentId;
 use crate::standing::PointState;
 use crate::{Point, PointStatus, Vault, VaultError};
 

@@ -5,14 +5,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use uuid::Uuid;
 
-use holdfast_vault_format::container::{Kind, Sealer};
+use holdfast_vault_format::container::{Keyring, Kind, Sealer};
 use holdfast_vault_format::segment::{CellBlocks, CellEntry, CellKind, Directory, encode_table};
 use holdfast_vault_format::{Codec, Extent, cell_hash};
 
 use crate::VaultError;
 use crate::buffer::Buffers;
-use crate::segment::SegmentId;
-use crate::vault::Inner;
+use crate::segment_id::SegmentId;
 
 /// A segment is full at so many stored bytes.
 pub(crate) const SEGMENT_BYTES: usize = 32 << 20;
@@ -48,7 +47,7 @@ pub(crate) struct SealedSegment {
 
 impl SegmentWriter {
     pub(crate) fn new(
-        vault: &Inner,
+        ring: &Keyring,
         id: SegmentId,
         snapshot: Uuid,
         disks: Vec<String>,
@@ -56,8 +55,8 @@ impl SegmentWriter {
     ) -> Result<Self, VaultError> {
         let buffer = buffers.take(SEGMENT_BYTES + 2 * METADATA_BYTES);
         let start = buffer.len();
-        let sealer = Sealer::new(&vault.ring, Kind::Segment, &id.name(), rand::random(), buffer)
-            .map_err(VaultError::Seal)?;
+        let sealer =
+            Sealer::new(ring, Kind::Segment, &id.name(), rand::random(), buffer).map_err(VaultError::Seal)?;
         let directory = Directory { snapshot, disks, cells: Vec::new() };
         let buffers = Arc::clone(buffers);
         Ok(Self { id, sealer, buffers, start, directory, table: Vec::new(), metadata_len: 0 })

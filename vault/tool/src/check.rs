@@ -19,6 +19,8 @@ struct Checked {
     /// Of the sample.
     seed: Option<u64>,
     findings: Vec<FindingEntry>,
+    /// Findings that were only counted.
+    more_findings: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -79,6 +81,7 @@ fn print(report: VerifyReport, depth: VerifyDepth, output: Output) -> Result<(),
             VerifyDepth::Structure | VerifyDepth::ReadData | VerifyDepth::Part { .. } => None,
         },
         findings: report.findings.into_iter().map(FindingEntry::from).collect(),
+        more_findings: report.more_findings,
     };
     let text = match output {
         Output::Json => {
@@ -109,7 +112,7 @@ fn table(checked: &Checked) -> String {
         checked.segments,
         checked.read_segments,
         indicatif::BinaryBytes(checked.read_bytes),
-        checked.findings.len()
+        checked.findings.len() as u64 + checked.more_findings
     )
 }
 
@@ -128,5 +131,24 @@ impl From<Finding> for FindingEntry {
             ranges,
             reason: finding.reason,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn findings_that_are_not_listed_are_counted() {
+        let checked = Checked {
+            points: 1,
+            segments: 2,
+            read_segments: 0,
+            read_bytes: 0,
+            seed: None,
+            findings: Vec::new(),
+            more_findings: 3,
+        };
+        assert!(table(&checked).ends_with(" 3 findings"));
     }
 }

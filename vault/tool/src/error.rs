@@ -1,10 +1,9 @@
 use std::borrow::Cow;
-use std::error::Error as _;
 use std::io;
 use std::path::PathBuf;
 
 use holdfast_restore::RestoreError;
-use holdfast_vault_engine::VaultError;
+use holdfast_vault_engine::{VaultError, chain};
 
 /// Why a command failed. `Display` is what happened, [`ToolError::next_step`] what to do.
 #[derive(Debug, thiserror::Error)]
@@ -60,13 +59,7 @@ pub(crate) enum ToolError {
 impl ToolError {
     /// Prints one line with all causes and one with the next step to stderr.
     pub(crate) fn print(&self) {
-        let mut line = format!("error: {self}");
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            line.push_str(&format!(": {error}"));
-            cause = error.source();
-        }
-        eprintln!("{line}");
+        eprintln!("error: {}", chain(self));
         eprintln!("  next: {}", self.next_step());
     }
 

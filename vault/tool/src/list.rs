@@ -1,8 +1,7 @@
-use std::error::Error;
 use std::io::Write as _;
 
 use comfy_table::{Table, presets};
-use holdfast_vault_engine::{PointStatus, Vault};
+use holdfast_vault_engine::{PointStatus, Vault, chain};
 
 use crate::args::Output;
 use crate::error::ToolError;
@@ -23,7 +22,7 @@ pub(crate) async fn list(vault: &Vault, output: Output) -> Result<(), ToolError>
                 PointStatus::Ok(point) => PointEntry::of(point, "listed"),
                 PointStatus::SoftDeleted(point, _) => PointEntry::of(point, "soft_deleted"),
                 PointStatus::Damaged { seq, error } => {
-                    PointEntry::damaged(name.clone(), machine, *seq, with_causes(error))
+                    PointEntry::damaged(name.clone(), machine, *seq, chain(error))
                 }
             });
         }
@@ -65,14 +64,4 @@ fn table(entries: &[PointEntry]) -> String {
         }
     }
     table.lines().map(|line| line.trim().to_owned()).collect::<Vec<_>>().join("\n")
-}
-
-fn with_causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    text
 }

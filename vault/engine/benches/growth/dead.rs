@@ -42,7 +42,12 @@ pub(crate) async fn run() {
         }
         let now = start + TimeDelta::days(i64::try_from(day).unwrap());
         let options = CollectOptions { clock: ClockTrust::Trusted, ..CollectOptions::new(now) };
-        let report = disk.vault.collect(options, |_| {}).await.unwrap();
+        let mut run = disk.vault.begin_collection(options).await.unwrap();
+        run.look(|_| {}).await.unwrap();
+        run.compact(|_| {}).await.unwrap();
+        run.condemn().await.unwrap();
+        run.look_again().await.unwrap();
+        let report = run.sweep().await.unwrap();
         if report.compacted_segments > 0 {
             compactions.segments += report.compacted_segments;
             compactions.bytes += report.compacted_bytes;

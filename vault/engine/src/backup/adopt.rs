@@ -10,12 +10,14 @@ use holdfast_vault_format::collection::CondemnedSegment;
 use holdfast_vault_format::container::TAG_LEN;
 use holdfast_vault_format::segment::{CellEntry, CellKind, CellRef};
 
-use crate::begin::BeginBackup;
-use crate::segment::{Segment, SegmentId, StoredCells};
+use crate::directory::Segment;
+use crate::segment::StoredCells;
+use crate::segment_id::SegmentId;
 use crate::{Vault, VaultError, name, object};
 
+use super::BeginBackup;
 use super::known::{self, Known};
-use super::{State, receive, receive_zeros};
+use super::state::{State, receive, receive_zeros};
 
 /// How closely what is taken over is looked at.
 #[derive(Clone, Copy, Debug)]

@@ -13,7 +13,9 @@ use tracing::{debug, warn};
 use holdfast_vault_format::collection::CondemnedSegment;
 use holdfast_vault_format::segment::{CellKind, CellRef};
 
-use crate::segment::{Segment, SegmentId, StoredCells};
+use crate::directory::Segment;
+use crate::segment::StoredCells;
+use crate::segment_id::SegmentId;
 use crate::{Vault, VaultError, object};
 
 use super::check::CheckedCell;

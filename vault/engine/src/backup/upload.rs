@@ -8,7 +8,7 @@ use tokio::sync::{Semaphore, watch};
 use tracing::warn;
 
 use crate::object::{self, Created};
-use crate::segment::SegmentId;
+use crate::segment_id::SegmentId;
 use crate::writer::SealedSegment;
 use crate::{Vault, VaultError, crash_point};
 

@@ -8,24 +8,20 @@
 //! Segments that other machines borrow from are left as they are, and so are those that a backup may go on with, and those that the
 //! storage retains for points under lock.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use tracing::{debug, warn};
 use uuid::Uuid;
 
 use holdfast_vault_format::collection::CondemnedSegment;
-use holdfast_vault_format::kept::Kept;
-use holdfast_vault_format::segment::CellKind;
 
-use crate::object::{self, Created};
-use crate::segment::{AnyGeneration, Segment, SegmentId, StoredCells};
-use crate::writer::SegmentWriter;
-use crate::{Vault, VaultError, VerifyPace, crash_point};
+use crate::segment_id::{AnyGeneration, SegmentId};
+use crate::{Vault, VaultError};
 
-use super::mark::{Look, Mark};
-use super::needed::{Needed, NeededSegments};
+use super::mark::{Generations, Look};
+use super::needed::Needed;
+use super::rewrite::Rewrite;
 use super::{CollectionProgress, CollectionRun, Compaction, Purge};
 
 /// A segment is replaced when so much of it is dead.
@@ -36,25 +32,6 @@ const TURNS: u128 = 7;
 const TOGETHER: usize = 16 << 10;
 /// Bytes that one collection frees so at most; the next one goes on.
 const MAX_FREED: u64 = 64 << 30;
-/// Of what is written: it is read rarely and kept long.
-const LEVEL: i32 = 3;
-/// So many names may have been taken for a segment that is to be replaced, by collectors that were killed.
-const GENERATIONS_TRIED: usize = 4;
-
-/// Generations of a segment that are there, with their sizes in bytes.
-type Generations = BTreeMap<u32, u64>;
-
-/// What is to be done about one segment.
-#[derive(Debug)]
-struct Rewrite {
-    from: SegmentId,
-    generation: u32,
-    /// All generations that are there and not condemned.
-    replaces: Vec<CondemnedSegment>,
-    needed: Arc<Needed>,
-    /// Bytes, about.
-    gain: u64,
-}
 
 /// What is to be done about a machine.
 #[derive(Debug, Default)]
@@ -153,7 +130,8 @@ impl CollectionRun {
             .collect();
         let mark = self.vault.mark(machine, &purged, Look::First, &self.options, &mut self.lent).await?;
         let least_gain = self.options.least_gain;
-        let segments: Vec<(AnyGeneration, Generations)> = generations(&mark)
+        let segments: Vec<(AnyGeneration, Generations)> = mark
+            .generations()
             .into_iter()
             .filter(|(segment, _)| segment.1 <= mark.newest && !self.lent.segments.contains(segment))
             .filter(|((_, seq, number), _)| !mark.retained.contains(&(*seq, *number)))
@@ -229,147 +207,6 @@ impl Vault {
         }
         Ok(())
     }
-
-    /// Writes what is needed of a segment and reads it back. Answers the bytes that it gains, or `None` if the segment went
-    /// meanwhile.
-    async fn rewrite(&self, rewrite: Rewrite) -> Result<Option<u64>, VaultError> {
-        let Rewrite { from, generation, needed, .. } = rewrite;
-        for generation in (generation..).take(GENERATIONS_TRIED) {
-            match self.rewrite_as(from, SegmentId { generation, ..from }, &needed).await {
-                // Its collector is at it, or was killed: if it comes after all, a higher one makes it superfluous.
-                Err(VaultError::Unfinished { object }) => {
-                    warn!(object, "another collector has begun to compact a segment");
-                }
-                rewritten => return rewritten,
-            }
-        }
-        Ok(None)
-    }
-
-    async fn rewrite_as(
-        &self,
-        from: SegmentId,
-        id: SegmentId,
-        needed: &Arc<Needed>,
-    ) -> Result<Option<u64>, VaultError> {
-        let (segment, bytes) = match self.left_of(from, id, needed).await {
-            Ok(left) => left,
-            Err(VaultError::Missing { .. }) => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        // Another collector may have been faster: what it wrote counts if it has what is needed.
-        if object::create(self.storage(), &id.name(), bytes).await? == Created::Now {
-            self.check_mounted().await?;
-        }
-        crash_point("engine::segment_replaced");
-        self.read_back(id).await?;
-        let replacement = self.read_segment(id).await?;
-        if replacement.root != segment.root || !needed.is_in(&replacement) {
-            let detail = "it does not have what is needed of the one that it replaces";
-            return Err(VaultError::mismatch(&replacement.name, detail));
-        }
-        Ok(Some(segment.size.saturating_sub(replacement.size)))
-    }
-
-    /// A segment, and what is needed of it as one of that id.
-    async fn left_of(
-        &self,
-        from: SegmentId,
-        id: SegmentId,
-        needed: &Arc<Needed>,
-    ) -> Result<(Arc<Segment>, Bytes), VaultError> {
-        let segment = Arc::new(self.read_segment(from).await?);
-        let mut writer =
-            SegmentWriter::new(&self.inner, id, segment.directory.snapshot, Vec::new(), &Arc::default())?;
-        for cells in segment.chunks()? {
-            let stored = StoredCells::read(self, Arc::clone(&segment), cells.start..=cells.end - 1).await?;
-            let needed = Arc::clone(needed);
-            let write = move || {
-                for cell in cells {
-                    leave(&stored, cell, &needed, &mut writer)?;
-                }
-                Ok::<_, VaultError>(writer)
-            };
-            writer = crate::blocking(write).await?;
-        }
-        Ok((segment, writer.finish()?.bytes))
-    }
-
-    /// Reads all of a segment as its disk has it.
-    async fn read_back(&self, id: SegmentId) -> Result<(), VaultError> {
-        self.inner.segments.forget(id);
-        let read = self.read_segments(&[id], VerifyPace::Full, &mut |_, _, _| {}).await?;
-        read.reason().map_or(Ok(()), |reason| Err(VaultError::mismatch(&id.name(), reason)))
-    }
-
-    /// Of what is condemned, the segments that a higher generation makes superfluous: one that nobody condemned and that has all that
-    /// points need.
-    pub(super) async fn replaced(
-        &self,
-        mark: &Mark,
-        condemned: &HashSet<CondemnedSegment>,
-    ) -> Result<HashSet<CondemnedSegment>, VaultError> {
-        // By segment: those that may go, and those that may take their place.
-        let mut candidates: HashMap<AnyGeneration, (Vec<CondemnedSegment>, Vec<CondemnedSegment>)> =
-            HashMap::new();
-        for (segment, generations) in generations(mark) {
-            let (machine, seq, number) = segment;
-            let named = |generation: &u32| CondemnedSegment { machine, seq, number, generation: *generation };
-            let (old, new): (Vec<_>, Vec<_>) =
-                generations.keys().map(named).partition(|segment| condemned.contains(segment));
-            if old.iter().any(|old| new.iter().any(|new| new.generation > old.generation)) {
-                candidates.insert(segment, (old, new));
-            }
-        }
-        let wanted: HashSet<(u64, u32)> = candidates.keys().map(|(_, seq, number)| (*seq, *number)).collect();
-        let mut found = HashSet::new();
-        if wanted.is_empty() {
-            return Ok(found);
-        }
-        let needed = match self.blocks_needed(&mark.points, &wanted).await {
-            Ok(needed) => needed,
-            // Then it cannot be told, and everything stays.
-            Err(error) if error.is_damage() => {
-                warn!(
-                    error = &error as &dyn std::error::Error,
-                    "nothing that was replaced is deleted: damaged"
-                );
-                return Ok(found);
-            }
-            Err(error) => return Err(error),
-        };
-        for (segment, (old, new)) in candidates {
-            let Some(replacement) = self.replacement(&needed, segment, &new).await? else { continue };
-            found.extend(old.into_iter().filter(|old| old.generation < replacement));
-        }
-        Ok(found)
-    }
-
-    /// The highest of these generations that has what is needed. When this answers, its name is durable.
-    async fn replacement(
-        &self,
-        needed: &NeededSegments,
-        (machine, seq, number): AnyGeneration,
-        generations: &[CondemnedSegment],
-    ) -> Result<Option<u32>, VaultError> {
-        let nothing = Needed::default();
-        let needed = needed.get(&(seq, number)).unwrap_or(&nothing);
-        for generation in generations.iter().map(|segment| segment.generation).rev() {
-            let id = SegmentId { machine, seq, number, generation };
-            match self.read_segment(id).await {
-                Ok(segment) if needed.is_in(&segment) => {
-                    self.storage().settle(&id.name()).await?;
-                    return Ok(Some(generation));
-                }
-                Ok(_) => {}
-                Err(error) if error.is_damage() => {
-                    debug!(segment = id.name(), error = &error as &dyn std::error::Error, "replaces nothing");
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(None)
-    }
 }
 
 fn tell_damaged(segment: SegmentId, error: &VaultError) {
@@ -380,51 +217,3 @@ fn tell_damaged(segment: SegmentId, error: &VaultError) {
 fn may_gain(generations: &Generations, least: u64) -> bool {
     generations.len() > 1 || generations.values().any(|size| *size >= least)
 }
-
-/// What deltas name, by segment; generations ascend.
-fn generations(mark: &Mark) -> BTreeMap<AnyGeneration, Generations> {
-    let mut segments: BTreeMap<AnyGeneration, Generations> = BTreeMap::new();
-    for (segment, size) in &mark.named {
-        segments
-            .entry(SegmentId::from(*segment).any_generation())
-            .or_default()
-            .insert(segment.generation, *size);
-    }
-    segments
-}
-
-/// Writes what is needed of a cell, which is among these.
-fn leave(
-    stored: &StoredCells,
-    number: u32,
-    needed: &Needed,
-    writer: &mut SegmentWriter,
-) -> Result<(), VaultError> {
-    let blocks = needed.of(number as usize);
-    let mut entry = *stored.segment.entry(number)?;
-    let data = match entry.kind {
-        CellKind::Data { codec, .. } => {
-            let data = stored.open(number)?;
-            let plain = stored.plain(number, codec, &data)?;
-            let (codec, data) = Kept::whole(&plain).encode(entry.plain_len, blocks, LEVEL);
-            entry.kind = CellKind::Kept { codec, kept: blocks };
-            data
-        }
-        CellKind::Kept { codec, kept } => {
-            let data = stored.open(number)?;
-            let left = stored.kept(number, codec, kept, &data)?;
-            let (codec, data) = left.encode(entry.plain_len, blocks, LEVEL);
-            entry.kind = CellKind::Kept { codec, kept: blocks };
-            data
-        }
-        CellKind::Meta if !blocks.is_empty() => stored.open(number)?,
-        CellKind::Meta | CellKind::Zero { .. } | CellKind::Known { .. } | CellKind::Gone => {
-            (entry.kind, entry.plain_len, entry.hash) = (CellKind::Gone, 0, [0; 32]);
-            Vec::new()
-        }
-    };
-    writer.left(entry, &data)
-}
-
-#[cfg(test)]
-mod tests;

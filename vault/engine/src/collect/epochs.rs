@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_vault_format::DecodeError;
@@ -11,27 +11,15 @@ use holdfast_vault_format::container::Kind;
 use tracing::warn;
 
 use crate::object::{self, Created};
-use crate::{Vault, VaultError, name};
+use crate::{Vault, VaultError, clock, name};
 
-use super::{CollectOptions, clock};
+use super::CollectOptions;
 
 /// How often another collector may be faster.
 const TRIES: u32 = 32;
 
 /// No vault gets so far: what has a larger number is not of a collection.
 const LAST: u64 = 999_999_999_999;
-
-/// What was condemned when somebody asked last, by the numbers of the sets.
-#[derive(Debug, Default)]
-pub(crate) struct CondemnedCache(Mutex<Option<Known>>);
-
-type Known = (Vec<u64>, Arc<HashSet<CondemnedSegment>>);
-
-impl CondemnedCache {
-    fn state(&self) -> MutexGuard<'_, Option<Known>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// What `gc/` holds: the epochs of each kind of object.
 #[derive(Debug, Default)]
@@ -89,10 +77,8 @@ impl Vault {
     /// If it cannot be told: then nothing that is stored may be used.
     pub(crate) async fn condemned(&self) -> Result<Arc<HashSet<CondemnedSegment>>, VaultError> {
         let numbers = self.unfinished_epochs().await?;
-        if let Some((known, condemned)) = &*self.inner.condemned.state()
-            && *known == numbers
-        {
-            return Ok(Arc::clone(condemned));
+        if let Some(condemned) = self.inner.condemned.get(&numbers) {
+            return Ok(condemned);
         }
         let mut all = HashSet::new();
         for epoch in &numbers {
@@ -104,7 +90,7 @@ impl Vault {
             }
         }
         let all = Arc::new(all);
-        *self.inner.condemned.state() = Some((numbers, Arc::clone(&all)));
+        self.inner.condemned.put(numbers, Arc::clone(&all));
         Ok(all)
     }
 

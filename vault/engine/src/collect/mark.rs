@@ -8,14 +8,15 @@ use uuid::Uuid;
 use holdfast_vault_format::collection::CondemnedSegment;
 use holdfast_vault_format::record::{DeltaRef, PointRef};
 
+use crate::became::Became;
 use crate::delta::segments_needed;
 use crate::event::PointNames;
-use crate::segment::AnyGeneration;
-use crate::standing::{Lock, PointState};
+use crate::segment_id::{AnyGeneration, SegmentId};
+use crate::settled::Fate;
+use crate::standing::PointState;
 use crate::{Outcome, Point, Vault, VaultError, name, object};
 
 use super::CollectOptions;
-use super::settled::Fate;
 
 /// What is there of a machine and what of it nothing needs. Segments are with their sizes in bytes.
 #[derive(Debug, Default)]
@@ -38,6 +39,9 @@ pub(super) struct Mark {
     pub(super) settled: Vec<u64>,
 }
 
+/// Generations of a segment that are there, with their sizes in bytes.
+pub(super) type Generations = BTreeMap<u32, u64>;
+
 /// Which look at a machine it is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Look {
@@ -55,13 +59,6 @@ pub(super) struct Lent {
     pub(super) read_bytes: u64,
 }
 
-/// What became of a backup.
-pub(crate) enum Became {
-    /// A point that is not purged, and what holds it.
-    Point(Point, Option<Lock>),
-    Settled(Fate),
-}
-
 /// What has to stay.
 #[derive(Default)]
 struct Live {
@@ -71,6 +68,20 @@ struct Live {
     segments: HashSet<(u64, u32)>,
     /// Deltas that were read, by backup and hash.
     deltas: HashSet<(u64, [u8; 32])>,
+}
+
+impl Mark {
+    /// What deltas name, by segment; generations ascend.
+    pub(super) fn generations(&self) -> BTreeMap<AnyGeneration, Generations> {
+        let mut segments: BTreeMap<AnyGeneration, Generations> = BTreeMap::new();
+        for (segment, size) in &self.named {
+            segments
+                .entry(SegmentId::from(*segment).any_generation())
+                .or_default()
+                .insert(segment.generation, *size);
+        }
+        segments
+    }
 }
 
 impl Vault {
@@ -257,37 +268,6 @@ impl Vault {
             Some(seq) => self.storage().settle(&name::point(machine, *seq)).await,
             None => Ok(()),
         }
-    }
-
-    /// What became of a backup, as far as it is remembered.
-    pub(super) fn fate(&self, machine: Uuid, seq: u64, names: &PointNames) -> Option<Fate> {
-        self.inner.settled.fate(machine, seq, names.stamp(seq)?)
-    }
-
-    /// What became of one of these backups, all of which are durable: what never changes is remembered.
-    pub(crate) async fn became(
-        &self,
-        machine: Uuid,
-        seq: u64,
-        names: &PointNames,
-    ) -> Result<Became, VaultError> {
-        if let Some(fate) = self.fate(machine, seq, names) {
-            return Ok(Became::Settled(fate));
-        }
-        let standing = self.standing_by(machine, seq, names.events.get(&seq)).await?;
-        let fate = if standing.state == PointState::Purged {
-            Fate::Purged
-        } else {
-            match self.look(machine, seq).await? {
-                Some(Outcome::Point(point)) => return Ok(Became::Point(point, standing.lock)),
-                Some(Outcome::Aborted { .. }) => Fate::Aborted,
-                None => return Err(VaultError::Missing { object: name::point(machine, seq) }),
-            }
-        };
-        if let Some(stamp) = names.stamp(seq) {
-            self.inner.settled.remember(machine, seq, stamp, fate);
-        }
-        Ok(Became::Settled(fate))
     }
 
     /// The point that a backup under way builds upon: its gateway may have it in memory, whatever became of it since.

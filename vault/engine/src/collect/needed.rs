@@ -9,7 +9,7 @@ use holdfast_vault_format::BLOCK_SIZE;
 use holdfast_vault_format::kept::Blocks;
 use holdfast_vault_format::segment::{CellEntry, CellKind};
 
-use crate::segment::Segment;
+use crate::directory::Segment;
 use crate::{Point, Vault, VaultError};
 
 /// What takes a cell in a directory, and an object without cells, at most.

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use holdfast_vault_format::collection::{Condemned, CondemnedSegment};
 
-use crate::segment::SegmentId;
+use crate::segment_id::SegmentId;
 use crate::{VaultError, name, object};
 
 use super::CollectionRun;

@@ -19,7 +19,7 @@ use crate::VaultError;
 use crate::backup::Shared;
 use crate::layer::Layer;
 use crate::received::ReceivedHashes;
-use crate::segment::SegmentId;
+use crate::segment_id::SegmentId;
 
 use super::entry::Entry;
 use super::pages::{Pages, Written, write_meta};

@@ -10,7 +10,7 @@ use holdfast_vault_format::delta::Place;
 use holdfast_vault_format::kept::Blocks;
 
 use crate::VaultError;
-use crate::segment::SegmentId;
+use crate::segment_id::SegmentId;
 
 use super::{DiskReader, Inner, WINDOW};
 

@@ -4,7 +4,7 @@ use holdfast_vault_format::Extent;
 use holdfast_vault_format::delta::{Place, Placed, SegmentRef, decode_extents};
 
 use crate::VaultError;
-use crate::segment::SegmentId;
+use crate::segment_id::SegmentId;
 
 use super::{Inner, Piece, blocks_of_pieces};
 

@@ -9,7 +9,7 @@ use holdfast_vault_format::record::DeltaRef;
 
 use crate::delta::segments_needed;
 use crate::name;
-use crate::segment::{AnyGeneration, SegmentId};
+use crate::segment_id::{AnyGeneration, SegmentId};
 
 /// What a point is restored from with nothing but the vault and its key.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,7 +13,8 @@ use zeroize::Zeroizing;
 use crate::object;
 use crate::{VaultError, name};
 
-use super::{Keys, RecipientInfo, stored};
+use super::Keys;
+use super::recipient::{RecipientInfo, stored};
 
 /// How often somebody else may be faster.
 const TRIES: u32 = 32;

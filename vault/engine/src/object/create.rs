@@ -6,7 +6,8 @@ use object_store::{Error, ObjectStoreExt as _, PutMode, PutOptions, PutPayload};
 use tokio::time::Instant;
 use tracing::info;
 
-use crate::store::{Arbitration, Claim, Problem, Storage};
+use crate::problem::Problem;
+use crate::store::{Arbitration, Claim, Storage};
 use crate::{VaultError, crash_point};
 
 /// Whether a create-only write wrote.

@@ -5,9 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use uuid::Uuid;
 
+use crate::segment_id::{AnyGeneration, SegmentId};
 use crate::{Vault, VaultError, name, object};
-
-use super::{AnyGeneration, SegmentId};
 
 /// Which generations of which segments are there, each backup's as it was when they were asked for first.
 #[derive(Debug, Default)]

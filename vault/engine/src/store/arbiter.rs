@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use holdfast_vault_format::cell_hash;
 
-use crate::{VaultError, name};
+use crate::{ArbiterError, VaultError, name};
 
 use super::Storage;
 
@@ -24,9 +24,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(500);
 /// A claim that is so old is nobody's who is at work: what it is for is stored for its owner.
 const STALE: Duration = Duration::from_secs(600);
-
-/// What somebody who gives names out says when that fails.
-pub type ArbiterError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A name, and the bytes that are to be stored under it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,7 +7,8 @@ use futures::TryStreamExt as _;
 
 use crate::disk::{DiskReader, Part};
 use crate::error::chain;
-use crate::segment::{AnyGeneration, Listed, SegmentId};
+use crate::segment::Listed;
+use crate::segment_id::{AnyGeneration, SegmentId};
 use crate::{Point, Vault, VaultError};
 
 use super::data::{Cells, DamagedCells};

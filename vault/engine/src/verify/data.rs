@@ -7,8 +7,10 @@ use std::sync::Arc;
 use futures::StreamExt as _;
 use tokio::time::Instant;
 
+use crate::directory::Segment;
 use crate::error::chain;
-use crate::segment::{Listed, Segment, SegmentId, StoredCells};
+use crate::segment::{Listed, StoredCells};
+use crate::segment_id::SegmentId;
 use crate::{Vault, VaultError};
 
 use super::VerifyPace;

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use holdfast_vault_format::BLOCK_SIZE;
 
-use crate::segment::SegmentId;
+use crate::segment_id::SegmentId;
 use crate::{Point, PointDisk};
 
 use super::DamagedPoint;

@@ -14,9 +14,11 @@ use holdfast_vault_format::delta::{DeltaRoot, Place, Placed, decode_extents, dec
 use holdfast_vault_format::record::DeltaRef;
 use holdfast_vault_format::segment::CellKind;
 
+use crate::directory::Segment;
 use crate::disk::Part;
 use crate::error::chain;
-use crate::segment::{Listed, Segment, SegmentId};
+use crate::segment::Listed;
+use crate::segment_id::SegmentId;
 use crate::{Point, PointDisk, Vault, VaultError};
 
 use super::data::DamagedCells;

@@ -16,6 +16,7 @@ use super::support::paced::{Hold, Kind, Paced};
 use super::support::{
     Image, TestVault, back_up, begin, finish, good_points, request, restore_disk, send_changes,
 };
+use crate::support::garbage::collect_garbage;
 
 const MIB: usize = 1 << 20;
 
@@ -34,7 +35,7 @@ fn impatient() -> CollectOptions {
 }
 
 async fn collect(vault: &Vault, options: CollectOptions) -> CollectionReport {
-    let report = vault.collect(options, |_| {}).await.unwrap();
+    let report = collect_garbage(vault, options, |_| {}).await.unwrap();
     assert!(report.held.is_empty(), "{report:?}");
     report
 }

@@ -17,6 +17,7 @@ use super::collect::AT_ONCE;
 use super::support::faulty::{Fault, Faulty};
 use super::support::s3::new_key;
 use super::support::{Image, back_up, begin, good_points, request, restore, send_changes};
+use crate::support::garbage::collect_garbage;
 
 /// What the controllers' database is in the tests of the controller.
 #[derive(Debug, Default)]
@@ -221,7 +222,7 @@ async fn a_segment_of_which_only_the_name_is_taken_stops_nothing_else() {
             least_gain: 1,
             ..CollectOptions::new(chrono::Utc::now())
         };
-        vault.collect(options, |_| {}).await.unwrap()
+        collect_garbage(&vault, options, |_| {}).await.unwrap()
     };
     // The next but one.
     let report = collect().await;

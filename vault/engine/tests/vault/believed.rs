@@ -15,6 +15,7 @@ use super::corruption::with_causes;
 use super::support::anatomy::Anatomist;
 use super::support::image::Random;
 use super::support::{Image, TestVault, back_up, begin, finish, request, restore_disk, send_changes};
+use crate::support::garbage::collect_garbage;
 
 const SIZE: usize = 200_000;
 
@@ -99,7 +100,7 @@ async fn while_an_event_is_harmed_nothing_is_decided_or_collected() {
             }
             names(vault.standing(machine, seq).await, &name, what);
             names(vault.decide_point(machine, seq, AT_ONCE, "eva").await, &name, what);
-            let report = vault.collect(CollectOptions::new(Utc::now()), |_| {}).await.unwrap();
+            let report = collect_garbage(&vault, CollectOptions::new(Utc::now()), |_| {}).await.unwrap();
             let [(held, error)] = &*report.held else { panic!("{what}: {report:?}") };
             assert!(*held == machine && with_causes(error).contains(&name), "{what}: {error:?}");
             let changed = (report.purged.len(), report.condemned_segments, report.deleted_segments);
@@ -122,12 +123,12 @@ async fn a_harmed_collection_ends_no_window_early() {
     let test = TestVault::new().await;
     let machine = Uuid::new_v4();
     let (points, start) = (points(&test, machine).await, Utc::now());
-    test.vault.collect(at(start, 10), |_| {}).await.unwrap();
+    collect_garbage(&test.vault, at(start, 10), |_| {}).await.unwrap();
     let hour = Action::Delete { window_seconds: 3600 };
     test.vault.decide_point(machine, points[0].0.seq, hour, "eva").await.unwrap();
     // It begins here.
     for minutes in [20, 30] {
-        test.vault.collect(at(start, minutes), |_| {}).await.unwrap();
+        collect_garbage(&test.vault, at(start, minutes), |_| {}).await.unwrap();
     }
     let purged = async |vault: &Vault, minutes| {
         let plan = vault.plan_collection(at(start, minutes), |_| {}).await.unwrap();
@@ -161,7 +162,7 @@ async fn leave_over(vault: &Vault, machine: Uuid, image: &Image) {
 }
 
 async fn collected(vault: &Vault) -> CollectionReport {
-    let report = vault.collect(impatient(), |_| {}).await.unwrap();
+    let report = collect_garbage(vault, impatient(), |_| {}).await.unwrap();
     assert!(report.held.is_empty(), "{report:?}");
     report
 }
@@ -200,7 +201,7 @@ async fn a_harmed_set_lets_nothing_be_taken_over_or_deleted() {
     std::fs::write(test.path.join(name), b"harmed").unwrap();
     let vault = test.reopen().await.unwrap();
     let options = CollectOptions::new(Utc::now());
-    assert_eq!(vault.collect(options, |_| {}).await.unwrap().deleted_segments, 0);
+    assert_eq!(collect_garbage(&vault, options, |_| {}).await.unwrap().deleted_segments, 0);
     assert!(test.objects().contains(&segment));
     finish(&waited_for, &[("sda", &image)]).await.unwrap();
     for _ in 0..2 {
@@ -274,7 +275,7 @@ async fn a_harmed_open_object_holds_collections_until_its_backup_is_concluded() 
     let next = begin(&vault, request(machine, &[("sda", &image)])).await.unwrap();
     assert_eq!(send_changes(&next, "sda", &image).await.unwrap(), 0);
     let point = finish(&next, &[("sda", &image)]).await.unwrap();
-    let report = vault.collect(CollectOptions::new(Utc::now()), |_| {}).await.unwrap();
+    let report = collect_garbage(&vault, CollectOptions::new(Utc::now()), |_| {}).await.unwrap();
     assert!(report.held.is_empty() && report.deleted_segments > 0, "{report:?}");
     restore_disk(&vault, &point, "sda", &image).await;
 }

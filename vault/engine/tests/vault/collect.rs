@@ -15,12 +15,13 @@ use super::support::agent::read_map;
 use super::support::{
     Image, TestVault, back_up, begin, finish, good_points, request, restore_disk, send_changes,
 };
+use crate::support::garbage::collect_garbage;
 
 const MIB: usize = 1 << 20;
 pub(crate) const AT_ONCE: Action = Action::Delete { window_seconds: 0 };
 
 pub(crate) async fn collect_at(vault: &Vault, now: DateTime<Utc>) -> CollectionReport {
-    vault.collect(CollectOptions::new(now), |_| {}).await.unwrap()
+    collect_garbage(vault, CollectOptions::new(now), |_| {}).await.unwrap()
 }
 
 /// A backup that sends everything and is given up.
@@ -157,7 +158,7 @@ async fn what_is_condemned_waits_for_backups_that_began_before() {
     assert_eq!(run.sweep().await.unwrap().deleted_segments, 0, "the second backup adopted it");
     let point = finish(&second, &[("sda", &image)]).await.unwrap();
     restore_disk(&test.vault, &point, "sda", &image).await;
-    let report = test.vault.collect(impatient(), |_| {}).await.unwrap();
+    let report = collect_garbage(&test.vault, impatient(), |_| {}).await.unwrap();
     assert_eq!(report.deleted_segments, 0, "now a point needs it");
     restore_disk(&test.reopen().await.unwrap(), &point, "sda", &image).await;
 }
@@ -239,7 +240,7 @@ async fn a_point_that_the_storage_lost_holds_collections_until_it_is_given_up() 
         clock: ClockTrust::Trusted,
         ..impatient()
     };
-    let report = vault.collect(options(), |_| {}).await.unwrap();
+    let report = collect_garbage(&vault, options(), |_| {}).await.unwrap();
     assert_eq!((report.held.len(), report.deleted_segments), (1, 0));
     assert!(test.objects().iter().any(its_segment));
 
@@ -254,21 +255,21 @@ async fn a_point_that_the_storage_lost_holds_collections_until_it_is_given_up() 
     vault.decide_point(machine, lost, Action::Undelete, "eva").await.unwrap();
     let told = vault.points(machine).await.unwrap();
     assert!(matches!(&told[2], PointStatus::Damaged { seq, .. } if *seq == lost), "{told:?}");
-    assert_eq!(vault.collect(options(), |_| {}).await.unwrap().held.len(), 1);
+    assert_eq!(collect_garbage(&vault, options(), |_| {}).await.unwrap().held.len(), 1);
     vault.decide_point(machine, lost, AT_ONCE, "eva").await.unwrap();
-    let report = vault.collect(options(), |_| {}).await.unwrap();
+    let report = collect_garbage(&vault, options(), |_| {}).await.unwrap();
     assert!(report.held.is_empty() && report.purged.len() == 1, "{report:?}");
     assert_eq!(vault.points(machine).await.unwrap().len(), 2);
     // The catalogue may not know yet.
-    assert!(vault.collect(options(), |_| {}).await.unwrap().held.is_empty());
-    assert!(vault.collect(options(), |_| {}).await.unwrap().held.is_empty());
+    assert!(collect_garbage(&vault, options(), |_| {}).await.unwrap().held.is_empty());
+    assert!(collect_garbage(&vault, options(), |_| {}).await.unwrap().held.is_empty());
     assert!(!test.objects().iter().any(its_segment));
 
     // Nobody else gets its number, with what was decided about it.
     let image = Image::noise(9, MIB);
     let next = back_up(&vault, machine, &[("sda", &image)]).await.unwrap();
     assert!(next.seq > lost);
-    assert!(vault.collect(options(), |_| {}).await.unwrap().held.is_empty());
+    assert!(collect_garbage(&vault, options(), |_| {}).await.unwrap().held.is_empty());
     restore_disk(&vault, &next, "sda", &image).await;
 }
 
@@ -288,20 +289,20 @@ async fn no_abort_takes_the_place_of_a_point_that_the_storage_lost() {
     let next = finish(&begin(&vault, next).await.unwrap(), &[("sda", &image)]).await.unwrap();
     let options =
         || CollectOptions { catalogued: [(machine, vec![lost.seq, next.seq])].into(), ..impatient() };
-    assert_eq!(vault.collect(options(), |_| {}).await.unwrap().held.len(), 1);
+    assert_eq!(collect_garbage(&vault, options(), |_| {}).await.unwrap().held.len(), 1);
     std::fs::rename(&away, &at).unwrap();
     restore_disk(&vault, &lost, "sda", &truth).await;
-    assert!(vault.collect(options(), |_| {}).await.unwrap().held.is_empty());
+    assert!(collect_garbage(&vault, options(), |_| {}).await.unwrap().held.is_empty());
     restore_disk(&vault, &lost, "sda", &truth).await;
     restore_disk(&vault, &next, "sda", &image).await;
 
     // One that was aborted nevertheless is still a point to the catalogue.
     std::fs::remove_file(&at).unwrap();
     vault.conclude(machine, lost.seq, "it seems dead").await.unwrap();
-    let report = test.reopen().await.unwrap().collect(options(), |_| {}).await.unwrap();
+    let report = collect_garbage(&test.reopen().await.unwrap(), options(), |_| {}).await.unwrap();
     assert_eq!((report.held.len(), report.deleted_segments), (1, 0), "{report:?}");
     vault.decide_point(machine, lost.seq, AT_ONCE, "eva").await.unwrap();
-    let report = vault.collect(options(), |_| {}).await.unwrap();
+    let report = collect_garbage(&vault, options(), |_| {}).await.unwrap();
     assert!(report.held.is_empty() && report.purged.len() == 1, "{report:?}");
     restore_disk(&vault, &next, "sda", &image).await;
 }
@@ -321,7 +322,7 @@ async fn what_is_put_back_is_looked_at_again() {
     leave_over(&test.vault, machine, &images[1]).await;
     test.vault.decide_point(machine, first.seq, AT_ONCE, "eva").await.unwrap();
     for _ in 0..2 {
-        test.vault.collect(impatient(), |_| {}).await.unwrap();
+        collect_garbage(&test.vault, impatient(), |_| {}).await.unwrap();
     }
     assert!(!test.objects().iter().any(|name| name.starts_with("seg/")));
 
@@ -330,7 +331,7 @@ async fn what_is_put_back_is_looked_at_again() {
     let second = back_up(&test.vault, machine, &[("sda", &images[1])]).await.unwrap();
     assert_eq!(second.seq, first.seq + 1, "the number of what was given up");
     for _ in 0..2 {
-        let report = test.vault.collect(impatient(), |_| {}).await.unwrap();
+        let report = collect_garbage(&test.vault, impatient(), |_| {}).await.unwrap();
         assert_eq!((report.condemned_segments, report.held.len()), (0, 0), "{report:?}");
     }
     for (point, image) in [&first, &second].into_iter().zip(&images) {
@@ -398,7 +399,7 @@ async fn what_was_condemned_is_taken_over_by_nobody_for_ever() {
     assert_eq!((report.deleted_segments, &*report.waiting_for), (0, &[(machine, second.seq())][..]));
     let point = finish(&second, &[("sda", &image)]).await.unwrap();
     assert_eq!(
-        test.vault.collect(impatient(), |_| {}).await.unwrap().deleted_segments,
+        collect_garbage(&test.vault, impatient(), |_| {}).await.unwrap().deleted_segments,
         0,
         "a point needs it"
     );
@@ -423,7 +424,9 @@ async fn no_number_ends_collections() {
     let machine = Uuid::new_v4();
     let collect = async || {
         let options = CollectOptions { clock: ClockTrust::Trusted, ..CollectOptions::new(Utc::now()) };
-        tokio::time::timeout(Duration::from_secs(60), test.vault.collect(options, |_| {})).await.unwrap()
+        tokio::time::timeout(Duration::from_secs(60), collect_garbage(&test.vault, options, |_| {}))
+            .await
+            .unwrap()
     };
     let put = |name: &str| {
         let path = test.path.join("gc").join(name);

@@ -7,6 +7,7 @@ use uuid::Uuid;
 use super::collect::AT_ONCE;
 use super::support::faulty::{Fault, Faulty};
 use super::support::{Image, TestVault, back_up, good_points, restore_disk};
+use crate::support::garbage::collect_garbage;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collection_that_is_killed_anywhere_is_finished() {
@@ -26,7 +27,7 @@ async fn a_collection_that_is_killed_anywhere_is_finished() {
         }
         let faulty = Faulty::new(&test.path, Fault::Stopped, "", changes, usize::MAX);
         let vault = test.open_through(faulty).await;
-        let killed = vault.collect(CollectOptions::new(Utc::now()), |_| {}).await;
+        let killed = collect_garbage(&vault, CollectOptions::new(Utc::now()), |_| {}).await;
 
         let vault = test.reopen().await.unwrap();
         for index in [1, 3] {
@@ -36,7 +37,7 @@ async fn a_collection_that_is_killed_anywhere_is_finished() {
         let mut image = images[3].clone();
         image.change(9, 5);
         let newest = back_up(&vault, machine, &[("sda", &image)]).await.unwrap();
-        let report = vault.collect(CollectOptions::new(Utc::now()), |_| {}).await.unwrap();
+        let report = collect_garbage(&vault, CollectOptions::new(Utc::now()), |_| {}).await.unwrap();
         assert!(report.waiting_for.is_empty() && report.held.is_empty(), "{report:?}");
         for index in [1, 3] {
             restore_disk(&vault, &points[index], "sda", &images[index]).await;

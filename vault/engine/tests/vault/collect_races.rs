@@ -17,6 +17,7 @@ use super::arbiter::{Names, careless};
 use super::collect::AT_ONCE;
 use super::support::image::Random;
 use super::support::{Image, request, restore, send_changes};
+use crate::support::garbage::collect_garbage;
 
 const BLOCK: usize = 4096;
 /// Two gateways and two collectors at a time.
@@ -312,7 +313,8 @@ async fn whatever_happens_in_whatever_order_what_is_listed_restores() {
         world.now += TimeDelta::days(30);
         for _ in 0..2 {
             let options = world.options();
-            world.compacted += world.vault.collect(options, |_| {}).await.unwrap().compacted_segments;
+            world.compacted +=
+                collect_garbage(&world.vault, options, |_| {}).await.unwrap().compacted_segments;
         }
         world.check().await;
         let options = world.options();

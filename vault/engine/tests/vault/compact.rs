@@ -21,6 +21,7 @@ use super::support::image::Random;
 use super::support::{
     Image, TestVault, back_up, begin, finish, request, restore, restore_disk, send_changes,
 };
+use crate::support::garbage::collect_garbage;
 
 const MIB: usize = 1 << 20;
 
@@ -33,7 +34,7 @@ fn options() -> CollectOptions {
 }
 
 async fn collect(vault: &Vault) -> CollectionReport {
-    let report = vault.collect(options(), |_| {}).await.unwrap();
+    let report = collect_garbage(vault, options(), |_| {}).await.unwrap();
     assert!(report.held.is_empty(), "{report:?}");
     report
 }
@@ -104,8 +105,9 @@ async fn dead_blocks_take_no_room() {
     let plan = worn.test.vault.plan_collection(options(), |_| {}).await.unwrap();
     assert_eq!(worn.replacements(), 0, "a plan writes nothing");
     let mut told = Vec::new();
-    let report =
-        worn.test.vault.collect(options(), |progress| told.push(progress.compacted_bytes)).await.unwrap();
+    let report = collect_garbage(&worn.test.vault, options(), |progress| told.push(progress.compacted_bytes))
+        .await
+        .unwrap();
     assert_eq!((report.compacted_segments, plan.compacted_segments), (2, 2), "{report:?}");
     assert_eq!(told.last(), Some(&report.compacted_bytes));
     let off = report.compacted_bytes.abs_diff(plan.compacted_bytes);
@@ -242,7 +244,7 @@ async fn one_that_is_killed_anywhere_is_finished() {
         }
         let faulty = Faulty::new(&worn.test.path, Fault::Stopped, "", changes, usize::MAX);
         let vault = worn.test.open_through(faulty).await;
-        let killed = vault.collect(options(), |_| {}).await;
+        let killed = collect_garbage(&vault, options(), |_| {}).await;
         let vault = worn.test.reopen().await.unwrap();
         worn.check(&vault).await;
         let mut image = worn.points[0].1.clone();
@@ -273,7 +275,7 @@ async fn on_a_full_disk_the_rest_is_collected() {
     }
     let faulty = Faulty::new(&worn.test.path, Fault::NoSpace, "seg/", 1, usize::MAX);
     let vault = worn.test.open_through(faulty).await;
-    let report = vault.collect(options(), |_| {}).await.unwrap();
+    let report = collect_garbage(&vault, options(), |_| {}).await.unwrap();
     assert_eq!(report.compacted_segments, 1, "{report:?}");
     assert!(report.deleted_segments > 0, "{report:?}");
     worn.check(&worn.test.reopen().await.unwrap()).await;
@@ -296,7 +298,7 @@ async fn a_replacement_that_the_disk_lost_replaces_nothing() {
     }
     let late = Faulty::new(&path, Fault::Late(Duration::from_secs(10)), "seg/", 0, 1);
     let vault = worn.test.open_through(late.clone()).await;
-    let collection = tokio::spawn(async move { vault.collect(options(), |_| {}).await });
+    let collection = tokio::spawn(async move { collect_garbage(&vault, options(), |_| {}).await });
     late.struck().await;
     let written = tokio::time::timeout(Duration::from_secs(8), async {
         loop {
@@ -450,7 +452,7 @@ async fn every_machine_has_its_turn() {
         let options = CollectOptions::new(Utc::now() + TimeDelta::hours(round));
         let plan = worn.test.vault.plan_collection(options, |_| {}).await.unwrap();
         let options = CollectOptions::new(Utc::now() + TimeDelta::hours(round));
-        let report = worn.test.vault.collect(options, |_| {}).await.unwrap();
+        let report = collect_garbage(&worn.test.vault, options, |_| {}).await.unwrap();
         assert_eq!(report.compacted_segments, plan.compacted_segments, "a plan knows whose turn it is");
         turns.push(report.compacted_segments);
     }

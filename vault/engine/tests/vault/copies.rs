@@ -16,6 +16,7 @@ use super::support::anatomy::Anatomist;
 use super::support::disk::Disk;
 use super::support::faulty::{Fault, Faulty};
 use super::support::{Image, TestVault, back_up, restore, restore_disk};
+use crate::support::garbage::collect_garbage;
 
 /// A point, and the segments that it needs, of which three generations have what it needs.
 struct Copies {
@@ -48,7 +49,7 @@ impl Copies {
                 compaction: Compaction::All,
                 ..CollectOptions::new(Utc::now())
             };
-            test.vault.collect(options, |_| {}).await.unwrap();
+            collect_garbage(&test.vault, options, |_| {}).await.unwrap();
         }
         let is_there = |name: &String| test.path.join(name).try_exists().unwrap();
         let needed = test.objects().into_iter().filter(|name| name.starts_with("seg/"));

@@ -17,6 +17,7 @@ use super::support::faulty::{Fault, Faulty};
 use super::support::{
     Image, TestVault, back_up, begin, finish, good_points, request, restore, restore_disk, send_changes,
 };
+use crate::support::garbage::collect_garbage;
 
 const MIB: usize = 1 << 20;
 
@@ -29,7 +30,7 @@ async fn collect(vault: &Vault) -> CollectionReport {
         clock: ClockTrust::Trusted,
         ..CollectOptions::new(Utc::now() + TimeDelta::days(30))
     };
-    vault.collect(options, |_| {}).await.unwrap()
+    collect_garbage(vault, options, |_| {}).await.unwrap()
 }
 
 /// A vault in which two machines are clones: the first is the lender.
@@ -162,11 +163,11 @@ async fn what_is_borrowed_by_a_backup_under_way_stays() {
     let two = backup.prepare(&[]).await.unwrap().commit().await.unwrap();
     assert!(two.disks[0].stored_bytes * 20 < one.disks[0].stored_bytes, "{two:?}");
     for _ in 0..2 {
-        assert_eq!(vault.collect(options(), |_| {}).await.unwrap().deleted_segments, 0);
+        assert_eq!(collect_garbage(&vault, options(), |_| {}).await.unwrap().deleted_segments, 0);
         restore_disk(&test.reopen().await.unwrap(), &two, "sda", &image).await;
     }
     vault.decide_point(borrower, two.seq, AT_ONCE, "eva").await.unwrap();
-    assert!(vault.collect(options(), |_| {}).await.unwrap().deleted_segments > 0);
+    assert!(collect_garbage(&vault, options(), |_| {}).await.unwrap().deleted_segments > 0);
     restore_disk(&test.reopen().await.unwrap(), &third, "sda", &image).await;
 }
 
@@ -203,7 +204,7 @@ async fn a_borrower_that_is_wholly_lost_holds_the_collection() {
         held == [borrower.machine] && report.deleted_segments == 0
     };
     move_away();
-    let report = vault.collect(options(), |_| {}).await.unwrap();
+    let report = collect_garbage(&vault, options(), |_| {}).await.unwrap();
     assert!(is_held(&report) && report.condemned_segments == 0, "{report:?}");
     put_back();
     restore_disk(&test.reopen().await.unwrap(), &borrower, "vda", &image).await;
@@ -216,7 +217,7 @@ async fn a_borrower_that_is_wholly_lost_holds_the_collection() {
     let report = run.sweep().await.unwrap();
     assert!(is_held(&report) && report.condemned_segments > 0, "{report:?}");
     put_back();
-    let report = vault.collect(options(), |_| {}).await.unwrap();
+    let report = collect_garbage(&vault, options(), |_| {}).await.unwrap();
     assert!(report.held.is_empty() && report.deleted_segments > 0, "{report:?}");
     restore_disk(&test.reopen().await.unwrap(), &borrower, "vda", &image).await;
 }
@@ -288,7 +289,7 @@ async fn a_later_attempt_takes_over_what_was_borrowed() {
         if is_collected {
             vault.decide_point(one.machine, one.seq, AT_ONCE, "eva").await.unwrap();
             let young = CollectOptions::new(Utc::now());
-            assert!(vault.collect(young, |_| {}).await.unwrap().deleted_segments > 0);
+            assert!(collect_garbage(&vault, young, |_| {}).await.unwrap().deleted_segments > 0);
         }
         let reopened = test.reopen().await.unwrap();
         // In memory, or not.

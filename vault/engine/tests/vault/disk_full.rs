@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::support::disk::Disk;
 use super::support::{Image, TestVault, back_up, good_points, restore_disk};
+use crate::support::garbage::collect_garbage;
 
 const MIB: usize = 1 << 20;
 
@@ -171,7 +172,7 @@ async fn where_no_byte_is_free_points_are_deleted_and_collected() {
         vault.decide_point(machine, points[0].seq, delete, "alice").await.unwrap();
         let mut freed = 0;
         for _ in 0..2 {
-            let report = vault.collect(CollectOptions::new(Utc::now()), |_| {}).await.unwrap();
+            let report = collect_garbage(vault, CollectOptions::new(Utc::now()), |_| {}).await.unwrap();
             freed += report.deleted_bytes;
         }
         assert!(freed > 2 * MIB as u64, "{freed}");

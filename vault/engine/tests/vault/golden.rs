@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::collect::AT_ONCE;
 use super::support::{Image, TestVault, back_up, begin, request, restore, restore_disk, send_changes};
+use crate::support::garbage::collect_garbage;
 
 const PASSPHRASE: &str = "a passphrase of a golden vault";
 
@@ -93,7 +94,7 @@ async fn a_vault_of_format_1_reads_and_goes_on() {
     let next = back_up(&vault, machine, &[("sda", &image)]).await.unwrap();
     assert!(next.disks[0].sent_bytes < 20_000 && next.disks[0].sent_bytes > 0, "{next:?}");
     let later = CollectOptions::new(Utc::now() + TimeDelta::hours(1));
-    let report = vault.collect(later, |_| {}).await.unwrap();
+    let report = collect_garbage(&vault, later, |_| {}).await.unwrap();
     assert!(report.held.is_empty(), "{report:?}");
     restore_disk(&vault, &next, "sda", &image).await;
     let after = told(&contents(&vault).await);
@@ -146,7 +147,7 @@ async fn make_a_golden_vault() {
     vault.decide_point(three, first.seq, AT_ONCE, "golden").await.unwrap();
     let all =
         CollectOptions { compaction: Compaction::All, least_gain: 1, ..CollectOptions::new(Utc::now()) };
-    let report = vault.collect(all, |_| {}).await.unwrap();
+    let report = collect_garbage(&vault, all, |_| {}).await.unwrap();
     assert_eq!(report.compacted_segments, 1, "{report:?}");
     let keys = Keys::unlock(Storage::directory(&test.path).unwrap(), Unlock::Key(&test.key)).await.unwrap();
     let second = KeyFile::generate(&into.join("second.key")).unwrap();

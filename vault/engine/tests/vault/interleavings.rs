@@ -21,6 +21,7 @@ use super::support::image::Random;
 use super::support::paced::Paced;
 use super::support::turns::Turns;
 use super::support::{Image, request, restore, send_changes};
+use crate::support::garbage::collect_garbage;
 
 const BLOCK: usize = 4096;
 const BLOCKS: usize = 24;
@@ -312,7 +313,7 @@ impl World {
         }
         let last = || CollectOptions { keep_leftovers: Duration::ZERO, ..options() };
         for _ in 0..2 {
-            let report = vault.collect(last(), |_| {}).await.unwrap();
+            let report = collect_garbage(&vault, last(), |_| {}).await.unwrap();
             assert!(report.held.is_empty() && report.waiting_for.is_empty(), "{report:?}");
         }
         self.check(&vault).await;
@@ -426,7 +427,7 @@ async fn decide(vault: Vault, told: Told, key: Key, action: Action) {
 }
 
 async fn collect(vault: Vault, told: Told, options: CollectOptions) {
-    let report = vault.collect(options, |_| {}).await.unwrap();
+    let report = collect_garbage(&vault, options, |_| {}).await.unwrap();
     // Another collection may have purged a point that it had seen, and removed what that needed: then it takes that for damage.
     let is_gone = |error: &VaultError| matches!(error, VaultError::Missing { .. });
     assert!(report.held.iter().all(|(_, error)| is_gone(error)), "{report:?}");

@@ -23,6 +23,7 @@ use super::collect::AT_ONCE;
 use super::support::agent::{changed_blocks, push_blocks, read_map};
 use super::support::image::Random;
 use super::support::{Image, begin, request, restore};
+use crate::support::garbage::collect_garbage;
 
 const CHILD: &str = "HOLDFAST_KILLED_CHILD";
 /// The last of them is a clone of the first, in a gateway that deduplicates.
@@ -196,7 +197,7 @@ impl Child {
 
     async fn collect(&mut self) {
         let two = self.random.below(3) == 0;
-        let collect = async || self.vault.collect(options(), |_| {}).await.unwrap();
+        let collect = async || collect_garbage(&self.vault, options(), |_| {}).await.unwrap();
         let reports = match two {
             false => vec![collect().await],
             true => {
@@ -355,7 +356,7 @@ async fn whatever_is_killed_what_was_said_stays_true() {
         }
     }
     for _ in 0..2 {
-        vault.collect(options(), |_| {}).await.unwrap();
+        collect_garbage(&vault, options(), |_| {}).await.unwrap();
     }
     let plan = vault.plan_collection(options(), |_| {}).await.unwrap();
     assert_eq!(

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::collect::AT_ONCE;
 use super::support::faulty::{Fault, Faulty};
 use super::support::{Image, TestVault, back_up, begin, request, restore_disk, send_changes};
+use crate::support::garbage::collect_garbage;
 
 const BLOCKS: usize = 64 * 4096;
 
@@ -76,7 +77,7 @@ impl Bed {
                     least_gain: 1,
                     ..CollectOptions::new(Utc::now())
                 };
-                vault.collect(options, |_| {}).await.map(|report| {
+                collect_garbage(vault, options, |_| {}).await.map(|report| {
                     assert!(report.held.is_empty(), "{report:?}");
                 })
             }

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::support::faulty::{Fault, Faulty};
 use super::support::{Image, back_up, begin, finish, request, restore_disk};
+use crate::support::garbage::collect_garbage;
 
 const MIB: usize = 1 << 20;
 
@@ -43,7 +44,7 @@ async fn nothing_costs_many_requests() {
     // The machine's turn comes with the sixth; the last one looks where all blocks are.
     for compaction in [Compaction::Due, Compaction::All] {
         let options = CollectOptions { compaction, ..CollectOptions::new(later) };
-        Vault::open(storage(), &key).await.unwrap().collect(options, |_| {}).await.unwrap();
+        collect_garbage(&Vault::open(storage(), &key).await.unwrap(), options, |_| {}).await.unwrap();
         collections.push(counted.requests());
     }
     println!(
@@ -67,7 +68,7 @@ async fn what_is_no_more_costs_collections_nothing() {
     let cost = async || {
         for _ in 0..2 {
             counted.requests();
-            let report = vault.collect(CollectOptions::new(Utc::now()), |_| {}).await.unwrap();
+            let report = collect_garbage(&vault, CollectOptions::new(Utc::now()), |_| {}).await.unwrap();
             assert!(report.held.is_empty(), "{report:?}");
         }
         counted.requests()

@@ -18,6 +18,7 @@ use super::support::s3::{S3Vault, Server, ceph, new_key};
 use super::support::{
     Image, back_up, begin, finish, good_points, request, restore, restore_disk, send_changes,
 };
+use crate::support::garbage::collect_garbage;
 
 const MIB: usize = 1 << 20;
 
@@ -152,7 +153,7 @@ async fn s3_what_is_deleted_is_collected() {
     let action = Action::Delete { window_seconds: 0 };
     test.vault.decide_point(machine, first.seq, action, "eva").await.unwrap();
     let now = Utc::now() + TimeDelta::hours(1);
-    test.vault.collect(CollectOptions::new(now), |_| {}).await.unwrap();
+    collect_garbage(&test.vault, CollectOptions::new(now), |_| {}).await.unwrap();
     let vault = test.reopen().await;
     let bucket = server.bucket();
     let prefix = test.name(&format!("seg/{machine}/{:020}", first.seq));

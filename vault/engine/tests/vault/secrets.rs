@@ -22,6 +22,7 @@ use super::support::faulty::{Fault, Faulty};
 use super::support::paced::{Pace, Paced, Request};
 use super::support::s3::new_key;
 use super::support::{Image, TestVault, back_up, begin, finish, request, restore_disk, send_changes};
+use crate::support::garbage::collect_garbage;
 
 const MIB: usize = 1 << 20;
 const KINDS: [u8; 9] = [1, 2, 3, 4, 5, 6, 7, 8, 9];
@@ -53,7 +54,7 @@ async fn collect(vault: &Vault, keep_leftovers: Duration) {
         keep_leftovers,
         ..CollectOptions::new(Utc::now() + TimeDelta::hours(1))
     };
-    vault.collect(options, |_| {}).await.unwrap();
+    collect_garbage(vault, options, |_| {}).await.unwrap();
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ pub(crate) mod anatomy;
 pub(crate) mod bucket;
 pub(crate) mod disk;
 pub(crate) mod faulty;
+pub(crate) mod garbage;
 pub(crate) mod image;
 pub(crate) mod object_lock;
 pub(crate) mod paced;

@@ -14,6 +14,7 @@ use subject::{Subject, sound, told};
 use super::support::anatomy::{Anatomist, Region};
 use super::support::image::Random;
 use super::support::{Image, TestVault, back_up, begin, good_points, request, send_changes};
+use crate::support::garbage::collect_garbage;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_whole_is_called_so() {
@@ -318,8 +319,10 @@ async fn what_is_collected_meanwhile_is_no_damage() {
         other.decide_point(machine, first, delete, "alice").await.unwrap();
         let mut freed = 0;
         for _ in 0..2 {
-            freed +=
-                other.collect(CollectOptions::new(chrono::Utc::now()), |_| {}).await.unwrap().deleted_bytes;
+            freed += collect_garbage(&other, CollectOptions::new(chrono::Utc::now()), |_| {})
+                .await
+                .unwrap()
+                .deleted_bytes;
         }
         freed
     });

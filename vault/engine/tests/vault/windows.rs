@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::collect::{AT_ONCE, collect_at, refusal};
 use super::support::faulty::{Fault, Faulty};
 use super::support::{Image, TestVault, back_up, good_points, restore_disk};
+use crate::support::garbage::collect_garbage;
 
 const MIB: usize = 1 << 20;
 
@@ -62,7 +63,7 @@ async fn a_clock_that_leaps_ends_no_window() {
     assert_eq!((back.purged.len(), back.clock_leap), (0, None));
     restore_disk(&test.vault, &point, "sda", &image).await;
     let trusted = CollectOptions { clock: ClockTrust::Trusted, ..CollectOptions::new(ahead) };
-    assert_eq!(test.vault.collect(trusted, |_| {}).await.unwrap().purged.len(), 1);
+    assert_eq!(collect_garbage(&test.vault, trusted, |_| {}).await.unwrap().purged.len(), 1);
 }
 
 /// Whoever began to store a decision may have been killed, and it is stored weeks later.
@@ -103,7 +104,7 @@ async fn a_window_does_not_begin_before_the_deletion() {
         .unwrap();
     assert!(collect_at(&test.vault, now).await.clock_leap.is_some());
     let trusted = CollectOptions { clock: ClockTrust::Trusted, ..CollectOptions::new(now) };
-    assert_eq!(test.vault.collect(trusted, |_| {}).await.unwrap().purged, []);
+    assert_eq!(collect_garbage(&test.vault, trusted, |_| {}).await.unwrap().purged, []);
     for days in 1..14 {
         assert_eq!(collect_at(&test.vault, now + day * days).await.purged, [], "after {days} days");
     }
@@ -126,7 +127,9 @@ async fn what_is_decided_before_a_purge_counts() {
         let slow = Faulty::new(&test.path, Fault::Slow(Duration::from_secs(2)), "points/", 0, 1);
         let vault = test.open_through(slow.clone()).await;
         let collection =
-            tokio::spawn(async move { vault.collect(CollectOptions::new(Utc::now()), |_| {}).await });
+            tokio::spawn(
+                async move { collect_garbage(&vault, CollectOptions::new(Utc::now()), |_| {}).await },
+            );
         slow.struck().await;
         let decide = |action| test.vault.decide_point(machine, points[0].seq, action, "eva");
         decide(Action::Undelete).await.unwrap();
@@ -162,7 +165,7 @@ async fn a_locked_point_is_not_deleted() {
     // Whoever sets the collector's clock ahead does not open it either.
     let trusted =
         CollectOptions { clock: ClockTrust::Trusted, ..CollectOptions::new(until + TimeDelta::days(9)) };
-    test.vault.collect(trusted, |_| {}).await.unwrap();
+    collect_garbage(&test.vault, trusted, |_| {}).await.unwrap();
     let deleted = test.vault.decide_point(machine, point.seq, AT_ONCE, "eva").await;
     assert_eq!(refusal(deleted), Refusal::Locked { until });
     assert_eq!(

@@ -12,6 +12,7 @@ use super::ledger::{Deleted, Key, Said};
 use super::work::{ALONE, BORROWER, LENDER, options};
 use crate::collect::{AT_ONCE, refusal};
 use crate::support::agent::read_map;
+use crate::support::garbage::collect_garbage;
 use crate::support::{Image, back_up, begin, finish, request, restore, restore_disk};
 
 /// What a check came upon.
@@ -59,7 +60,7 @@ impl Check<'_> {
             made.push(self.next(&vault, machine, &mut found).await);
         }
         for _ in 0..3 {
-            let report = vault.collect(options(), |_| {}).await.unwrap();
+            let report = collect_garbage(&vault, options(), |_| {}).await.unwrap();
             assert!(report.held.is_empty() && report.waiting_for.is_empty(), "{report:?}");
             found.deleted_segments += report.deleted_segments;
         }

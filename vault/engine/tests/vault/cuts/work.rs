@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::ledger::{Acknowledged, Deleted, Key, Ledger};
 use crate::collect::AT_ONCE;
 use crate::support::agent::{changed_blocks, push_blocks};
+use crate::support::garbage::collect_garbage;
 use crate::support::{Image, begin, request, send_changes};
 
 pub(super) const LENDER: Uuid = Uuid::from_u128(1);
@@ -150,7 +151,7 @@ impl Work<'_> {
         for standing in self.ledger.says().points.values_mut().filter(|said| said.deleted == Deleted::Yes) {
             standing.deleted = Deleted::Purging;
         }
-        let report = vault.collect(options(), |_| {}).await.unwrap();
+        let report = collect_garbage(vault, options(), |_| {}).await.unwrap();
         assert!(report.held.is_empty(), "{report:?}");
         for purged in report.purged {
             self.ledger.deleted((purged.machine, purged.seq), Deleted::Purged);

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::collect::AT_ONCE;
 use crate::support::anatomy::Anatomist;
+use crate::support::garbage::collect_garbage;
 use crate::support::{Image, TestVault, back_up, begin, request, restore, send_changes};
 
 pub(super) const DISKS: [&str; 2] = ["one", "two"];
@@ -91,7 +92,7 @@ impl Subject {
             subject.all_objects().into_iter().map(|name| (name.clone(), subject.read(&name))).collect();
         let options =
             CollectOptions { compaction: Compaction::All, least_gain: 1, ..CollectOptions::new(Utc::now()) };
-        let report = vault.collect(options, |_| {}).await.unwrap();
+        let report = collect_garbage(&vault, options, |_| {}).await.unwrap();
         assert!(report.compacted_segments > 0 && report.deleted_segments > 0, "{report:?}");
         subject.older.clear();
         for name in subject.all_objects() {

@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use uuid::Uuid;
 
-use super::{Segment, SegmentId};
+use crate::segment_id::SegmentId;
+
+use super::Segment;
 
 /// Memory that kept directories may take.
 const CACHE_BYTES: usize = 32 << 20;
@@ -27,14 +29,14 @@ struct CacheState {
 }
 
 impl Cache {
-    pub(super) fn get(&self, id: SegmentId) -> Option<Arc<Segment>> {
+    pub(crate) fn get(&self, id: SegmentId) -> Option<Arc<Segment>> {
         let mut state = self.state();
         let segment = state.remove(id)?;
         state.insert(id, Arc::clone(&segment));
         Some(segment)
     }
 
-    pub(super) fn put(&self, id: SegmentId, segment: Arc<Segment>) {
+    pub(crate) fn put(&self, id: SegmentId, segment: Arc<Segment>) {
         let mut state = self.state();
         state.remove(id);
         state.insert(id, segment);
@@ -60,11 +62,11 @@ impl Cache {
 pub(crate) struct Replaced(Mutex<HashMap<(Uuid, u64), HashMap<u32, u32>>>);
 
 impl Replaced {
-    pub(super) fn generation(&self, id: SegmentId) -> Option<u32> {
+    pub(crate) fn generation(&self, id: SegmentId) -> Option<u32> {
         self.state().get(&(id.machine, id.seq))?.get(&id.number).copied()
     }
 
-    pub(super) fn put(&self, machine: Uuid, seq: u64, generations: HashMap<u32, u32>) {
+    pub(crate) fn put(&self, machine: Uuid, seq: u64, generations: HashMap<u32, u32>) {
         let mut state = self.state();
         if state.len() >= FOLDERS {
             state.clear();
@@ -114,9 +116,14 @@ mod tests {
         let id = |number| SegmentId { machine: Uuid::nil(), seq: 1, number, generation: 0 };
         let (mut read, buffers) = (0, Arc::default());
         for number in 0..24 {
-            let mut writer =
-                SegmentWriter::new(&vault.inner, id(number), Uuid::nil(), vec!["sda".to_owned()], &buffers)
-                    .unwrap();
+            let mut writer = SegmentWriter::new(
+                &vault.inner.ring,
+                id(number),
+                Uuid::nil(),
+                vec!["sda".to_owned()],
+                &buffers,
+            )
+            .unwrap();
             while !writer.is_full() {
                 writer.zero(0, vec![Extent { first_block: 0, block_count: 1 }]).unwrap();
             }

@@ -2,13 +2,24 @@
 
 use std::time::Duration;
 
-use crate::collect::ClockTrust;
+use chrono::{DateTime, Utc};
+
+use crate::standing::Now;
 
 /// The vault's time goes on by so much between two collections without an operator's word.
-pub(crate) const MAX_STEP: Duration = Duration::from_secs(48 * 3600);
+const MAX_STEP: Duration = Duration::from_secs(48 * 3600);
+
+/// What the clock is believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClockTrust {
+    /// If more than 48 hours have passed since the last collection, no window ends.
+    Checked,
+    /// An operator says that the time is right.
+    Trusted,
+}
 
 /// The vault's time now, and by how much the clock leapt if it is not followed. Microseconds since 1970.
-pub(super) fn advance(previous: Option<i64>, clock: i64, trust: ClockTrust) -> (i64, Option<Duration>) {
+pub(crate) fn advance(previous: Option<i64>, clock: i64, trust: ClockTrust) -> (i64, Option<Duration>) {
     let Some(previous) = previous else { return (clock, None) };
     // A clock that went back has to catch up.
     let passed = Duration::from_micros(u64::try_from(clock.saturating_sub(previous)).unwrap_or(0));
@@ -16,6 +27,14 @@ pub(super) fn advance(previous: Option<i64>, clock: i64, trust: ClockTrust) -> (
         return (previous, Some(passed));
     }
     (previous.max(clock), None)
+}
+
+/// A clock that is wrong must neither end a lock early nor keep a cooling-off period open.
+pub(crate) fn now(clock: DateTime<Utc>, vault_time: Option<i64>) -> Now {
+    let Some(vault) = vault_time.and_then(DateTime::from_timestamp_micros) else {
+        return Now { earliest: clock, latest: clock };
+    };
+    Now { earliest: clock.min(vault + MAX_STEP), latest: clock.max(vault) }
 }
 
 #[cfg(test)]

@@ -1,14 +1,16 @@
 use std::pin::pin;
+use std::sync::Arc;
 
 use chrono::Utc;
 use futures::TryStreamExt as _;
 use holdfast_vault_format::kept::Blocks;
 use holdfast_vault_format::{BLOCK_SIZE, Codec, Extent};
+use uuid::Uuid;
 
 use super::*;
 use crate::{
-    BeginBackup, Begun, Consistency, DiskSpec, KeyFile, NewCell, Point, Storage, VerifyDepth, VerifyScope,
-    object,
+    BeginBackup, Begun, Consistency, DiskSpec, KeyFile, NewCell, Point, Storage, VerifyDepth, VerifyPace,
+    VerifyScope, object,
 };
 
 const MACHINE: Uuid = Uuid::from_u128(1);

@@ -3,9 +3,8 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
-
-use crate::event::Stamp;
 
 /// Backups that are remembered; more are forgotten and read again.
 const MAX_SETTLED: usize = 1 << 19;
@@ -21,6 +20,14 @@ pub(crate) enum Fate {
     Purged,
 }
 
+/// What a listing tells of an outcome. Where it is another one, an older copy of the vault was put in its place: what became of the
+/// backup may have changed then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    pub(crate) modified: DateTime<Utc>,
+    pub(crate) events: usize,
+}
+
 #[derive(Debug, Default)]
 struct State {
     count: usize,
@@ -28,12 +35,12 @@ struct State {
 }
 
 impl Settled {
-    pub(super) fn fate(&self, machine: Uuid, seq: u64, stamp: Stamp) -> Option<Fate> {
+    pub(crate) fn fate(&self, machine: Uuid, seq: u64, stamp: Stamp) -> Option<Fate> {
         let (known, fate) = *self.state().machines.get(&machine)?.get(&seq)?;
         (known == stamp).then_some(fate)
     }
 
-    pub(super) fn remember(&self, machine: Uuid, seq: u64, stamp: Stamp, fate: Fate) {
+    pub(crate) fn remember(&self, machine: Uuid, seq: u64, stamp: Stamp, fate: Fate) {
         let mut state = self.state();
         if state.count >= MAX_SETTLED {
             *state = State::default();

@@ -115,7 +115,11 @@ pub(crate) struct TokenArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum MachineCommand {
     /// Lists machines by name.
-    List,
+    List {
+        /// Those that were removed as well.
+        #[arg(long)]
+        all: bool,
+    },
     /// Shows a machine with its disks, and what needs a look.
     Show {
         /// Name or id.
@@ -123,6 +127,11 @@ pub(crate) enum MachineCommand {
     },
     /// Lets a machine work again that was quarantined because two answered under its identity.
     LiftQuarantine {
+        /// Name or id.
+        machine: String,
+    },
+    /// Ends a machine's protection: its agent is refused, and its name is free. Its points stay until they are deleted.
+    Remove {
         /// Name or id.
         machine: String,
     },

@@ -41,6 +41,18 @@ fn describe(error: &StoreError) -> (Code, ErrorDetail) {
                  `holdfast token create --machine NAME`",
             ),
         ),
+        StoreError::MachineRemoved { id, .. } => (
+            Code::FailedPrecondition,
+            user_error("machine_removed", message).action(format!(
+                "its points are there: `holdfast point list {id}`; to protect it anew, enrol its agent with a token of \
+                 `holdfast token create`"
+            )),
+        ),
+        StoreError::MachineBusy { job } => (
+            Code::FailedPrecondition,
+            user_error("machine_busy", message)
+                .action(format!("wait for its end with `holdfast job wait {job}`, or `holdfast job cancel {job}`")),
+        ),
         StoreError::OtherMachine { name, .. } => (
             Code::InvalidArgument,
             user_error("other_machine", message).action(format!("give --name {name}")),

@@ -49,7 +49,7 @@ impl JobService for JobApi {
         if request.disk_names.len() > 1024 || !request.disk_names.iter().all(|name| is_disk_name(name)) {
             return Err(invalid("invalid_disk_name", "a disk's name is 1 to 64 of [A-Za-z0-9._-]"));
         }
-        let machine = self.0.store.find_machine(&request.machine).await?.facts;
+        let machine = self.0.store.find_machine(&request.machine).await?.living()?.facts;
         if let Some(reason) = machine.quarantine {
             return Err(quarantined(&reason));
         }

@@ -21,6 +21,10 @@ pub(crate) enum StoreError {
     NotFound { noun: &'static str, name: String },
     #[error("the machine name {name:?} is taken by another machine")]
     NameTaken { name: String },
+    #[error("the machine {name:?} was removed")]
+    MachineRemoved { id: uuid::Uuid, name: String },
+    #[error("a job of the machine runs: {job}")]
+    MachineBusy { job: uuid::Uuid },
     #[error("the enrolment token is for the machine {name:?}, not for {given:?}")]
     OtherMachine { name: String, given: String },
     #[error("the enrolment token is unknown, expired or used up")]

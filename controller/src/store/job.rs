@@ -222,6 +222,16 @@ async fn insert_backup(connection: &mut PgConnection, new: NewBackup) -> Result<
     {
         return Ok(JobId(first));
     }
+    // Held until the job is there: whoever removes the machine waits for that.
+    let machine: Option<(String, bool)> =
+        sqlx::query_as("SELECT name, removed_at IS NOT NULL FROM machines WHERE id = $1 FOR KEY SHARE")
+            .bind(new.machine.0)
+            .fetch_optional(&mut *connection)
+            .await
+            .during("lock the machine of a backup")?;
+    if let Some((name, true)) = machine {
+        return Err(StoreError::MachineRemoved { id: new.machine.0, name });
+    }
     for name in &new.disk_names {
         let known: Option<(i32,)> = sqlx::query_as("SELECT 1 FROM disks WHERE machine_id = $1 AND name = $2")
             .bind(new.machine.0)

@@ -6,6 +6,7 @@ mod damage;
 mod locks;
 mod name_claims;
 mod objectives;
+mod removal;
 mod reports;
 mod requests;
 mod schedules;

@@ -6,7 +6,7 @@ WITH wanted AS (
     SELECT w.* FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::uuid[])
         AS w (machine_id, job_id, take_id, transfer_id, release_id)
     -- One that was removed meanwhile has no jobs.
-    JOIN machines m ON m.id = w.machine_id
+    JOIN machines m ON m.id = w.machine_id AND m.removed_at IS NULL
     FOR KEY SHARE OF m
 ),
 judged AS (

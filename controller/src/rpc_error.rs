@@ -48,6 +48,18 @@ fn describe(error: &StoreError) -> (Code, ErrorDetail) {
                  `holdfast token create`"
             )),
         ),
+        StoreError::MachineQuarantined { .. } => (
+            Code::FailedPrecondition,
+            user_error("machine_quarantined", message).action(
+                "stop the copy's agent, remove its state directory and enrol it as a machine of its own; then \
+                 `holdfast machine lift-quarantine MACHINE` lets the original go on",
+            ),
+        ),
+        StoreError::NoAgent { name } => (
+            Code::FailedPrecondition,
+            user_error("no_agent", message)
+                .action(format!("enrol its agent with a token of `holdfast token create --machine {name}`")),
+        ),
         StoreError::MachineBusy { job } => (
             Code::FailedPrecondition,
             user_error("machine_busy", message)
@@ -115,15 +127,4 @@ pub(crate) fn is_unavailable(status: &Status) -> bool {
 /// INVALID_ARGUMENT with a code of its own.
 pub(crate) fn invalid(code: &str, message: impl Into<String>) -> Status {
     user_error(code, message).into_status(Code::InvalidArgument)
-}
-
-/// What ends a quarantine.
-const QUARANTINED: &str = "stop the copy's agent, remove its state directory and enrol it as a machine of its own; then \
-                           `holdfast machine lift-quarantine MACHINE` lets the original go on";
-
-/// Nothing runs on a machine that is quarantined.
-pub(crate) fn quarantined(reason: &str) -> Status {
-    user_error("machine_quarantined", format!("the machine is quarantined: {reason}"))
-        .action(QUARANTINED)
-        .into_status(Code::FailedPrecondition)
 }

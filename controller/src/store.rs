@@ -8,6 +8,7 @@ pub(crate) mod agent;
 pub(crate) mod api_key;
 pub(crate) mod attempt;
 pub(crate) mod audit;
+pub(crate) mod backup;
 pub(crate) mod claim;
 pub(crate) mod collection;
 pub(crate) mod commit;

@@ -16,16 +16,15 @@ use holdfast_proto::v1::{
 };
 
 use crate::app::App;
-use crate::domain::job::{Consistency, JobState, StepKind, StepState};
+use crate::domain::job::{JobState, StepKind, StepState};
 use crate::domain::name::is_disk_name;
 use crate::domain::policy::{Bound, bind};
-use crate::store::job::{AppliedPolicy, JobFilter, JobRow, NewBackup, StepRow};
+use crate::store::backup::NewBackup;
+use crate::store::job::{JobFilter, JobRow, StepRow};
 
 use super::{caller, wire};
-use crate::rpc_error::{invalid, quarantined};
+use crate::rpc_error::invalid;
 
-/// A backup that was asked for, of a machine without a policy, and could not start within this time expires.
-const COMPLETE_WITHIN: Duration = Duration::from_secs(24 * 3600);
 /// How often a watched job is read.
 const WATCH_PERIOD: Duration = Duration::from_millis(500);
 /// Shortest time between two reads for one watcher.
@@ -49,32 +48,18 @@ impl JobService for JobApi {
         if request.disk_names.len() > 1024 || !request.disk_names.iter().all(|name| is_disk_name(name)) {
             return Err(invalid("invalid_disk_name", "a disk's name is 1 to 64 of [A-Za-z0-9._-]"));
         }
-        let machine = self.0.store.find_machine(&request.machine).await?.living()?.facts;
-        if let Some(reason) = machine.quarantine {
-            return Err(quarantined(&reason));
-        }
+        let machine = self.0.store.find_machine(&request.machine).await?.facts;
         let (policies, _) = self.0.store.policies().await?;
         let policy = match bind(&machine.name, &machine.labels, &policies) {
-            Bound::One(policy) => Some(policy),
+            Bound::One(policy) => Some(policy.clone()),
             Bound::None | Bound::Tie(_) => None,
-        };
-        let disks = if request.disk_names.is_empty() {
-            policy.map(|policy| policy.spec.disks.clone()).unwrap_or_default()
-        } else {
-            request.disk_names
         };
         let new = NewBackup {
             machine: MachineId(machine.id),
-            disk_names: disks,
+            disk_names: request.disk_names,
             requested_by: operator,
             request: key,
-            complete_within: policy.map_or(COMPLETE_WITHIN, |policy| policy.spec.complete_within),
-            minimum: policy.map_or(Consistency::FileSystem, |policy| policy.spec.minimum),
-            policy: policy.map(|policy| AppliedPolicy {
-                id: policy.id,
-                name: policy.name.clone(),
-                revision: policy.revision,
-            }),
+            policy,
         };
         let job = self.0.store.create_backup(new).await?;
         self.0.sessions.wake();

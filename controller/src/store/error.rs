@@ -23,6 +23,10 @@ pub(crate) enum StoreError {
     NameTaken { name: String },
     #[error("the machine {name:?} was removed")]
     MachineRemoved { id: uuid::Uuid, name: String },
+    #[error("the machine is quarantined: {reason}")]
+    MachineQuarantined { reason: String },
+    #[error("the machine {name:?} has no agent: it was found in the vault")]
+    NoAgent { name: String },
     #[error("a job of the machine runs: {job}")]
     MachineBusy { job: uuid::Uuid },
     #[error("the enrolment token is for the machine {name:?}, not for {given:?}")]

@@ -11,6 +11,7 @@ pub(crate) mod audit;
 pub(crate) mod backup;
 pub(crate) mod claim;
 pub(crate) mod collection;
+mod column;
 pub(crate) mod commit;
 pub(crate) mod damage;
 pub(crate) mod error;

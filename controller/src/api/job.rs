@@ -157,11 +157,10 @@ impl JobApi {
 }
 
 fn to_wire(row: JobRow) -> Job {
-    let state = JobState::parse(&row.state).map_or(v1::JobState::Unspecified, to_wire_state);
     Job {
         id: row.id.to_string(),
-        kind: if row.kind == "backup" { JobKind::Backup.into() } else { JobKind::Unspecified.into() },
-        state: state.into(),
+        kind: JobKind::Backup.into(),
+        state: to_wire_state(row.state).into(),
         machine_id: row.machine_id.to_string(),
         machine_name: row.machine_name,
         disk_names: row.disk_names,
@@ -180,20 +179,18 @@ fn to_wire(row: JobRow) -> Job {
 }
 
 fn step_to_wire(row: StepRow) -> Step {
-    let kind = match StepKind::parse(&row.kind) {
-        Some(StepKind::TakeSnapshot) => v1::StepKind::TakeSnapshot,
-        Some(StepKind::TransferData) => v1::StepKind::TransferData,
-        Some(StepKind::ReleaseSnapshot) => v1::StepKind::ReleaseSnapshot,
-        None => v1::StepKind::Unspecified,
+    let kind = match row.kind {
+        StepKind::TakeSnapshot => v1::StepKind::TakeSnapshot,
+        StepKind::TransferData => v1::StepKind::TransferData,
+        StepKind::ReleaseSnapshot => v1::StepKind::ReleaseSnapshot,
     };
-    let state = match StepState::parse(&row.state) {
-        Some(StepState::Pending) => v1::StepState::Pending,
-        Some(StepState::Dispatched) => v1::StepState::Dispatched,
-        Some(StepState::Running) => v1::StepState::Running,
-        Some(StepState::Done) => v1::StepState::Done,
-        Some(StepState::Failed) => v1::StepState::Failed,
-        Some(StepState::Skipped) => v1::StepState::Skipped,
-        None => v1::StepState::Unspecified,
+    let state = match row.state {
+        StepState::Pending => v1::StepState::Pending,
+        StepState::Dispatched => v1::StepState::Dispatched,
+        StepState::Running => v1::StepState::Running,
+        StepState::Done => v1::StepState::Done,
+        StepState::Failed => v1::StepState::Failed,
+        StepState::Skipped => v1::StepState::Skipped,
     };
     Step {
         id: row.id.to_string(),

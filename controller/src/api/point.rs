@@ -9,11 +9,12 @@ use holdfast_proto::ids::PointId;
 use holdfast_proto::v1::point_service_server::PointService;
 use holdfast_proto::v1::{
     self, DeletePointRequest, GetPointRequest, ListPointsRequest, ListPointsResponse, LockPointRequest,
-    Point, PointDisk, PointLock, PointState, UndeletePointRequest, UnlockPointRequest,
+    Point, PointDisk, PointLock, UndeletePointRequest, UnlockPointRequest,
 };
-use holdfast_vault_engine::LockMode;
+use holdfast_vault_engine as vault;
 
 use crate::app::App;
+use crate::domain::point::{LockMode, PointState};
 use crate::rpc_error::invalid;
 use crate::store::page::parse_time_key;
 use crate::store::point::{PointRow, Shown};
@@ -78,8 +79,8 @@ impl PointService for PointApi {
         let body = LockPointRequest { request_id: String::new(), ..request.clone() }.encode_to_vec();
         let key = wire::request_key(&request.request_id, "LockPoint", &body)?;
         let mode = match request.mode() {
-            v1::LockMode::Governance => LockMode::Governance,
-            v1::LockMode::Compliance => LockMode::Compliance,
+            v1::LockMode::Governance => vault::LockMode::Governance,
+            v1::LockMode::Compliance => vault::LockMode::Compliance,
             v1::LockMode::Unspecified => {
                 return Err(invalid("invalid_lock", "mode must be governance or compliance"));
             }
@@ -128,11 +129,12 @@ impl PointApi {
 }
 
 fn to_wire(row: PointRow) -> Point {
-    let state = match row.state.as_str() {
-        "listed" => PointState::Listed,
-        "damaged" => PointState::Damaged,
-        "soft_deleted" => PointState::SoftDeleted,
-        _ => PointState::Unspecified,
+    let state = match row.state {
+        PointState::Listed => v1::PointState::Listed,
+        PointState::Damaged => v1::PointState::Damaged,
+        PointState::SoftDeleted => v1::PointState::SoftDeleted,
+        // Never shown.
+        PointState::Purged => v1::PointState::Unspecified,
     };
     let disks = row.disks.0.into_iter().map(|disk| PointDisk {
         name: disk.name,
@@ -147,7 +149,7 @@ fn to_wire(row: PointRow) -> Point {
         machine_id: row.machine_id.to_string(),
         machine_name: row.machine_name,
         created_at: Some(wire::timestamp(row.created_at)),
-        consistency: wire::consistency(&row.consistency).into(),
+        consistency: wire::consistency(row.consistency).into(),
         state: state.into(),
         disks: disks.collect(),
         deleted_at: row.deleted_at.map(wire::timestamp),
@@ -157,11 +159,10 @@ fn to_wire(row: PointRow) -> Point {
     }
 }
 
-fn lock_to_wire((mode, until): (String, DateTime<Utc>)) -> PointLock {
-    let mode = match mode.as_str() {
-        "governance" => v1::LockMode::Governance,
-        "compliance" => v1::LockMode::Compliance,
-        _ => v1::LockMode::Unspecified,
+fn lock_to_wire((mode, until): (LockMode, DateTime<Utc>)) -> PointLock {
+    let mode = match mode {
+        LockMode::Governance => v1::LockMode::Governance,
+        LockMode::Compliance => v1::LockMode::Compliance,
     };
     PointLock { mode: mode.into(), until: Some(wire::timestamp(until)) }
 }

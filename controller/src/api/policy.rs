@@ -232,7 +232,7 @@ fn to_wire(policy: &Policy, now: DateTime<Utc>) -> v1::Policy {
             monthly: document.retention.monthly,
             yearly: document.retention.yearly,
         }),
-        minimum_consistency: wire::consistency(policy.spec.minimum.as_str()).into(),
+        minimum_consistency: wire::consistency(policy.spec.minimum).into(),
         complete_within: document.complete_within,
         disks: document.disks,
     };

@@ -53,8 +53,8 @@ pub(crate) enum Recorded {
 struct StepForUpdate {
     id: Uuid,
     job_id: Uuid,
-    kind: String,
-    state: String,
+    kind: StepKind,
+    state: StepState,
     attempt: i64,
     tries: i32,
     committing_seq: Option<i64>,
@@ -85,11 +85,11 @@ impl Store {
             Box::pin(async move {
                 let Some(slot) = LockedSlot::of_step(connection, step).await? else { return Ok(()) };
                 let row = load_step(connection, step).await?;
-                if row.state()? != StepState::Pending {
+                if row.state != StepState::Pending {
                     return Ok(());
                 }
                 let job = JobToAdvance::load(connection, JobId(row.job_id)).await?;
-                let next = after_step(&job.view(), row.ended()?, StepOutcome::GivenUp);
+                let next = after_step(&job.view(), row.ended(), StepOutcome::GivenUp);
                 advance(connection, &slot, &job, row.id, next, retry_delay).await
             })
         })
@@ -138,7 +138,7 @@ pub(super) async fn end_attempt(
     if step.attempt != key.attempt {
         return Ok(Recorded::Stale);
     }
-    let (kind, state) = (step.kind()?, step.state()?);
+    let (kind, state) = (step.kind, step.state);
     if !state.is_out() {
         let repeated = match end {
             AttemptEnd::SnapshotTaken(_) | AttemptEnd::Transferred { .. } | AttemptEnd::Released => {
@@ -166,7 +166,7 @@ pub(super) async fn end_attempt(
     let outcome = keep(connection, &step, kind, end).await?;
     let job = JobToAdvance::load(connection, JobId(step.job_id)).await?;
     record_attempt(connection, &step, &outcome).await?;
-    let next = after_step(&job.view(), step.ended()?, outcome);
+    let next = after_step(&job.view(), step.ended(), outcome);
     advance(connection, slot, &job, step.id, next, retry_delay).await?;
     Ok(Recorded::Yes)
 }
@@ -323,17 +323,7 @@ async fn load_step(connection: &mut PgConnection, step: StepId) -> Result<StepFo
 }
 
 impl StepForUpdate {
-    fn ended(&self) -> Result<EndedStep, StoreError> {
-        Ok(EndedStep { kind: self.kind()?, tries: self.tries })
-    }
-
-    fn kind(&self) -> Result<StepKind, StoreError> {
-        StepKind::parse(&self.kind)
-            .ok_or_else(|| StoreError::Corrupt { what: format!("step kind {:?}", self.kind) })
-    }
-
-    fn state(&self) -> Result<StepState, StoreError> {
-        StepState::parse(&self.state)
-            .ok_or_else(|| StoreError::Corrupt { what: format!("step state {:?}", self.state) })
+    fn ended(&self) -> EndedStep {
+        EndedStep { kind: self.kind, tries: self.tries }
     }
 }

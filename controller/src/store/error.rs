@@ -60,7 +60,12 @@ pub(crate) trait During<T> {
 
 impl<T> During<T> for Result<T, sqlx::Error> {
     fn during(self, operation: &'static str) -> Result<T, StoreError> {
-        self.map_err(|source| StoreError::Query { operation, source })
+        self.map_err(|source| match source {
+            sqlx::Error::ColumnDecode { index, source } => {
+                StoreError::Corrupt { what: format!("{index}: {source}") }
+            }
+            source => StoreError::Query { operation, source },
+        })
     }
 }
 

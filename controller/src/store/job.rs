@@ -9,7 +9,7 @@ use holdfast_proto::ids::{AgentId, JobId, MachineId, StepId};
 
 use crate::domain::backup::cancel_pending;
 use crate::domain::error::JobError;
-use crate::domain::job::{JobState, StepKind};
+use crate::domain::job::{JobState, StepKind, StepState};
 
 use super::advance::{JobToAdvance, advance, end_queued};
 use super::page::{Page, PageSize, Sorted};
@@ -20,8 +20,7 @@ use super::{During, Store, StoreError, audit};
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub(crate) struct JobRow {
     pub(crate) id: Uuid,
-    pub(crate) kind: String,
-    pub(crate) state: String,
+    pub(crate) state: JobState,
     pub(crate) machine_id: Uuid,
     pub(crate) machine_name: String,
     pub(crate) disk_names: Vec<String>,
@@ -38,11 +37,11 @@ pub(crate) struct JobRow {
     pub(crate) steps: Json<Vec<StepRow>>,
 }
 
-#[derive(Clone, Debug, serde::Deserialize, serde::Serialize)]
+#[derive(Clone, Debug, serde::Deserialize)]
 pub(crate) struct StepRow {
     pub(crate) id: Uuid,
-    pub(crate) kind: String,
-    pub(crate) state: String,
+    pub(crate) kind: StepKind,
+    pub(crate) state: StepState,
     pub(crate) attempt: i64,
     pub(crate) started_at: Option<DateTime<Utc>>,
     pub(crate) ended_at: Option<DateTime<Utc>>,
@@ -142,7 +141,7 @@ impl Store {
                     let error = JobError::cancelled();
                     return end_queued(connection, &slot, job, JobState::Cancelled, &error).await;
                 }
-                let pending: Option<(Uuid, String)> = sqlx::query_as(
+                let pending: Option<(Uuid, StepKind)> = sqlx::query_as(
                     "SELECT id, kind FROM steps WHERE job_id = $1 AND state = 'pending' AND ready_at IS NOT NULL",
                 )
                 .bind(job.0)
@@ -150,7 +149,6 @@ impl Store {
                 .await
                 .during("find the step to cancel")?;
                 if let Some((step, kind)) = pending
-                    && let Some(kind) = StepKind::parse(&kind)
                     && let Some(next) = cancel_pending(&row.view(), kind)
                 {
                     advance(connection, &slot, &row, step, next, Duration::ZERO).await?;

@@ -2,6 +2,7 @@
 //! databases may be made.
 
 mod claims;
+mod column;
 mod damage;
 mod locks;
 mod name_claims;

@@ -3,7 +3,7 @@ use std::time::Duration;
 use chrono::Utc;
 use uuid::Uuid;
 
-use crate::domain::job::JobState;
+use crate::domain::job::{JobState, StepState};
 use crate::store::StoreError;
 use crate::store::agent::NewAgent;
 use crate::store::machine::Shown;
@@ -23,7 +23,7 @@ async fn a_machine_is_not_removed_while_a_job_runs_and_what_is_queued_is_cancell
     let waiting = queue(&store, machine).await;
     let busy = store.remove_machine(machine, "test").await;
     assert!(matches!(busy, Err(StoreError::MachineBusy { job: running }) if running == job.0), "{busy:?}");
-    assert_eq!(store.find_job(waiting).await.unwrap().state, JobState::Queued.as_str());
+    assert_eq!(store.find_job(waiting).await.unwrap().state, JobState::Queued);
 
     sqlx::query("UPDATE jobs SET state = 'failed', ended_at = now() WHERE id = $1")
         .bind(job.0)
@@ -35,10 +35,10 @@ async fn a_machine_is_not_removed_while_a_job_runs_and_what_is_queued_is_cancell
     }
     let cancelled = store.find_job(waiting).await.unwrap();
     assert_eq!(
-        (cancelled.state.as_str(), cancelled.error.unwrap().0.code.as_str()),
-        ("cancelled", "machine_removed")
+        (cancelled.state, cancelled.error.unwrap().0.code.as_str()),
+        (JobState::Cancelled, "machine_removed")
     );
-    assert!(cancelled.steps.0.iter().all(|step| step.state == "skipped"));
+    assert!(cancelled.steps.0.iter().all(|step| step.state == StepState::Skipped));
     assert!(matches!(store.machine_of(agent).await, Err(StoreError::NotFound { .. })));
     assert!(store.fleet().await.unwrap().is_empty());
     let shown =

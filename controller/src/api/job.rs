@@ -38,8 +38,7 @@ impl JobService for JobApi {
     type WatchJobStream = Pin<Box<dyn Stream<Item = Result<Job, Status>> + Send>>;
 
     async fn start_backup(&self, request: Request<StartBackupRequest>) -> Result<Response<Job>, Status> {
-        let operator = caller::admin(&request)?.name.clone();
-        let request = request.into_inner();
+        let (operator, request) = caller::admin(request)?;
         let key = wire::request_key(
             &request.request_id,
             "StartBackup",
@@ -67,16 +66,15 @@ impl JobService for JobApi {
     }
 
     async fn get_job(&self, request: Request<GetJobRequest>) -> Result<Response<Job>, Status> {
-        caller::reader(&request)?;
-        self.read(JobId::from_wire(&request.get_ref().id)?).await.map(Response::new)
+        let request = caller::reader(request)?;
+        self.read(JobId::from_wire(&request.id)?).await.map(Response::new)
     }
 
     async fn list_jobs(
         &self,
         request: Request<ListJobsRequest>,
     ) -> Result<Response<ListJobsResponse>, Status> {
-        caller::reader(&request)?;
-        let request = request.into_inner();
+        let request = caller::reader(request)?;
         let state = match request.state() {
             v1::JobState::Unspecified => None,
             state => Some(from_wire_state(state)),
@@ -99,8 +97,8 @@ impl JobService for JobApi {
         &self,
         request: Request<WatchJobRequest>,
     ) -> Result<Response<Self::WatchJobStream>, Status> {
-        caller::reader(&request)?;
-        let job = JobId::from_wire(&request.get_ref().id)?;
+        let request = caller::reader(request)?;
+        let job = JobId::from_wire(&request.id)?;
         let first = self.read(job).await?;
         let (sender, receiver) = mpsc::channel(1);
         let api = self.clone();
@@ -109,8 +107,8 @@ impl JobService for JobApi {
     }
 
     async fn cancel_job(&self, request: Request<CancelJobRequest>) -> Result<Response<Job>, Status> {
-        let operator = caller::admin(&request)?.name.clone();
-        let job = JobId::from_wire(&request.get_ref().id)?;
+        let (operator, request) = caller::admin(request)?;
+        let job = JobId::from_wire(&request.id)?;
         self.0.store.request_cancel(job, &operator).await?;
         self.0.sessions.wake();
         self.read(job).await.map(Response::new)

@@ -38,8 +38,7 @@ impl MachineService for MachineApi {
         &self,
         request: Request<ListMachinesRequest>,
     ) -> Result<Response<ListMachinesResponse>, Status> {
-        caller::reader(&request)?;
-        let request = request.into_inner();
+        let request = caller::reader(request)?;
         let after = wire::page_after(&request.page_token, |key| parse_name_key(&key))?;
         let shown = if request.show_removed { Shown::All } else { Shown::Living };
         let page = self.0.store.list_machines(shown, after, wire::page_size(request.page_size)?).await?;
@@ -49,16 +48,15 @@ impl MachineService for MachineApi {
     }
 
     async fn get_machine(&self, request: Request<GetMachineRequest>) -> Result<Response<Machine>, Status> {
-        caller::reader(&request)?;
-        self.read(&request.get_ref().machine).await.map(Response::new)
+        let request = caller::reader(request)?;
+        self.read(&request.machine).await.map(Response::new)
     }
 
     async fn label_machine(
         &self,
         request: Request<LabelMachineRequest>,
     ) -> Result<Response<Machine>, Status> {
-        let operator = caller::admin(&request)?.name.clone();
-        let LabelMachineRequest { machine, set, remove } = request.into_inner();
+        let (operator, LabelMachineRequest { machine, set, remove }) = caller::admin(request)?;
         let set = check_labels(set)?;
         let row = self.0.store.find_machine(&machine).await?.living()?;
         self.0.store.label_machine(MachineId(row.facts.id), LabelChange { set, remove }, &operator).await?;
@@ -69,9 +67,9 @@ impl MachineService for MachineApi {
         &self,
         request: Request<LiftQuarantineRequest>,
     ) -> Result<Response<Machine>, Status> {
-        let operator = caller::admin(&request)?.name.clone();
+        let (operator, request) = caller::admin(request)?;
         let store = &self.0.store;
-        let row = store.find_machine(&request.get_ref().machine).await?.living()?;
+        let row = store.find_machine(&request.machine).await?.living()?;
         store.lift_quarantine(MachineId(row.facts.id), &operator).await?;
         self.read(&row.facts.id.to_string()).await.map(Response::new)
     }
@@ -80,8 +78,8 @@ impl MachineService for MachineApi {
         &self,
         request: Request<RemoveMachineRequest>,
     ) -> Result<Response<Machine>, Status> {
-        let operator = caller::admin(&request)?.name.clone();
-        let row = self.0.store.find_machine(&request.get_ref().machine).await?;
+        let (operator, request) = caller::admin(request)?;
+        let row = self.0.store.find_machine(&request.machine).await?;
         let machine = MachineId(row.facts.id);
         self.0.store.remove_machine(machine, &operator).await?;
         for live in self.0.sessions.of_machine(machine) {
@@ -94,8 +92,7 @@ impl MachineService for MachineApi {
         &self,
         request: Request<CreateEnrolmentTokenRequest>,
     ) -> Result<Response<CreateEnrolmentTokenResponse>, Status> {
-        let operator = caller::admin(&request)?.name.clone();
-        let request = request.into_inner();
+        let (operator, request) = caller::admin(request)?;
         let max_uses = match request.max_uses {
             0 => 1,
             uses @ 1..=100_000 => uses,

@@ -34,8 +34,7 @@ impl PointService for PointApi {
         &self,
         request: Request<ListPointsRequest>,
     ) -> Result<Response<ListPointsResponse>, Status> {
-        caller::reader(&request)?;
-        let request = request.into_inner();
+        let request = caller::reader(request)?;
         let store = &self.app.store;
         let machine = match request.machine.as_str() {
             "" => None,
@@ -49,14 +48,13 @@ impl PointService for PointApi {
     }
 
     async fn get_point(&self, request: Request<GetPointRequest>) -> Result<Response<Point>, Status> {
-        caller::reader(&request)?;
-        let row = self.app.store.resolve_point(&request.get_ref().point).await?;
+        let request = caller::reader(request)?;
+        let row = self.app.store.resolve_point(&request.point).await?;
         Ok(Response::new(to_wire(row)))
     }
 
     async fn delete_point(&self, request: Request<DeletePointRequest>) -> Result<Response<Point>, Status> {
-        let operator = caller::admin(&request)?.name.clone();
-        let request = request.into_inner();
+        let (operator, request) = caller::admin(request)?;
         let body = DeletePointRequest { request_id: String::new(), ..request.clone() }.encode_to_vec();
         let key = wire::request_key(&request.request_id, "DeletePoint", &body)?;
         self.decide(&request.point, Decision::Delete, key, &operator).await
@@ -66,16 +64,14 @@ impl PointService for PointApi {
         &self,
         request: Request<UndeletePointRequest>,
     ) -> Result<Response<Point>, Status> {
-        let operator = caller::admin(&request)?.name.clone();
-        let request = request.into_inner();
+        let (operator, request) = caller::admin(request)?;
         let body = UndeletePointRequest { request_id: String::new(), ..request.clone() }.encode_to_vec();
         let key = wire::request_key(&request.request_id, "UndeletePoint", &body)?;
         self.decide(&request.point, Decision::Undelete, key, &operator).await
     }
 
     async fn lock_point(&self, request: Request<LockPointRequest>) -> Result<Response<Point>, Status> {
-        let operator = caller::admin(&request)?.name.clone();
-        let request = request.into_inner();
+        let (operator, request) = caller::admin(request)?;
         let body = LockPointRequest { request_id: String::new(), ..request.clone() }.encode_to_vec();
         let key = wire::request_key(&request.request_id, "LockPoint", &body)?;
         let mode = match request.mode() {
@@ -93,8 +89,7 @@ impl PointService for PointApi {
     }
 
     async fn unlock_point(&self, request: Request<UnlockPointRequest>) -> Result<Response<Point>, Status> {
-        let operator = caller::admin(&request)?.name.clone();
-        let request = request.into_inner();
+        let (operator, request) = caller::admin(request)?;
         let body = UnlockPointRequest { request_id: String::new(), ..request.clone() }.encode_to_vec();
         let key = wire::request_key(&request.request_id, "UnlockPoint", &body)?;
         self.decide(&request.point, Decision::Unlock, key, &operator).await

@@ -44,7 +44,7 @@ impl VaultService for VaultApi {
     type CollectGarbageStream = Pin<Box<dyn Stream<Item = Result<CollectGarbageResponse, Status>> + Send>>;
 
     async fn get_vault(&self, request: Request<GetVaultRequest>) -> Result<Response<Vault>, Status> {
-        caller::reader(&request)?;
+        let GetVaultRequest {} = caller::reader(request)?;
         let row = self.app.store.vault().await?;
         let last = self.app.store.last_collection().await?.map(|row| GarbageCollection {
             started_at: Some(wire::timestamp(row.started_at)),
@@ -68,8 +68,8 @@ impl VaultService for VaultApi {
         &self,
         request: Request<CheckVaultRequest>,
     ) -> Result<Response<Self::CheckVaultStream>, Status> {
-        let operator = caller::admin(&request)?.name.clone();
-        let order = check_order(&self.app, request.into_inner()).await?;
+        let (operator, request) = caller::admin(request)?;
+        let order = check_order(&self.app, request).await?;
         let (outbound, answers) = Answers::new();
         let api = self.clone();
         let work = async move {
@@ -87,7 +87,7 @@ impl VaultService for VaultApi {
         &self,
         request: Request<RebuildCatalogueRequest>,
     ) -> Result<Response<RebuildCatalogueResponse>, Status> {
-        let operator = caller::admin(&request)?.name.clone();
+        let (operator, RebuildCatalogueRequest {}) = caller::admin(request)?;
         let rebuilt = self.gateway.rebuild_catalogue(&operator).await?;
         Ok(Response::new(RebuildCatalogueResponse {
             machines: rebuilt.machines,
@@ -101,12 +101,12 @@ impl VaultService for VaultApi {
         &self,
         request: Request<CollectGarbageRequest>,
     ) -> Result<Response<Self::CollectGarbageStream>, Status> {
-        let operator = caller::admin(&request)?.name.clone();
+        let (operator, request) = caller::admin(request)?;
         let (outbound, answers) = Answers::new();
         let api = self.clone();
         let work = async move {
             tokio::select! {
-                () = api.collect(request.into_inner(), &operator, &outbound) => {}
+                () = api.collect(request, &operator, &outbound) => {}
                 // What it began the next one finishes.
                 () = outbound.abandoned() => {}
                 () = api.app.shutdown.cancelled() => {}

@@ -151,7 +151,6 @@ pub(crate) fn assemble(
         outbox,
         spool,
         boot_id: boot_id().map_err(StartError::BootId)?,
-        process_id: uuid::Uuid::new_v4().to_string(),
         live: live_sender,
         reloaded: Notify::new(),
     };

@@ -5,6 +5,7 @@ mod address;
 mod agent;
 mod attempt;
 mod backoff;
+mod blocking;
 mod cli;
 mod config;
 mod context;

@@ -7,6 +7,7 @@ use holdfast_proto::v1::{Progress, StepReport, step_report::Outcome};
 use tokio::sync::Notify;
 
 use crate::attempt::Attempt;
+use crate::blocking::blocking;
 use crate::crash_point::crash_point;
 use crate::spool::Spool;
 
@@ -38,11 +39,9 @@ impl Outbox {
     pub(crate) async fn finish(&self, attempt: Attempt, sequence: i64, outcome: Outcome) {
         let report = StepReport { attempt: Some(attempt.to_wire()), sequence, outcome: Some(outcome) };
         let spool = Arc::clone(&self.spool);
-        let kept = tokio::task::spawn_blocking(move || spool.put(attempt, report)).await;
-        match kept {
-            Ok(Ok(())) => crash_point("agent::report_spooled"),
-            Ok(Err(error)) => tracing::error!(error = crate::error::chain(&error), "report not durable"),
-            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        match blocking(move || spool.put(attempt, report)).await {
+            Ok(()) => crash_point("agent::report_spooled"),
+            Err(error) => tracing::error!(error = crate::error::chain(&error), "report not durable"),
         }
         self.discard_progress(attempt);
         self.changed.notify_one();

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 use crate::backoff::Backoff;
+use crate::blocking::blocking;
 use crate::identity::{AgentRecord, Identity, IdentityError, KeyRequest, Validity};
 use crate::state_dir::StateDir;
 use crate::tls::{ClientTls, TlsError};
@@ -119,10 +120,7 @@ impl Renewal {
         // TLS first: what it cannot use must not replace a working identity on disk.
         ClientTls::new(&renewed)?;
         let (state, stored) = (Arc::clone(&self.state), renewed.clone());
-        match tokio::task::spawn_blocking(move || stored.store(&state)).await {
-            Ok(result) => result?,
-            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-        }
+        blocking(move || stored.store(&state)).await?;
         self.tls.rotate(&renewed)?;
         tracing::info!(not_after = %validity.not_after, "the certificate was renewed");
         Ok(renewed)

@@ -34,8 +34,6 @@ pub(crate) struct Session {
     pub(crate) spool: Arc<Spool>,
     /// Random per boot of the machine.
     pub(crate) boot_id: String,
-    /// Random per process.
-    pub(crate) process_id: String,
     /// The connection of the session, while it is welcome.
     pub(crate) live: watch::Sender<Option<Channel>>,
     /// The configuration names other disks now.

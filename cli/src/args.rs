@@ -1,4 +1,8 @@
+mod job;
+mod machine;
 mod point;
+mod policy;
+mod token;
 mod vault;
 
 use std::path::PathBuf;
@@ -7,7 +11,11 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use holdfast_restore::Existing;
 
+pub(crate) use job::{JobCommand, JobListArgs, JobStateArg};
+pub(crate) use machine::{LabelChange, MachineCommand};
 pub(crate) use point::{LockArgs, LockModeArg, PointCommand};
+pub(crate) use policy::{ApplyArgs, PolicyCommand};
+pub(crate) use token::{TokenArgs, TokenCommand};
 pub(crate) use vault::{CheckArgs, GcArgs, VaultCommand};
 
 /// Backup for fleets of virtual machines.
@@ -89,96 +97,6 @@ pub(crate) enum Command {
     },
 }
 
-#[derive(Debug, Subcommand)]
-pub(crate) enum TokenCommand {
-    /// Makes a token. It is shown this once.
-    Create(TokenArgs),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct TokenArgs {
-    /// How many agents may enrol with it.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..=100_000))]
-    pub(crate) uses: i32,
-    /// How long it is good, such as 30m, 12h or 7d.
-    #[arg(long, default_value = "1h", value_parser = parse_duration)]
-    pub(crate) ttl: Duration,
-    /// A label for the machines that enrol with it: KEY=VALUE.
-    #[arg(long = "label", value_parser = parse_label)]
-    pub(crate) labels: Vec<(String, String)>,
-    /// For a new agent in the place of this machine's old one, such as after its certificate ran out or its disk was lost:
-    /// the machine keeps its points and labels, the old agent is refused from then on.
-    #[arg(long, value_name = "MACHINE", conflicts_with_all = ["uses", "labels"])]
-    pub(crate) machine: Option<String>,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum MachineCommand {
-    /// Lists machines by name.
-    List,
-    /// Shows a machine with its disks, and what needs a look.
-    Show {
-        /// Name or id.
-        machine: String,
-    },
-    /// Lets a machine work again that was quarantined because two answered under its identity.
-    LiftQuarantine {
-        /// Name or id.
-        machine: String,
-    },
-    /// Sets and removes labels.
-    Label {
-        /// Name or id.
-        machine: String,
-        /// KEY=VALUE sets a label, KEY- removes it.
-        #[arg(required = true, value_parser = parse_label_change)]
-        changes: Vec<LabelChange>,
-    },
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum LabelChange {
-    Set(String, String),
-    Remove(String),
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum PolicyCommand {
-    /// Creates or changes the policies of a file.
-    Apply(ApplyArgs),
-    /// Lists policies by name.
-    List,
-    /// Shows a policy; with `-o yaml` in the form that `apply` takes.
-    Show { name: String },
-    /// Shows the next slots, and the machines that the policy protects.
-    Preview {
-        name: String,
-        /// How many slots.
-        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(i32).range(1..=100))]
-        count: i32,
-    },
-    /// Deletes a policy; points and running jobs stay.
-    Delete {
-        name: String,
-        /// Only if this is still its etag.
-        #[arg(long)]
-        etag: Option<String>,
-    },
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ApplyArgs {
-    /// YAML, one or several documents; `-` is standard input.
-    #[arg(short, long, value_name = "FILE")]
-    pub(crate) file: PathBuf,
-    /// Checks everything and changes nothing.
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-    /// Only if this is still its etag: nobody else changed it.
-    #[arg(long)]
-    pub(crate) etag: Option<String>,
-}
-
 #[derive(Debug, Args)]
 pub(crate) struct BackupArgs {
     /// Name or id.
@@ -189,57 +107,6 @@ pub(crate) struct BackupArgs {
     /// Waits for the end and shows progress.
     #[arg(long)]
     pub(crate) wait: bool,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum JobCommand {
-    /// Lists jobs, newest first.
-    List(JobListArgs),
-    /// Shows a job, its steps, and why it failed.
-    Show {
-        /// Id.
-        job: String,
-    },
-    /// Waits for the end of a job; fails if the job does.
-    Wait {
-        /// Id.
-        job: String,
-    },
-    /// Prints a job whenever it changes, until its end.
-    Watch {
-        /// Id.
-        job: String,
-    },
-    /// Asks for the end of a job; what it did is undone.
-    Cancel {
-        /// Id.
-        job: String,
-    },
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct JobListArgs {
-    /// Only jobs of this machine.
-    #[arg(long)]
-    pub(crate) machine: Option<String>,
-    /// Only jobs in this state.
-    #[arg(long, value_enum)]
-    pub(crate) state: Option<JobStateArg>,
-    /// At most so many.
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) limit: u32,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-#[value(rename_all = "snake_case")]
-pub(crate) enum JobStateArg {
-    Queued,
-    Running,
-    Succeeded,
-    SucceededWithWarnings,
-    Failed,
-    Cancelled,
-    Expired,
 }
 
 #[derive(Debug, Args)]
@@ -291,15 +158,6 @@ fn parse_label(text: &str) -> Result<(String, String), String> {
     }
 }
 
-fn parse_label_change(text: &str) -> Result<LabelChange, String> {
-    match text.strip_suffix('-').filter(|key| !key.is_empty() && !key.contains('=')) {
-        Some(key) => Ok(LabelChange::Remove(key.to_owned())),
-        None => parse_label(text)
-            .map(|(key, value)| LabelChange::Set(key, value))
-            .map_err(|_| "write KEY=VALUE to set a label, KEY- to remove it".to_owned()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -319,19 +177,6 @@ mod tests {
         ] {
             let refused = parse_duration(bad).unwrap_err();
             assert!(refused.contains(word), "{bad}: {refused}");
-        }
-    }
-
-    #[test]
-    fn label_changes() {
-        let set = |key: &str, value: &str| Ok(LabelChange::Set(key.to_owned(), value.to_owned()));
-        assert_eq!(parse_label_change("env=prod"), set("env", "prod"));
-        assert_eq!(parse_label_change("env="), set("env", ""));
-        assert_eq!(parse_label_change("env=a-"), set("env", "a-"));
-        assert_eq!(parse_label_change("env-"), Ok(LabelChange::Remove("env".to_owned())));
-        for bad in ["", "-", "=x", "env"] {
-            let refused = parse_label_change(bad).unwrap_err();
-            assert_eq!(refused, "write KEY=VALUE to set a label, KEY- to remove it", "{bad}");
         }
     }
 

@@ -1,5 +1,6 @@
 use holdfast_proto::v1::{
-    GetMachineRequest, LabelMachineRequest, LiftQuarantineRequest, ListMachinesRequest,
+    self, GetMachineRequest, LabelMachineRequest, LiftQuarantineRequest, ListMachinesRequest,
+    RemoveMachineRequest,
 };
 
 use crate::args::LabelChange;
@@ -8,18 +9,16 @@ use crate::error::CliError;
 use crate::output::{Output, size, table};
 use crate::view::{Machine, or_dash};
 
-pub(crate) async fn list(client: Client, output: Output) -> Result<(), CliError> {
+pub(crate) async fn list(client: Client, output: Output, show_removed: bool) -> Result<(), CliError> {
     let mut machines: Vec<Machine> = Vec::new();
     let mut page_token = String::new();
     loop {
-        let page =
-            again(|| {
-                let (mut client, page_token) = (client.machines(), page_token.clone());
-                async move {
-                    client.list_machines(timed(ListMachinesRequest { page_size: 1000, page_token })).await
-                }
-            })
-            .await?;
+        let request = ListMachinesRequest { page_size: 1000, page_token, show_removed };
+        let page = again(|| {
+            let (mut client, request) = (client.machines(), request.clone());
+            async move { client.list_machines(timed(request)).await }
+        })
+        .await?;
         machines.extend(page.machines.into_iter().map(Machine::from));
         page_token = page.next_page_token;
         if page_token.is_empty() {
@@ -53,9 +52,16 @@ pub(crate) async fn list(client: Client, output: Output) -> Result<(), CliError>
 }
 
 pub(crate) async fn show(client: Client, output: Output, machine: String) -> Result<(), CliError> {
+    let machine = Machine::from(get(&client, machine).await?);
+    output.print(&machine, || describe(&machine))
+}
+
+pub(crate) async fn remove(client: Client, output: Output, machine: String) -> Result<(), CliError> {
+    // By its id: when a call is repeated since its answer was lost, the name may be another machine's already.
+    let machine = get(&client, machine).await?.id;
     let answer = again(|| {
         let (mut client, machine) = (client.machines(), machine.clone());
-        async move { client.get_machine(timed(GetMachineRequest { machine })).await }
+        async move { client.remove_machine(timed(RemoveMachineRequest { machine })).await }
     })
     .await?;
     let machine = Machine::from(answer);
@@ -94,6 +100,14 @@ pub(crate) async fn lift_quarantine(client: Client, output: Output, machine: Str
     output.print(&machine, || describe(&machine))
 }
 
+async fn get(client: &Client, machine: String) -> Result<v1::Machine, CliError> {
+    again(|| {
+        let (mut client, machine) = (client.machines(), machine.clone());
+        async move { client.get_machine(timed(GetMachineRequest { machine })).await }
+    })
+    .await
+}
+
 fn describe(machine: &Machine) -> String {
     let labels: Vec<String> = machine.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let mut text = format!(
@@ -113,6 +127,9 @@ fn describe(machine: &Machine) -> String {
         or_dash(machine.next_slot.as_deref()),
         or_dash(machine.last_point_at.as_deref()),
     ));
+    if let Some(removed_at) = &machine.removed_at {
+        text.push_str(&format!("removed    {removed_at}\n"));
+    }
     for condition in &machine.conditions {
         text.push_str(&format!(
             "\n! {} ({})\n  next: {}\n",

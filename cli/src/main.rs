@@ -61,16 +61,17 @@ async fn run(cli: Cli) -> Result<(), CliError> {
     match cli.command {
         Command::Status => status::show(client, output).await,
         Command::Token { command: TokenCommand::Create(args) } => token::create(client, output, args).await,
-        Command::Machine { command: MachineCommand::List } => machine::list(client, output).await,
-        Command::Machine { command: MachineCommand::Show { machine } } => {
-            machine::show(client, output, machine).await
-        }
-        Command::Machine { command: MachineCommand::Label { machine, changes } } => {
-            machine::label(client, output, machine, changes).await
-        }
-        Command::Machine { command: MachineCommand::LiftQuarantine { machine } } => {
-            machine::lift_quarantine(client, output, machine).await
-        }
+        Command::Machine { command } => match command {
+            MachineCommand::List { all } => machine::list(client, output, all).await,
+            MachineCommand::Show { machine } => machine::show(client, output, machine).await,
+            MachineCommand::Label { machine, changes } => {
+                machine::label(client, output, machine, changes).await
+            }
+            MachineCommand::LiftQuarantine { machine } => {
+                machine::lift_quarantine(client, output, machine).await
+            }
+            MachineCommand::Remove { machine } => machine::remove(client, output, machine).await,
+        },
         Command::Policy { command } => match command {
             PolicyCommand::Apply(args) => policy::apply(client, output, args).await,
             PolicyCommand::List => policy::list(client, output).await,

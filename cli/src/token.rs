@@ -1,5 +1,4 @@
 use serde::Serialize;
-use uuid::Uuid;
 
 use holdfast_proto::v1::CreateEnrolmentTokenRequest;
 
@@ -25,7 +24,6 @@ pub(crate) async fn create(client: Client, output: Output, args: TokenArgs) -> R
         }),
         labels: args.labels.into_iter().collect(),
         machine: args.machine.unwrap_or_default(),
-        request_id: Uuid::new_v4().to_string(),
     };
     // Not repeated: the token is told only once.
     let answer = client.machines().create_enrolment_token(timed(request)).await?.into_inner();

@@ -34,6 +34,7 @@ pub(crate) struct Machine {
     pub(crate) policy: Option<String>,
     pub(crate) next_slot: Option<String>,
     pub(crate) last_point_at: Option<String>,
+    pub(crate) removed_at: Option<String>,
     pub(crate) conditions: Vec<Condition>,
 }
 
@@ -133,6 +134,7 @@ impl From<v1::Machine> for Machine {
             v1::MachineState::Online => "online",
             v1::MachineState::Offline => "offline",
             v1::MachineState::Quarantined => "quarantined",
+            v1::MachineState::Removed => "removed",
             v1::MachineState::Unspecified => "unknown",
         };
         Self {
@@ -152,6 +154,7 @@ impl From<v1::Machine> for Machine {
             policy: (!machine.policy.is_empty()).then_some(machine.policy),
             next_slot: time(machine.next_slot),
             last_point_at: time(machine.last_point_at),
+            removed_at: time(machine.removed_at),
             conditions: machine
                 .conditions
                 .into_iter()

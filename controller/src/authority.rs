@@ -18,6 +18,7 @@ use holdfast_vault_engine as vault;
 use crate::app::App;
 use crate::domain::error::JobError;
 use crate::domain::job::Consistency;
+use crate::domain::point::{LockMode, PointState};
 use crate::domain::snapshot::DiskRow;
 use crate::store::commit::NewPoint;
 use crate::store::damage::KeptRow;
@@ -97,7 +98,7 @@ impl Authority for StoreAuthority {
 
     async fn find_point(&self, spec: &str) -> Result<CataloguedPoint, Status> {
         let row = self.0.store.resolve_point(spec).await?;
-        if row.state == "soft_deleted" {
+        if row.state == PointState::SoftDeleted {
             return Err(user_error("point_deleted", "the point was deleted")
                 .action(format!("take that back first: `holdfast point undelete {}`", row.id))
                 .into_status(Code::FailedPrecondition));
@@ -240,9 +241,10 @@ fn decided_row(event: &vault::Event) -> DecidedRow {
             ("point.delete", json!({ "decided_at": at, "window_seconds": window_seconds }))
         }
         vault::Action::Undelete => ("point.undelete", json!({ "decided_at": at })),
-        vault::Action::Lock { mode, until } => {
-            ("point.lock", json!({ "decided_at": at, "mode": lock_mode(mode), "until": instant(until) }))
-        }
+        vault::Action::Lock { mode, until } => (
+            "point.lock",
+            json!({ "decided_at": at, "mode": lock_mode(mode).as_str(), "until": instant(until) }),
+        ),
         vault::Action::Unlock => ("point.unlock", json!({ "decided_at": at })),
         vault::Action::Purge => ("point.purge", json!({ "decided_at": at })),
     };
@@ -250,10 +252,10 @@ fn decided_row(event: &vault::Event) -> DecidedRow {
     DecidedRow { number, actor: event.actor.clone(), action, detail }
 }
 
-fn lock_mode(mode: vault::LockMode) -> &'static str {
+fn lock_mode(mode: vault::LockMode) -> LockMode {
     match mode {
-        vault::LockMode::Governance => "governance",
-        vault::LockMode::Compliance => "compliance",
+        vault::LockMode::Governance => LockMode::Governance,
+        vault::LockMode::Compliance => LockMode::Compliance,
     }
 }
 

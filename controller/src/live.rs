@@ -98,23 +98,6 @@ impl Sessions {
         self.changes.subscribe()
     }
 
-    /// Ends the session of the agent whose place on the machine another one took.
-    pub(crate) fn close_agents_before(
-        &self,
-        machine: MachineId,
-        now: AgentId,
-        why: impl Fn(AgentId) -> Status,
-    ) {
-        let found: Vec<_> = locked(&self.live)
-            .values()
-            .filter(|live| live.machine == machine && live.agent != now)
-            .cloned()
-            .collect();
-        for live in found {
-            live.close(why(live.agent));
-        }
-    }
-
     /// Whether this controller has known for so long who is alive: one that has just started, or could not write down who
     /// lives, does not know who is dead. Nor does one that is still writing it down, however long that takes.
     pub(crate) fn has_known_for(&self, time: Duration) -> bool {
@@ -172,13 +155,9 @@ impl Sessions {
         sessions.iter().filter_map(found).collect()
     }
 
-    /// Ends the session of a machine that must not go on.
-    pub(crate) fn close_machine(&self, machine: MachineId, reason: &Status) {
-        let found: Vec<_> =
-            locked(&self.live).values().filter(|live| live.machine == machine).cloned().collect();
-        for live in found {
-            live.close(reason.clone());
-        }
+    /// The sessions of a machine: of two agents, while one takes the other's place.
+    pub(crate) fn of_machine(&self, machine: MachineId) -> Vec<Arc<Live>> {
+        locked(&self.live).values().filter(|live| live.machine == machine).cloned().collect()
     }
 
     pub(crate) fn note_progress(&self, update: ProgressUpdate) {

@@ -41,6 +41,30 @@ fn describe(error: &StoreError) -> (Code, ErrorDetail) {
                  `holdfast token create --machine NAME`",
             ),
         ),
+        StoreError::MachineRemoved { id, .. } => (
+            Code::FailedPrecondition,
+            user_error("machine_removed", message).action(format!(
+                "its points are there: `holdfast point list {id}`; to protect it anew, enrol its agent with a token of \
+                 `holdfast token create`"
+            )),
+        ),
+        StoreError::MachineQuarantined { .. } => (
+            Code::FailedPrecondition,
+            user_error("machine_quarantined", message).action(
+                "stop the copy's agent, remove its state directory and enrol it as a machine of its own; then \
+                 `holdfast machine lift-quarantine MACHINE` lets the original go on",
+            ),
+        ),
+        StoreError::NoAgent { name } => (
+            Code::FailedPrecondition,
+            user_error("no_agent", message)
+                .action(format!("enrol its agent with a token of `holdfast token create --machine {name}`")),
+        ),
+        StoreError::MachineBusy { job } => (
+            Code::FailedPrecondition,
+            user_error("machine_busy", message)
+                .action(format!("wait for its end with `holdfast job wait {job}`, or `holdfast job cancel {job}`")),
+        ),
         StoreError::OtherMachine { name, .. } => (
             Code::InvalidArgument,
             user_error("other_machine", message).action(format!("give --name {name}")),
@@ -103,15 +127,4 @@ pub(crate) fn is_unavailable(status: &Status) -> bool {
 /// INVALID_ARGUMENT with a code of its own.
 pub(crate) fn invalid(code: &str, message: impl Into<String>) -> Status {
     user_error(code, message).into_status(Code::InvalidArgument)
-}
-
-/// What ends a quarantine.
-const QUARANTINED: &str = "stop the copy's agent, remove its state directory and enrol it as a machine of its own; then \
-                           `holdfast machine lift-quarantine MACHINE` lets the original go on";
-
-/// Nothing runs on a machine that is quarantined.
-pub(crate) fn quarantined(reason: &str) -> Status {
-    user_error("machine_quarantined", format!("the machine is quarantined: {reason}"))
-        .action(QUARANTINED)
-        .into_status(Code::FailedPrecondition)
 }

@@ -175,7 +175,6 @@ impl Session {
     fn hello(&self, disks: Vec<Disk>) -> Hello {
         Hello {
             boot_id: self.boot_id.clone(),
-            process_id: self.process_id.clone(),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             disks,
             snapshot_ids: self.snapshots.ids().iter().map(ToString::to_string).collect(),

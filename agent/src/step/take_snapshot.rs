@@ -11,6 +11,7 @@ use holdfast_proto::v1::{Consistency, ErrorDetail, SnapshotTaken, step_report::O
 use tokio::sync::oneshot;
 
 use super::{RELEASE_LIMIT, Steps};
+use crate::blocking::blocking;
 use crate::config::OnFailure;
 use crate::context::{Context, StepFailure};
 use crate::crash_point::crash_point;
@@ -261,13 +262,6 @@ async fn bounded<T: Send + 'static>(
             Ok(()) => Err(late.detail()),
         },
         Err(_) => Err(late.detail()),
-    }
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(value) => value,
-        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     }
 }
 

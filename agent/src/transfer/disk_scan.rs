@@ -21,6 +21,7 @@ use super::map_file::MapLog;
 use super::meter::Meter;
 use super::remote_map::{self, QUEUED_RUNS};
 use super::scan::{Scan, Scanned};
+use crate::blocking::blocking;
 use crate::kernel::IdleIo;
 
 /// How long a feed that ended a scan has to say why.
@@ -52,7 +53,7 @@ impl DiskScan {
         let mut feeds = JoinSet::new();
         let mut key = [0; 32];
         key.copy_from_slice(&self.base.block_hash_key);
-        let local = self.open_local(key).await?;
+        let local = self.open_local(key).await;
         let base = self.open_base(local.as_ref(), &mut feeds);
         let DiskScan { transfer, disk, base: known, cell_blocks, batches, meter, scans, stop, .. } = self;
         let (wait, limit) = (Arc::new(DiskWait::default()), transfer.config.timing.stall_timeout);
@@ -110,14 +111,14 @@ impl DiskScan {
     }
 
     /// The local map if it is the base's.
-    async fn open_local(&self, key: [u8; 32]) -> Result<Option<MapLog>, TransferError> {
+    async fn open_local(&self, key: [u8; 32]) -> Option<MapLog> {
         let base_blocks = blocks_of(self.base.base_size_bytes);
         if base_blocks == 0 {
-            return Ok(None);
+            return None;
         }
         let (maps, name, id) =
             (Arc::clone(&self.transfer.maps), self.base.name.clone(), self.base.base_map_id.clone());
-        joined(tokio::task::spawn_blocking(move || maps.open(&name, &key, &id, base_blocks)).await)
+        blocking(move || maps.open(&name, &key, &id, base_blocks)).await
     }
 
     /// The base by its local map, otherwise by the gateway's; and what was received for this point already.

@@ -25,6 +25,7 @@ use super::meter::Meter;
 use super::scan::Scanned;
 use super::upload::{FrameQueue, Upload};
 use crate::address::Address;
+use crate::blocking::blocking;
 use crate::context::Context;
 use crate::crash_point::crash_point;
 use crate::dial::Purpose;
@@ -89,12 +90,11 @@ impl Transfer {
             let silent = || TransferError::Silent { disk: disk.name.clone(), limit_s: limit.as_secs() };
             let place = self.places.take(disk.place.clone(), limit).await.ok_or_else(silent)?;
             let snapshot = Arc::clone(&self.snapshot);
-            let check = tokio::task::spawn_blocking(move || {
+            let check = blocking(move || {
                 let _place = place;
                 snapshot.disks[index].check()
             });
-            let checked = tokio::time::timeout(limit, check).await.map_err(|_| silent())?;
-            joined(checked)??;
+            tokio::time::timeout(limit, check).await.map_err(|_| silent())??;
         }
         Ok(())
     }
@@ -239,10 +239,8 @@ impl Transfer {
             let next = batches.lock().await.recv().await;
             let Some((disk, batch)) = next else { return Ok(Part::Other) };
             let (snapshot, level) = (Arc::clone(&self.snapshot), self.config.compression_level);
-            let encoded = tokio::task::spawn_blocking(move || {
-                compress::encode(&batch, &snapshot.disks[disk].name, level)
-            });
-            frames.send(joined(encoded.await)?).await.map_err(|_| TransferError::Stopped)?;
+            let encoded = blocking(move || compress::encode(&batch, &snapshot.disks[disk].name, level)).await;
+            frames.send(encoded).await.map_err(|_| TransferError::Stopped)?;
         }
     }
 

@@ -69,12 +69,12 @@ impl Gateway {
             return Ok(None);
         }
         if let Err(error) = transfer.backup.flush().await {
-            warn!(machine = %transfer.machine, error = chain(&error),
-                "the transfer cannot go on where it was; it begins afresh");
             if error.is_no_space() {
                 self.inner.transfers.remove(transfer);
                 return Err(status_of(&error));
             }
+            warn!(machine = %transfer.machine, error = chain(&error),
+                "the transfer cannot go on where it was; it begins afresh");
             return Ok(None);
         }
         transfer.touch();

@@ -99,7 +99,9 @@ impl AgentService for AgentApi {
         };
         let name = new.machine_name.clone();
         let machine = self.app.store.enrol(new).await?;
-        self.app.sessions.close_agents_before(machine, agent, revoked);
+        for old in self.app.sessions.of_machine(machine).iter().filter(|live| live.agent != agent) {
+            old.close(revoked(old.agent));
+        }
         info!(%agent, %machine, name, "agent enrolled");
         Ok(Response::new(EnrollResponse {
             agent_id: agent.to_string(),

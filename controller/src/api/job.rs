@@ -16,16 +16,15 @@ use holdfast_proto::v1::{
 };
 
 use crate::app::App;
-use crate::domain::job::{Consistency, JobState, StepKind, StepState};
+use crate::domain::job::{JobState, StepKind, StepState};
 use crate::domain::name::is_disk_name;
 use crate::domain::policy::{Bound, bind};
-use crate::store::job::{AppliedPolicy, JobFilter, JobRow, NewBackup, StepRow};
+use crate::store::backup::NewBackup;
+use crate::store::job::{JobFilter, JobRow, StepRow};
 
 use super::{caller, wire};
-use crate::rpc_error::{invalid, quarantined};
+use crate::rpc_error::invalid;
 
-/// A backup that was asked for, of a machine without a policy, and could not start within this time expires.
-const COMPLETE_WITHIN: Duration = Duration::from_secs(24 * 3600);
 /// How often a watched job is read.
 const WATCH_PERIOD: Duration = Duration::from_millis(500);
 /// Shortest time between two reads for one watcher.
@@ -39,8 +38,7 @@ impl JobService for JobApi {
     type WatchJobStream = Pin<Box<dyn Stream<Item = Result<Job, Status>> + Send>>;
 
     async fn start_backup(&self, request: Request<StartBackupRequest>) -> Result<Response<Job>, Status> {
-        let operator = caller::admin(&request)?.name.clone();
-        let request = request.into_inner();
+        let (operator, request) = caller::admin(request)?;
         let key = wire::request_key(
             &request.request_id,
             "StartBackup",
@@ -50,31 +48,17 @@ impl JobService for JobApi {
             return Err(invalid("invalid_disk_name", "a disk's name is 1 to 64 of [A-Za-z0-9._-]"));
         }
         let machine = self.0.store.find_machine(&request.machine).await?.facts;
-        if let Some(reason) = machine.quarantine {
-            return Err(quarantined(&reason));
-        }
         let (policies, _) = self.0.store.policies().await?;
         let policy = match bind(&machine.name, &machine.labels, &policies) {
-            Bound::One(policy) => Some(policy),
+            Bound::One(policy) => Some(policy.clone()),
             Bound::None | Bound::Tie(_) => None,
-        };
-        let disks = if request.disk_names.is_empty() {
-            policy.map(|policy| policy.spec.disks.clone()).unwrap_or_default()
-        } else {
-            request.disk_names
         };
         let new = NewBackup {
             machine: MachineId(machine.id),
-            disk_names: disks,
+            disk_names: request.disk_names,
             requested_by: operator,
             request: key,
-            complete_within: policy.map_or(COMPLETE_WITHIN, |policy| policy.spec.complete_within),
-            minimum: policy.map_or(Consistency::FileSystem, |policy| policy.spec.minimum),
-            policy: policy.map(|policy| AppliedPolicy {
-                id: policy.id,
-                name: policy.name.clone(),
-                revision: policy.revision,
-            }),
+            policy,
         };
         let job = self.0.store.create_backup(new).await?;
         self.0.sessions.wake();
@@ -82,16 +66,15 @@ impl JobService for JobApi {
     }
 
     async fn get_job(&self, request: Request<GetJobRequest>) -> Result<Response<Job>, Status> {
-        caller::reader(&request)?;
-        self.read(JobId::from_wire(&request.get_ref().id)?).await.map(Response::new)
+        let request = caller::reader(request)?;
+        self.read(JobId::from_wire(&request.id)?).await.map(Response::new)
     }
 
     async fn list_jobs(
         &self,
         request: Request<ListJobsRequest>,
     ) -> Result<Response<ListJobsResponse>, Status> {
-        caller::reader(&request)?;
-        let request = request.into_inner();
+        let request = caller::reader(request)?;
         let state = match request.state() {
             v1::JobState::Unspecified => None,
             state => Some(from_wire_state(state)),
@@ -114,8 +97,8 @@ impl JobService for JobApi {
         &self,
         request: Request<WatchJobRequest>,
     ) -> Result<Response<Self::WatchJobStream>, Status> {
-        caller::reader(&request)?;
-        let job = JobId::from_wire(&request.get_ref().id)?;
+        let request = caller::reader(request)?;
+        let job = JobId::from_wire(&request.id)?;
         let first = self.read(job).await?;
         let (sender, receiver) = mpsc::channel(1);
         let api = self.clone();
@@ -124,8 +107,8 @@ impl JobService for JobApi {
     }
 
     async fn cancel_job(&self, request: Request<CancelJobRequest>) -> Result<Response<Job>, Status> {
-        let operator = caller::admin(&request)?.name.clone();
-        let job = JobId::from_wire(&request.get_ref().id)?;
+        let (operator, request) = caller::admin(request)?;
+        let job = JobId::from_wire(&request.id)?;
         self.0.store.request_cancel(job, &operator).await?;
         self.0.sessions.wake();
         self.read(job).await.map(Response::new)
@@ -172,11 +155,10 @@ impl JobApi {
 }
 
 fn to_wire(row: JobRow) -> Job {
-    let state = JobState::parse(&row.state).map_or(v1::JobState::Unspecified, to_wire_state);
     Job {
         id: row.id.to_string(),
-        kind: if row.kind == "backup" { JobKind::Backup.into() } else { JobKind::Unspecified.into() },
-        state: state.into(),
+        kind: JobKind::Backup.into(),
+        state: to_wire_state(row.state).into(),
         machine_id: row.machine_id.to_string(),
         machine_name: row.machine_name,
         disk_names: row.disk_names,
@@ -195,20 +177,18 @@ fn to_wire(row: JobRow) -> Job {
 }
 
 fn step_to_wire(row: StepRow) -> Step {
-    let kind = match StepKind::parse(&row.kind) {
-        Some(StepKind::TakeSnapshot) => v1::StepKind::TakeSnapshot,
-        Some(StepKind::TransferData) => v1::StepKind::TransferData,
-        Some(StepKind::ReleaseSnapshot) => v1::StepKind::ReleaseSnapshot,
-        None => v1::StepKind::Unspecified,
+    let kind = match row.kind {
+        StepKind::TakeSnapshot => v1::StepKind::TakeSnapshot,
+        StepKind::TransferData => v1::StepKind::TransferData,
+        StepKind::ReleaseSnapshot => v1::StepKind::ReleaseSnapshot,
     };
-    let state = match StepState::parse(&row.state) {
-        Some(StepState::Pending) => v1::StepState::Pending,
-        Some(StepState::Dispatched) => v1::StepState::Dispatched,
-        Some(StepState::Running) => v1::StepState::Running,
-        Some(StepState::Done) => v1::StepState::Done,
-        Some(StepState::Failed) => v1::StepState::Failed,
-        Some(StepState::Skipped) => v1::StepState::Skipped,
-        None => v1::StepState::Unspecified,
+    let state = match row.state {
+        StepState::Pending => v1::StepState::Pending,
+        StepState::Dispatched => v1::StepState::Dispatched,
+        StepState::Running => v1::StepState::Running,
+        StepState::Done => v1::StepState::Done,
+        StepState::Failed => v1::StepState::Failed,
+        StepState::Skipped => v1::StepState::Skipped,
     };
     Step {
         id: row.id.to_string(),

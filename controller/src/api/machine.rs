@@ -11,15 +11,16 @@ use holdfast_proto::v1::machine_service_server::MachineService;
 use holdfast_proto::v1::{
     Condition, CreateEnrolmentTokenRequest, CreateEnrolmentTokenResponse, Disk, GetMachineRequest,
     LabelMachineRequest, LiftQuarantineRequest, ListMachinesRequest, ListMachinesResponse, Machine,
-    MachineState,
+    MachineState, RemoveMachineRequest,
 };
 
 use crate::app::App;
 use crate::domain::condition::{Protection, damaged, protection};
 use crate::domain::name::is_label;
 use crate::domain::policy::Policy;
+use crate::identity::revoked;
 use crate::pki::sha256;
-use crate::store::machine::{LabelChange, MAX_LABELS, MachineRow};
+use crate::store::machine::{LabelChange, MAX_LABELS, MachineRow, Shown, parse_name_key};
 use crate::store::token::NewToken;
 
 use super::{caller, wire};
@@ -37,28 +38,27 @@ impl MachineService for MachineApi {
         &self,
         request: Request<ListMachinesRequest>,
     ) -> Result<Response<ListMachinesResponse>, Status> {
-        caller::reader(&request)?;
-        let request = request.into_inner();
-        let after = wire::page_after(&request.page_token, Some)?;
-        let page = self.0.store.list_machines(after.as_deref(), wire::page_size(request.page_size)?).await?;
+        let request = caller::reader(request)?;
+        let after = wire::page_after(&request.page_token, |key| parse_name_key(&key))?;
+        let shown = if request.show_removed { Shown::All } else { Shown::Living };
+        let page = self.0.store.list_machines(shown, after, wire::page_size(request.page_size)?).await?;
         let (policies, now) = self.0.store.policies().await?;
         let (machines, next_page_token) = wire::fitting(page, |row| to_wire(row, &policies, now));
         Ok(Response::new(ListMachinesResponse { machines, next_page_token }))
     }
 
     async fn get_machine(&self, request: Request<GetMachineRequest>) -> Result<Response<Machine>, Status> {
-        caller::reader(&request)?;
-        self.read(&request.get_ref().machine).await.map(Response::new)
+        let request = caller::reader(request)?;
+        self.read(&request.machine).await.map(Response::new)
     }
 
     async fn label_machine(
         &self,
         request: Request<LabelMachineRequest>,
     ) -> Result<Response<Machine>, Status> {
-        let operator = caller::admin(&request)?.name.clone();
-        let LabelMachineRequest { machine, set, remove } = request.into_inner();
+        let (operator, LabelMachineRequest { machine, set, remove }) = caller::admin(request)?;
         let set = check_labels(set)?;
-        let row = self.0.store.find_machine(&machine).await?;
+        let row = self.0.store.find_machine(&machine).await?.living()?;
         self.0.store.label_machine(MachineId(row.facts.id), LabelChange { set, remove }, &operator).await?;
         self.read(&row.facts.id.to_string()).await.map(Response::new)
     }
@@ -67,19 +67,32 @@ impl MachineService for MachineApi {
         &self,
         request: Request<LiftQuarantineRequest>,
     ) -> Result<Response<Machine>, Status> {
-        let operator = caller::admin(&request)?.name.clone();
+        let (operator, request) = caller::admin(request)?;
         let store = &self.0.store;
-        let row = store.find_machine(&request.get_ref().machine).await?;
+        let row = store.find_machine(&request.machine).await?.living()?;
         store.lift_quarantine(MachineId(row.facts.id), &operator).await?;
         self.read(&row.facts.id.to_string()).await.map(Response::new)
+    }
+
+    async fn remove_machine(
+        &self,
+        request: Request<RemoveMachineRequest>,
+    ) -> Result<Response<Machine>, Status> {
+        let (operator, request) = caller::admin(request)?;
+        let row = self.0.store.find_machine(&request.machine).await?;
+        let machine = MachineId(row.facts.id);
+        self.0.store.remove_machine(machine, &operator).await?;
+        for live in self.0.sessions.of_machine(machine) {
+            live.close(revoked(live.agent));
+        }
+        self.read(&machine.to_string()).await.map(Response::new)
     }
 
     async fn create_enrolment_token(
         &self,
         request: Request<CreateEnrolmentTokenRequest>,
     ) -> Result<Response<CreateEnrolmentTokenResponse>, Status> {
-        let operator = caller::admin(&request)?.name.clone();
-        let request = request.into_inner();
+        let (operator, request) = caller::admin(request)?;
         let max_uses = match request.max_uses {
             0 => 1,
             uses @ 1..=100_000 => uses,
@@ -119,7 +132,7 @@ impl MachineApi {
         if name_or_id.is_empty() {
             return Ok(None);
         }
-        let row = self.0.store.find_machine(name_or_id).await?;
+        let row = self.0.store.find_machine(name_or_id).await?.living()?;
         Ok(Some(MachineId(row.facts.id)))
     }
 
@@ -152,14 +165,15 @@ fn read_ttl(ttl: Option<prost_types::Duration>) -> Result<Duration, Status> {
 
 fn to_wire(row: MachineRow, policies: &[Policy], now: DateTime<Utc>) -> Machine {
     let Protection { policy, conditions } = protection(&row.facts.view(), policies, now);
-    let damage = damaged(&row.facts.name, row.damaged_points);
+    let damage = damaged(&row.facts.view(), row.damaged_points);
     let next_slot =
         policy.and_then(|policy| policy.spec.schedule.next_after(now.max(policy.evaluated_until)));
     let policy = policy.map(|policy| policy.name.clone()).unwrap_or_default();
-    let state = match (&row.facts.quarantine, row.facts.online) {
-        (Some(_), _) => MachineState::Quarantined,
-        (None, true) => MachineState::Online,
-        (None, false) => MachineState::Offline,
+    let state = match (row.facts.removed_at, &row.facts.quarantine, row.facts.online) {
+        (Some(_), _, _) => MachineState::Removed,
+        (None, Some(_), _) => MachineState::Quarantined,
+        (None, None, true) => MachineState::Online,
+        (None, None, false) => MachineState::Offline,
     };
     Machine {
         id: row.facts.id.to_string(),
@@ -176,6 +190,7 @@ fn to_wire(row: MachineRow, policies: &[Policy], now: DateTime<Utc>) -> Machine 
         agent_version: row.agent_version,
         enrolled_at: Some(wire::timestamp(row.enrolled_at)),
         last_seen_at: row.facts.last_seen_at.map(wire::timestamp),
+        removed_at: row.facts.removed_at.map(wire::timestamp),
         policy,
         next_slot: next_slot.map(wire::timestamp),
         last_point_at: row.facts.last_point_at.map(wire::timestamp),

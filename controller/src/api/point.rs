@@ -9,11 +9,12 @@ use holdfast_proto::ids::PointId;
 use holdfast_proto::v1::point_service_server::PointService;
 use holdfast_proto::v1::{
     self, DeletePointRequest, GetPointRequest, ListPointsRequest, ListPointsResponse, LockPointRequest,
-    Point, PointDisk, PointLock, PointState, UndeletePointRequest, UnlockPointRequest,
+    Point, PointDisk, PointLock, UndeletePointRequest, UnlockPointRequest,
 };
-use holdfast_vault_engine::LockMode;
+use holdfast_vault_engine as vault;
 
 use crate::app::App;
+use crate::domain::point::{LockMode, PointState};
 use crate::rpc_error::invalid;
 use crate::store::page::parse_time_key;
 use crate::store::point::{PointRow, Shown};
@@ -33,8 +34,7 @@ impl PointService for PointApi {
         &self,
         request: Request<ListPointsRequest>,
     ) -> Result<Response<ListPointsResponse>, Status> {
-        caller::reader(&request)?;
-        let request = request.into_inner();
+        let request = caller::reader(request)?;
         let store = &self.app.store;
         let machine = match request.machine.as_str() {
             "" => None,
@@ -48,14 +48,13 @@ impl PointService for PointApi {
     }
 
     async fn get_point(&self, request: Request<GetPointRequest>) -> Result<Response<Point>, Status> {
-        caller::reader(&request)?;
-        let row = self.app.store.resolve_point(&request.get_ref().point).await?;
+        let request = caller::reader(request)?;
+        let row = self.app.store.resolve_point(&request.point).await?;
         Ok(Response::new(to_wire(row)))
     }
 
     async fn delete_point(&self, request: Request<DeletePointRequest>) -> Result<Response<Point>, Status> {
-        let operator = caller::admin(&request)?.name.clone();
-        let request = request.into_inner();
+        let (operator, request) = caller::admin(request)?;
         let body = DeletePointRequest { request_id: String::new(), ..request.clone() }.encode_to_vec();
         let key = wire::request_key(&request.request_id, "DeletePoint", &body)?;
         self.decide(&request.point, Decision::Delete, key, &operator).await
@@ -65,21 +64,19 @@ impl PointService for PointApi {
         &self,
         request: Request<UndeletePointRequest>,
     ) -> Result<Response<Point>, Status> {
-        let operator = caller::admin(&request)?.name.clone();
-        let request = request.into_inner();
+        let (operator, request) = caller::admin(request)?;
         let body = UndeletePointRequest { request_id: String::new(), ..request.clone() }.encode_to_vec();
         let key = wire::request_key(&request.request_id, "UndeletePoint", &body)?;
         self.decide(&request.point, Decision::Undelete, key, &operator).await
     }
 
     async fn lock_point(&self, request: Request<LockPointRequest>) -> Result<Response<Point>, Status> {
-        let operator = caller::admin(&request)?.name.clone();
-        let request = request.into_inner();
+        let (operator, request) = caller::admin(request)?;
         let body = LockPointRequest { request_id: String::new(), ..request.clone() }.encode_to_vec();
         let key = wire::request_key(&request.request_id, "LockPoint", &body)?;
         let mode = match request.mode() {
-            v1::LockMode::Governance => LockMode::Governance,
-            v1::LockMode::Compliance => LockMode::Compliance,
+            v1::LockMode::Governance => vault::LockMode::Governance,
+            v1::LockMode::Compliance => vault::LockMode::Compliance,
             v1::LockMode::Unspecified => {
                 return Err(invalid("invalid_lock", "mode must be governance or compliance"));
             }
@@ -92,8 +89,7 @@ impl PointService for PointApi {
     }
 
     async fn unlock_point(&self, request: Request<UnlockPointRequest>) -> Result<Response<Point>, Status> {
-        let operator = caller::admin(&request)?.name.clone();
-        let request = request.into_inner();
+        let (operator, request) = caller::admin(request)?;
         let body = UnlockPointRequest { request_id: String::new(), ..request.clone() }.encode_to_vec();
         let key = wire::request_key(&request.request_id, "UnlockPoint", &body)?;
         self.decide(&request.point, Decision::Unlock, key, &operator).await
@@ -128,11 +124,12 @@ impl PointApi {
 }
 
 fn to_wire(row: PointRow) -> Point {
-    let state = match row.state.as_str() {
-        "listed" => PointState::Listed,
-        "damaged" => PointState::Damaged,
-        "soft_deleted" => PointState::SoftDeleted,
-        _ => PointState::Unspecified,
+    let state = match row.state {
+        PointState::Listed => v1::PointState::Listed,
+        PointState::Damaged => v1::PointState::Damaged,
+        PointState::SoftDeleted => v1::PointState::SoftDeleted,
+        // Never shown.
+        PointState::Purged => v1::PointState::Unspecified,
     };
     let disks = row.disks.0.into_iter().map(|disk| PointDisk {
         name: disk.name,
@@ -147,7 +144,7 @@ fn to_wire(row: PointRow) -> Point {
         machine_id: row.machine_id.to_string(),
         machine_name: row.machine_name,
         created_at: Some(wire::timestamp(row.created_at)),
-        consistency: wire::consistency(&row.consistency).into(),
+        consistency: wire::consistency(row.consistency).into(),
         state: state.into(),
         disks: disks.collect(),
         deleted_at: row.deleted_at.map(wire::timestamp),
@@ -157,11 +154,10 @@ fn to_wire(row: PointRow) -> Point {
     }
 }
 
-fn lock_to_wire((mode, until): (String, DateTime<Utc>)) -> PointLock {
-    let mode = match mode.as_str() {
-        "governance" => v1::LockMode::Governance,
-        "compliance" => v1::LockMode::Compliance,
-        _ => v1::LockMode::Unspecified,
+fn lock_to_wire((mode, until): (LockMode, DateTime<Utc>)) -> PointLock {
+    let mode = match mode {
+        LockMode::Governance => v1::LockMode::Governance,
+        LockMode::Compliance => v1::LockMode::Compliance,
     };
     PointLock { mode: mode.into(), until: Some(wire::timestamp(until)) }
 }

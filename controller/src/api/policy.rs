@@ -34,8 +34,7 @@ impl PolicyService for PolicyApi {
         &self,
         request: Request<ApplyPolicyRequest>,
     ) -> Result<Response<ApplyPolicyResponse>, Status> {
-        let operator = caller::admin(&request)?.name.clone();
-        let ApplyPolicyRequest { name, spec, etag, validate_only } = request.into_inner();
+        let (operator, ApplyPolicyRequest { name, spec, etag, validate_only }) = caller::admin(request)?;
         let document = from_wire(spec.unwrap_or_default())?.with_defaults();
         let spec = document.check(&name).map_err(|error| invalid_policy(&error))?;
         let etag = (!etag.is_empty()).then_some(etag);
@@ -82,8 +81,8 @@ impl PolicyService for PolicyApi {
     }
 
     async fn get_policy(&self, request: Request<GetPolicyRequest>) -> Result<Response<v1::Policy>, Status> {
-        caller::reader(&request)?;
-        let policy = self.0.store.find_policy(&request.get_ref().name).await?;
+        let request = caller::reader(request)?;
+        let policy = self.0.store.find_policy(&request.name).await?;
         Ok(Response::new(to_wire(&policy, Utc::now())))
     }
 
@@ -91,8 +90,7 @@ impl PolicyService for PolicyApi {
         &self,
         request: Request<ListPoliciesRequest>,
     ) -> Result<Response<ListPoliciesResponse>, Status> {
-        caller::reader(&request)?;
-        let request = request.into_inner();
+        let request = caller::reader(request)?;
         let after = wire::page_after(&request.page_token, Some)?;
         let size = wire::page_size(request.page_size)?;
         let page = self.0.store.list_policies(after.as_deref(), size).await?;
@@ -105,8 +103,7 @@ impl PolicyService for PolicyApi {
         &self,
         request: Request<DeletePolicyRequest>,
     ) -> Result<Response<DeletePolicyResponse>, Status> {
-        let operator = caller::admin(&request)?.name.clone();
-        let DeletePolicyRequest { name, etag } = request.into_inner();
+        let (operator, DeletePolicyRequest { name, etag }) = caller::admin(request)?;
         let etag = (!etag.is_empty()).then_some(etag);
         self.0.store.delete_policy(&name, etag, &operator).await?;
         Ok(Response::new(DeletePolicyResponse {}))
@@ -116,8 +113,7 @@ impl PolicyService for PolicyApi {
         &self,
         request: Request<PreviewPolicyRequest>,
     ) -> Result<Response<PreviewPolicyResponse>, Status> {
-        caller::reader(&request)?;
-        let PreviewPolicyRequest { name, slots } = request.into_inner();
+        let PreviewPolicyRequest { name, slots } = caller::reader(request)?;
         let slots = match slots {
             0 => 10,
             1..=100 => usize::try_from(slots).unwrap_or(10),
@@ -232,7 +228,7 @@ fn to_wire(policy: &Policy, now: DateTime<Utc>) -> v1::Policy {
             monthly: document.retention.monthly,
             yearly: document.retention.yearly,
         }),
-        minimum_consistency: wire::consistency(policy.spec.minimum.as_str()).into(),
+        minimum_consistency: wire::consistency(policy.spec.minimum).into(),
         complete_within: document.complete_within,
         disks: document.disks,
     };

@@ -21,7 +21,7 @@ pub(crate) struct StatusApi {
 #[tonic::async_trait]
 impl StatusService for StatusApi {
     async fn get_status(&self, request: Request<GetStatusRequest>) -> Result<Response<Status>, RpcStatus> {
-        caller::reader(&request)?;
+        let GetStatusRequest {} = caller::reader(request)?;
         let row = self.app.store.status().await?;
         let (policies, now) = self.app.store.policies().await?;
         let fleet = self.app.store.fleet().await?;

@@ -1,3 +1,6 @@
+mod answers;
+mod report;
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,53 +14,23 @@ use holdfast_gateway::{CollectMode, CollectOrder, Gateway, VerifyTarget};
 use holdfast_proto::ids::MachineId;
 use holdfast_proto::v1::vault_service_server::VaultService;
 use holdfast_proto::v1::{
-    ByteRange, CheckDepth, CheckProgress, CheckReport, CheckVaultRequest, CheckVaultResponse,
-    CollectGarbageRequest, CollectGarbageResponse, CollectionProgress, CollectionReport, Finding,
-    GarbageCollection, GetVaultRequest, HeldMachine, RebuildCatalogueRequest, RebuildCatalogueResponse,
-    Vault, check_vault_response, collect_garbage_response,
+    CheckDepth, CheckReport, CheckVaultRequest, CheckVaultResponse, CollectGarbageRequest,
+    CollectGarbageResponse, GarbageCollection, GetVaultRequest, RebuildCatalogueRequest,
+    RebuildCatalogueResponse, Vault, check_vault_response, collect_garbage_response,
 };
-use holdfast_vault_engine::{
-    ClockTrust, CollectionProgress as Progress, Compaction, Finding as Found, VerifyDepth, VerifyProgress,
-};
+use holdfast_vault_engine::{ClockTrust, Compaction, VerifyDepth};
 
 use crate::app::App;
 use crate::collection;
 use crate::rpc_error::invalid;
-use crate::store::collection::{Occasion, ReportRow};
+use crate::store::collection::Occasion;
 
 use super::{caller, wire};
+use answers::Answers;
+use report::{check_progress, finding, progress_to_wire, report};
 
-/// Answers that may wait for the operator.
-const OUTBOUND: usize = 8;
 /// How often an operator hears how far something is, news or not: whoever hears nothing takes the controller for one that hangs.
 const TELL_EVERY: Duration = Duration::from_secs(30);
-/// How long they may stay unread.
-const READ_TIMEOUT: Duration = Duration::from_secs(600);
-
-/// Where the answers of one call go.
-struct Answers<T> {
-    sender: mpsc::Sender<Result<T, Status>>,
-    timeout: Duration,
-}
-
-/// The operator is gone, or does not read.
-struct Unread;
-
-impl<T> Answers<T> {
-    fn new() -> (Self, mpsc::Receiver<Result<T, Status>>) {
-        let (sender, receiver) = mpsc::channel(OUTBOUND);
-        (Self { sender, timeout: READ_TIMEOUT }, receiver)
-    }
-
-    async fn send(&self, answer: Result<T, Status>) -> Result<(), Unread> {
-        self.sender.send_timeout(answer, self.timeout).await.map_err(|_| Unread)
-    }
-
-    /// What waits for nobody: there will be newer.
-    fn offer(&self, answer: T) {
-        let _ = self.sender.try_send(Ok(answer));
-    }
-}
 
 #[derive(Clone, Debug)]
 pub(crate) struct VaultApi {
@@ -71,7 +44,7 @@ impl VaultService for VaultApi {
     type CollectGarbageStream = Pin<Box<dyn Stream<Item = Result<CollectGarbageResponse, Status>> + Send>>;
 
     async fn get_vault(&self, request: Request<GetVaultRequest>) -> Result<Response<Vault>, Status> {
-        caller::reader(&request)?;
+        let GetVaultRequest {} = caller::reader(request)?;
         let row = self.app.store.vault().await?;
         let last = self.app.store.last_collection().await?.map(|row| GarbageCollection {
             started_at: Some(wire::timestamp(row.started_at)),
@@ -95,14 +68,14 @@ impl VaultService for VaultApi {
         &self,
         request: Request<CheckVaultRequest>,
     ) -> Result<Response<Self::CheckVaultStream>, Status> {
-        let operator = caller::admin(&request)?.name.clone();
-        let order = check_order(&self.app, request.into_inner()).await?;
+        let (operator, request) = caller::admin(request)?;
+        let order = check_order(&self.app, request).await?;
         let (outbound, answers) = Answers::new();
         let api = self.clone();
         let work = async move {
             tokio::select! {
                 () = api.check(order, &operator, &outbound) => {}
-                () = outbound.sender.closed() => {}
+                () = outbound.abandoned() => {}
                 () = api.app.shutdown.cancelled() => {}
             }
         };
@@ -114,7 +87,7 @@ impl VaultService for VaultApi {
         &self,
         request: Request<RebuildCatalogueRequest>,
     ) -> Result<Response<RebuildCatalogueResponse>, Status> {
-        let operator = caller::admin(&request)?.name.clone();
+        let (operator, RebuildCatalogueRequest {}) = caller::admin(request)?;
         let rebuilt = self.gateway.rebuild_catalogue(&operator).await?;
         Ok(Response::new(RebuildCatalogueResponse {
             machines: rebuilt.machines,
@@ -128,14 +101,14 @@ impl VaultService for VaultApi {
         &self,
         request: Request<CollectGarbageRequest>,
     ) -> Result<Response<Self::CollectGarbageStream>, Status> {
-        let operator = caller::admin(&request)?.name.clone();
+        let (operator, request) = caller::admin(request)?;
         let (outbound, answers) = Answers::new();
         let api = self.clone();
         let work = async move {
             tokio::select! {
-                () = api.collect(request.into_inner(), &operator, &outbound) => {}
+                () = api.collect(request, &operator, &outbound) => {}
                 // What it began the next one finishes.
-                () = outbound.sender.closed() => {}
+                () = outbound.abandoned() => {}
                 () = api.app.shutdown.cancelled() => {}
             }
         };
@@ -246,86 +219,5 @@ impl VaultApi {
             }
             outbound.offer(answer(last.clone()));
         }
-    }
-}
-
-fn check_progress(so_far: VerifyProgress) -> CheckProgress {
-    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-    CheckProgress {
-        machines_done: count(so_far.machines_done),
-        machines: count(so_far.machines),
-        segments_done: count(so_far.segments_done),
-        segments: count(so_far.segments),
-        read_bytes: so_far.read_bytes,
-    }
-}
-
-fn finding(found: Found) -> Finding {
-    let point = found.point;
-    Finding {
-        machine_id: found.machine.to_string(),
-        machine_name: found.machine_name,
-        point_id: point.as_ref().and_then(|point| point.id).map(|id| id.to_string()).unwrap_or_default(),
-        seq: point.as_ref().map_or(0, |point| point.seq),
-        disk_name: point.as_ref().and_then(|point| point.disk.clone()).unwrap_or_default(),
-        ranges: point
-            .map(|point| point.ranges)
-            .unwrap_or_default()
-            .into_iter()
-            .map(|range| ByteRange { start: range.start, end: range.end })
-            .collect(),
-        reason: found.reason,
-    }
-}
-
-fn progress_to_wire(so_far: Progress) -> CollectionProgress {
-    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-    CollectionProgress {
-        machines_done: count(so_far.machines_done),
-        machines: count(so_far.machines),
-        condemned_bytes: so_far.condemned_bytes,
-        compacted_bytes: so_far.compacted_bytes,
-        read_bytes: so_far.read_bytes,
-    }
-}
-
-fn report(row: ReportRow) -> CollectionReport {
-    let held = row
-        .held_machines
-        .into_iter()
-        .map(|held| HeldMachine { machine_id: held.machine.to_string(), reason: held.reason });
-    CollectionReport {
-        purged_points: row.purged_points,
-        condemned_segments: row.condemned_segments,
-        condemned_bytes: row.condemned_bytes,
-        deleted_segments: row.deleted_segments,
-        deleted_bytes: row.deleted_bytes,
-        compacted_segments: row.compacted_segments,
-        compacted_bytes: row.compacted_bytes,
-        waiting_backups: row.waiting_backups,
-        held_machines: held.collect(),
-        read_bytes: row.read_bytes,
-        clock_leap: row.clock_leap_seconds.map(|seconds| prost_types::Duration {
-            seconds: i64::try_from(seconds).unwrap_or(i64::MAX),
-            nanos: 0,
-        }),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn an_operator_who_does_not_read_keeps_nothing_waiting() {
-        let (mut answers, receiver) = Answers::<u32>::new();
-        answers.timeout = Duration::from_millis(20);
-        for number in 0..3 * OUTBOUND {
-            answers.offer(u32::try_from(number).unwrap());
-        }
-        let last = tokio::time::timeout(Duration::from_secs(60), answers.send(Ok(7))).await;
-        assert!(last.expect("it waits").is_err());
-        drop(receiver);
-        assert!(answers.send(Ok(7)).await.is_err());
     }
 }

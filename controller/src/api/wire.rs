@@ -7,6 +7,7 @@ use uuid::Uuid;
 use holdfast_proto::v1;
 
 use crate::domain::error::{Fault, JobError};
+use crate::domain::job::Consistency;
 use crate::store::page::{self, Page, PageSize, Sorted};
 use crate::store::request::RequestKey;
 
@@ -22,12 +23,11 @@ pub(super) fn timestamp(at: DateTime<Utc>) -> prost_types::Timestamp {
     }
 }
 
-pub(super) fn consistency(text: &str) -> v1::Consistency {
-    match text {
-        "application" => v1::Consistency::Application,
-        "file_system" => v1::Consistency::FileSystem,
-        "crash" => v1::Consistency::Crash,
-        _ => v1::Consistency::Unspecified,
+pub(super) fn consistency(consistency: Consistency) -> v1::Consistency {
+    match consistency {
+        Consistency::Application => v1::Consistency::Application,
+        Consistency::FileSystem => v1::Consistency::FileSystem,
+        Consistency::Crash => v1::Consistency::Crash,
     }
 }
 

@@ -19,6 +19,9 @@ pub(crate) struct MachineView<'m> {
     /// Since when its name and labels are as they are.
     pub(crate) labelled_at: DateTime<Utc>,
     pub(crate) quarantine: Option<&'m str>,
+    pub(crate) removed_at: Option<DateTime<Utc>>,
+    /// One that was found in the vault has none until somebody enrols one.
+    pub(crate) has_agent: bool,
     pub(crate) online: bool,
     pub(crate) last_seen_at: Option<DateTime<Utc>>,
     /// The newest slot that a point serves; when that point was made does not matter.
@@ -46,6 +49,19 @@ pub(crate) fn protection<'p>(
     now: DateTime<Utc>,
 ) -> Protection<'p> {
     let mut conditions = Vec::new();
+    if machine.removed_at.is_some() {
+        return Protection { policy: None, conditions };
+    }
+    if !machine.has_agent {
+        conditions.push(Condition {
+            code: "no_agent",
+            message: "it was found in the vault and has no agent: nothing is backed up, and no policy deletes its points".to_owned(),
+            action: format!(
+                "enrol its agent with a token of `holdfast token create --machine {name}`, or `holdfast machine remove {name}`",
+                name = machine.name
+            ),
+        });
+    }
     if let Some(reason) = machine.quarantine {
         conditions.push(Condition {
             code: "clone",
@@ -77,7 +93,9 @@ pub(crate) fn protection<'p>(
             None
         }
     };
-    if let Some(policy) = policy {
+    if let Some(policy) = policy
+        && machine.has_agent
+    {
         conditions.extend(objective_missed(machine, policy, now));
         conditions.extend(offline(machine, now));
     }
@@ -85,20 +103,22 @@ pub(crate) fn protection<'p>(
 }
 
 /// What is to be known of a machine's points, whether a policy asks for them or not: somebody counts on those that are there.
-pub(crate) fn damaged(machine: &str, points: i64) -> Option<Condition> {
+pub(crate) fn damaged(machine: &MachineView<'_>, points: i64) -> Option<Condition> {
     let message = match points {
         ..=0 => return None,
         1 => "a point of it is damaged and does not restore".to_owned(),
         points => format!("{points} points of it are damaged and do not restore"),
     };
-    Some(Condition {
-        code: POINTS_DAMAGED,
-        message,
-        action: format!(
-            "`holdfast backup {machine}` makes a whole one; `holdfast vault check --machine {machine} --read-data` tells what is \
+    let name = machine.name;
+    let action = match machine.removed_at {
+        None => format!(
+            "`holdfast backup {name}` makes a whole one; `holdfast vault check --machine {name} --read-data` tells what is \
              damaged; delete the points that stay so"
         ),
-    })
+        Some(_) => "`holdfast vault check --read-data` tells what is damaged; delete the points that stay so"
+            .to_owned(),
+    };
+    Some(Condition { code: POINTS_DAMAGED, message, action })
 }
 
 fn objective_missed(machine: &MachineView<'_>, policy: &Policy, now: DateTime<Utc>) -> Option<Condition> {

@@ -68,6 +68,17 @@ impl JobError {
         }
     }
 
+    /// It was still queued.
+    pub(crate) fn machine_removed() -> Self {
+        Self {
+            code: "machine_removed".to_owned(),
+            fault: Fault::User,
+            retryable: false,
+            message: "the machine was removed before the job began".to_owned(),
+            action: String::new(),
+        }
+    }
+
     pub(crate) fn overlap() -> Self {
         Self {
             code: "overlap".to_owned(),

@@ -70,10 +70,10 @@ fn foreign_certificate() -> Status {
 }
 
 pub(crate) fn revoked(agent: AgentId) -> Status {
-    user_error("agent_revoked", format!("agent {agent} is not enrolled here, or it was revoked"))
+    user_error("agent_revoked", format!("agent {agent} is not enrolled here: its machine was removed, or another agent took its place"))
         .action(
-            "enrol the agent again with a new token: `holdfast token create --machine NAME`, then \
-             `holdfast-agent enrol --force`",
+            "enrol the agent again with a new token: `holdfast token create`, with `--machine NAME` if `holdfast machine list` \
+             shows the machine, then `holdfast-agent enrol --force`",
         )
         .into_status(Code::PermissionDenied)
 }

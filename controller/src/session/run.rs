@@ -125,7 +125,9 @@ async fn refuse_clone_of(app: &App, old: &Live) -> Result<(), Status> {
     warn!(%agent, %machine, "clone detected: both are quarantined");
     app.store.quarantine(machine, reason).await?;
     let status = quarantined(reason);
-    app.sessions.close_machine(machine, &status);
+    for live in app.sessions.of_machine(machine) {
+        live.close(status.clone());
+    }
     Err(status)
 }
 

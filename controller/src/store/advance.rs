@@ -196,7 +196,7 @@ impl JobToAdvance {
     pub(super) async fn load(connection: &mut PgConnection, job: JobId) -> Result<Self, StoreError> {
         #[derive(sqlx::FromRow)]
         struct Row {
-            state: String,
+            state: JobState,
             cancel_requested: bool,
             round: i32,
             has_snapshot: bool,
@@ -213,11 +213,9 @@ impl JobToAdvance {
         .fetch_one(connection)
         .await
         .during("read a job")?;
-        let state = JobState::parse(&row.state)
-            .ok_or_else(|| StoreError::Corrupt { what: format!("job state {:?}", row.state) })?;
         Ok(Self {
             id: job,
-            state,
+            state: row.state,
             cancel_requested: row.cancel_requested,
             round: row.round,
             has_snapshot: row.has_snapshot,

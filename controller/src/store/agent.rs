@@ -175,12 +175,15 @@ async fn take_over(
     machine: MachineId,
     new: &NewAgent,
 ) -> Result<MachineId, StoreError> {
-    let (name, quarantine): (String, Option<String>) =
-        sqlx::query_as("SELECT name, quarantine FROM machines WHERE id = $1 FOR UPDATE")
-            .bind(machine.0)
-            .fetch_one(&mut *connection)
-            .await
-            .during("find the machine to take over")?;
+    let row: Option<(String, Option<String>)> = sqlx::query_as(
+        "SELECT name, quarantine FROM machines WHERE id = $1 AND removed_at IS NULL FOR UPDATE",
+    )
+    .bind(machine.0)
+    .fetch_optional(&mut *connection)
+    .await
+    .during("find the machine to take over")?;
+    // It was removed since the token was made.
+    let (name, quarantine) = row.ok_or(StoreError::TokenRefused)?;
     if name != new.machine_name {
         return Err(StoreError::OtherMachine { name, given: new.machine_name.clone() });
     }
@@ -190,21 +193,28 @@ async fn take_over(
         .execute(&mut *connection)
         .await
         .during("take a machine over")?;
-    let old: Option<(Uuid, i64)> = sqlx::query_as(
-        "DELETE FROM agents a USING agent_sessions s WHERE a.machine_id = $1 AND s.agent_id = a.id
-         RETURNING a.id, s.epoch",
-    )
-    .bind(machine.0)
-    .fetch_optional(&mut *connection)
-    .await
-    .during("forget a machine's old agent")?;
-    let (old, epoch) = old.unzip();
+    let (old, epoch) = forget(connection, machine).await?.unzip();
     // Not 0, with which a machine counts as one that never was: it may have points.
     insert_agent(connection, machine, epoch.unwrap_or(0) + 1, new).await?;
     let detail = json!({ "machine": name, "token": token::short(&new.token_sha256), "serial": new.serial,
         "old_agent": old, "quarantine": quarantine });
     record(connection, "agent.take_over", machine, new.agent, detail).await?;
     Ok(machine)
+}
+
+/// Forgets a machine's agent, so that whatever it still says is refused; answers its id and the epoch of its last session.
+pub(super) async fn forget(
+    connection: &mut PgConnection,
+    machine: MachineId,
+) -> Result<Option<(Uuid, i64)>, StoreError> {
+    sqlx::query_as(
+        "DELETE FROM agents a USING agent_sessions s WHERE a.machine_id = $1 AND s.agent_id = a.id
+         RETURNING a.id, s.epoch",
+    )
+    .bind(machine.0)
+    .fetch_optional(connection)
+    .await
+    .during("forget a machine's agent")
 }
 
 async fn insert_agent(

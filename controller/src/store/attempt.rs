@@ -1,6 +1,8 @@
 //! What becomes of an attempt of a step. What follows for its job is decided by `domain::backup` and carried out by
 //! `advance`.
 
+mod history;
+
 use std::time::Duration;
 
 use sqlx::postgres::PgConnection;
@@ -17,6 +19,9 @@ use crate::domain::snapshot::TakenSnapshot;
 use super::advance::{JobToAdvance, advance};
 use super::slot::LockedSlot;
 use super::{During, Store, StoreError};
+
+pub(super) use history::noted_end;
+use history::{note_end, record_attempt};
 
 /// How an attempt ended, with what has to be kept of it.
 #[derive(Clone, Debug)]
@@ -53,8 +58,8 @@ pub(crate) enum Recorded {
 struct StepForUpdate {
     id: Uuid,
     job_id: Uuid,
-    kind: String,
-    state: String,
+    kind: StepKind,
+    state: StepState,
     attempt: i64,
     tries: i32,
     committing_seq: Option<i64>,
@@ -85,11 +90,11 @@ impl Store {
             Box::pin(async move {
                 let Some(slot) = LockedSlot::of_step(connection, step).await? else { return Ok(()) };
                 let row = load_step(connection, step).await?;
-                if row.state()? != StepState::Pending {
+                if row.state != StepState::Pending {
                     return Ok(());
                 }
                 let job = JobToAdvance::load(connection, JobId(row.job_id)).await?;
-                let next = after_step(&job.view(), row.ended()?, StepOutcome::GivenUp);
+                let next = after_step(&job.view(), row.ended(), StepOutcome::GivenUp);
                 advance(connection, &slot, &job, row.id, next, retry_delay).await
             })
         })
@@ -138,7 +143,7 @@ pub(super) async fn end_attempt(
     if step.attempt != key.attempt {
         return Ok(Recorded::Stale);
     }
-    let (kind, state) = (step.kind()?, step.state()?);
+    let (kind, state) = (step.kind, step.state);
     if !state.is_out() {
         let repeated = match end {
             AttemptEnd::SnapshotTaken(_) | AttemptEnd::Transferred { .. } | AttemptEnd::Released => {
@@ -166,7 +171,7 @@ pub(super) async fn end_attempt(
     let outcome = keep(connection, &step, kind, end).await?;
     let job = JobToAdvance::load(connection, JobId(step.job_id)).await?;
     record_attempt(connection, &step, &outcome).await?;
-    let next = after_step(&job.view(), step.ended()?, outcome);
+    let next = after_step(&job.view(), step.ended(), outcome);
     advance(connection, slot, &job, step.id, next, retry_delay).await?;
     Ok(Recorded::Yes)
 }
@@ -224,55 +229,6 @@ async fn keep(
     })
 }
 
-/// Keeps what was said of an attempt whose commit is not settled. That it is lost is only said by those who do not know better.
-async fn note_end(
-    connection: &mut PgConnection,
-    step: &StepForUpdate,
-    end: AttemptEnd,
-) -> Result<(), StoreError> {
-    let (name, error) = match end {
-        AttemptEnd::Failed(error) => ("failed", Some(Json(error))),
-        AttemptEnd::Cancelled => ("cancelled", None),
-        AttemptEnd::Lost => ("lost", None),
-        AttemptEnd::SnapshotTaken(_) | AttemptEnd::Transferred { .. } | AttemptEnd::Released => {
-            ("failed", Some(Json(JobError::wrong_report())))
-        }
-    };
-    sqlx::query(
-        "UPDATE step_attempts SET outcome = $3, error = $4
-         WHERE step_id = $1 AND attempt = $2 AND (outcome IS NULL OR outcome = 'lost')",
-    )
-    .bind(step.id)
-    .bind(step.attempt)
-    .bind(name)
-    .bind(error)
-    .execute(connection)
-    .await
-    .during("keep what was said of an attempt")?;
-    Ok(())
-}
-
-/// What was said of an attempt while its commit was not settled.
-pub(super) async fn noted_end(
-    connection: &mut PgConnection,
-    step: StepId,
-    attempt: i64,
-) -> Result<Option<AttemptEnd>, StoreError> {
-    let row: Option<(Option<String>, Option<Json<JobError>>)> =
-        sqlx::query_as("SELECT outcome, error FROM step_attempts WHERE step_id = $1 AND attempt = $2")
-            .bind(step.0)
-            .bind(attempt)
-            .fetch_optional(connection)
-            .await
-            .during("read what was said of an attempt")?;
-    Ok(row.and_then(|(outcome, error)| match (outcome.as_deref(), error) {
-        (Some("failed"), Some(error)) => Some(AttemptEnd::Failed(error.0)),
-        (Some("cancelled"), _) => Some(AttemptEnd::Cancelled),
-        (Some("lost"), _) => Some(AttemptEnd::Lost),
-        _ => None,
-    }))
-}
-
 /// What the machine's newest point of all disks has, if the job wants all disks too. Of a point whose job is forgotten it is
 /// taken to be one of those.
 async fn disks_of_last_point(connection: &mut PgConnection, job: Uuid) -> Result<Vec<String>, StoreError> {
@@ -292,28 +248,6 @@ async fn disks_of_last_point(connection: &mut PgConnection, job: Uuid) -> Result
     Ok(rows.into_iter().map(|(name,)| name).collect())
 }
 
-async fn record_attempt(
-    connection: &mut PgConnection,
-    step: &StepForUpdate,
-    outcome: &StepOutcome,
-) -> Result<(), StoreError> {
-    let (name, error) = match outcome {
-        StepOutcome::Done => ("done", None),
-        StepOutcome::Failed(error) => ("failed", Some(Json(error))),
-        StepOutcome::Cancelled => ("cancelled", None),
-        StepOutcome::Lost | StepOutcome::GivenUp => ("lost", None),
-    };
-    sqlx::query("UPDATE step_attempts SET outcome = $3, error = $4, ended_at = now() WHERE step_id = $1 AND attempt = $2")
-        .bind(step.id)
-        .bind(step.attempt)
-        .bind(name)
-        .bind(error)
-        .execute(connection)
-        .await
-        .during("record an attempt's end")?;
-    Ok(())
-}
-
 async fn load_step(connection: &mut PgConnection, step: StepId) -> Result<StepForUpdate, StoreError> {
     sqlx::query_as("SELECT id, job_id, kind, state, attempt, tries, committing_seq FROM steps WHERE id = $1")
         .bind(step.0)
@@ -323,17 +257,7 @@ async fn load_step(connection: &mut PgConnection, step: StepId) -> Result<StepFo
 }
 
 impl StepForUpdate {
-    fn ended(&self) -> Result<EndedStep, StoreError> {
-        Ok(EndedStep { kind: self.kind()?, tries: self.tries })
-    }
-
-    fn kind(&self) -> Result<StepKind, StoreError> {
-        StepKind::parse(&self.kind)
-            .ok_or_else(|| StoreError::Corrupt { what: format!("step kind {:?}", self.kind) })
-    }
-
-    fn state(&self) -> Result<StepState, StoreError> {
-        StepState::parse(&self.state)
-            .ok_or_else(|| StoreError::Corrupt { what: format!("step state {:?}", self.state) })
+    fn ended(&self) -> EndedStep {
+        EndedStep { kind: self.kind, tries: self.tries }
     }
 }

@@ -24,12 +24,12 @@ pub(crate) struct ClaimedStep {
 #[derive(sqlx::FromRow)]
 struct ClaimedRow {
     step_id: Uuid,
-    kind: String,
+    kind: StepKind,
     attempt: i64,
     agent_id: Uuid,
     disk_names: Vec<String>,
     snapshot_id: Option<Uuid>,
-    minimum_consistency: String,
+    minimum_consistency: Consistency,
 }
 
 impl Store {
@@ -63,23 +63,15 @@ impl Store {
                 })
             })
             .await?;
-        rows.into_iter()
-            .map(|row| {
-                let kind = StepKind::parse(&row.kind)
-                    .ok_or_else(|| StoreError::Corrupt { what: format!("step kind {:?}", row.kind) })?;
-                let minimum = Consistency::parse(&row.minimum_consistency).ok_or_else(|| {
-                    StoreError::Corrupt { what: format!("consistency {:?}", row.minimum_consistency) }
-                })?;
-                Ok(ClaimedStep {
-                    step: StepId(row.step_id),
-                    kind,
-                    attempt: row.attempt,
-                    agent: AgentId(row.agent_id),
-                    disk_names: row.disk_names,
-                    snapshot_id: row.snapshot_id,
-                    minimum,
-                })
-            })
-            .collect()
+        let claimed = |row: ClaimedRow| ClaimedStep {
+            step: StepId(row.step_id),
+            kind: row.kind,
+            attempt: row.attempt,
+            agent: AgentId(row.agent_id),
+            disk_names: row.disk_names,
+            snapshot_id: row.snapshot_id,
+            minimum: row.minimum_consistency,
+        };
+        Ok(rows.into_iter().map(claimed).collect())
     }
 }

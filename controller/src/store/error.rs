@@ -21,6 +21,14 @@ pub(crate) enum StoreError {
     NotFound { noun: &'static str, name: String },
     #[error("the machine name {name:?} is taken by another machine")]
     NameTaken { name: String },
+    #[error("the machine {name:?} was removed")]
+    MachineRemoved { id: uuid::Uuid, name: String },
+    #[error("the machine is quarantined: {reason}")]
+    MachineQuarantined { reason: String },
+    #[error("the machine {name:?} has no agent: it was found in the vault")]
+    NoAgent { name: String },
+    #[error("a job of the machine runs: {job}")]
+    MachineBusy { job: uuid::Uuid },
     #[error("the enrolment token is for the machine {name:?}, not for {given:?}")]
     OtherMachine { name: String, given: String },
     #[error("the enrolment token is unknown, expired or used up")]
@@ -52,7 +60,12 @@ pub(crate) trait During<T> {
 
 impl<T> During<T> for Result<T, sqlx::Error> {
     fn during(self, operation: &'static str) -> Result<T, StoreError> {
-        self.map_err(|source| StoreError::Query { operation, source })
+        self.map_err(|source| match source {
+            sqlx::Error::ColumnDecode { index, source } => {
+                StoreError::Corrupt { what: format!("{index}: {source}") }
+            }
+            source => StoreError::Query { operation, source },
+        })
     }
 }
 

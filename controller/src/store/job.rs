@@ -2,7 +2,6 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde_json::json;
-use sqlx::postgres::PgConnection;
 use sqlx::types::Json;
 use uuid::Uuid;
 
@@ -10,11 +9,10 @@ use holdfast_proto::ids::{AgentId, JobId, MachineId, StepId};
 
 use crate::domain::backup::cancel_pending;
 use crate::domain::error::JobError;
-use crate::domain::job::{Consistency, JobState, StepKind};
+use crate::domain::job::{JobState, StepKind, StepState};
 
 use super::advance::{JobToAdvance, advance, end_queued};
 use super::page::{Page, PageSize, Sorted};
-use super::request::{self, RequestKey};
 use super::slot::LockedSlot;
 use super::{During, Store, StoreError, audit};
 
@@ -22,8 +20,7 @@ use super::{During, Store, StoreError, audit};
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub(crate) struct JobRow {
     pub(crate) id: Uuid,
-    pub(crate) kind: String,
-    pub(crate) state: String,
+    pub(crate) state: JobState,
     pub(crate) machine_id: Uuid,
     pub(crate) machine_name: String,
     pub(crate) disk_names: Vec<String>,
@@ -40,11 +37,11 @@ pub(crate) struct JobRow {
     pub(crate) steps: Json<Vec<StepRow>>,
 }
 
-#[derive(Clone, Debug, serde::Deserialize, serde::Serialize)]
+#[derive(Clone, Debug, serde::Deserialize)]
 pub(crate) struct StepRow {
     pub(crate) id: Uuid,
-    pub(crate) kind: String,
-    pub(crate) state: String,
+    pub(crate) kind: StepKind,
+    pub(crate) state: StepState,
     pub(crate) attempt: i64,
     pub(crate) started_at: Option<DateTime<Utc>>,
     pub(crate) ended_at: Option<DateTime<Utc>>,
@@ -53,29 +50,6 @@ pub(crate) struct StepRow {
     pub(crate) changed_bytes: u64,
     pub(crate) sent_bytes: u64,
     pub(crate) error: Option<JobError>,
-}
-
-/// A backup that somebody asked for.
-#[derive(Clone, Debug)]
-pub(crate) struct NewBackup {
-    pub(crate) machine: MachineId,
-    /// Empty: all disks.
-    pub(crate) disk_names: Vec<String>,
-    pub(crate) requested_by: String,
-    pub(crate) request: Option<RequestKey>,
-    /// Within so long it is to be complete; one that is not started by then expires.
-    pub(crate) complete_within: Duration,
-    /// The policy whose rules it follows.
-    pub(crate) policy: Option<AppliedPolicy>,
-    pub(crate) minimum: Consistency,
-}
-
-/// A policy as it was when a job was made.
-#[derive(Clone, Debug)]
-pub(crate) struct AppliedPolicy {
-    pub(crate) id: Uuid,
-    pub(crate) name: String,
-    pub(crate) revision: i64,
 }
 
 /// An attempt that has to be told to stop.
@@ -102,11 +76,6 @@ impl Sorted for JobRow {
 }
 
 impl Store {
-    /// Queues a backup with its three steps; answers the first job of a repeated request.
-    pub(crate) async fn create_backup(&self, new: NewBackup) -> Result<JobId, StoreError> {
-        self.transaction("queue a backup", move |connection| Box::pin(insert_backup(connection, new))).await
-    }
-
     pub(crate) async fn find_job(&self, job: JobId) -> Result<JobRow, StoreError> {
         sqlx::query_as(concat!(include_str!("sql/job.sql"), "WHERE j.id = $1"))
             .bind(job.0)
@@ -172,7 +141,7 @@ impl Store {
                     let error = JobError::cancelled();
                     return end_queued(connection, &slot, job, JobState::Cancelled, &error).await;
                 }
-                let pending: Option<(Uuid, String)> = sqlx::query_as(
+                let pending: Option<(Uuid, StepKind)> = sqlx::query_as(
                     "SELECT id, kind FROM steps WHERE job_id = $1 AND state = 'pending' AND ready_at IS NOT NULL",
                 )
                 .bind(job.0)
@@ -180,7 +149,6 @@ impl Store {
                 .await
                 .during("find the step to cancel")?;
                 if let Some((step, kind)) = pending
-                    && let Some(kind) = StepKind::parse(&kind)
                     && let Some(next) = cancel_pending(&row.view(), kind)
                 {
                     advance(connection, &slot, &row, step, next, Duration::ZERO).await?;
@@ -213,56 +181,4 @@ impl Store {
             })
             .collect())
     }
-}
-
-async fn insert_backup(connection: &mut PgConnection, new: NewBackup) -> Result<JobId, StoreError> {
-    let job = JobId::generate();
-    if let Some(key) = new.request
-        && let Some(first) = request::claim(connection, key, job.0).await?
-    {
-        return Ok(JobId(first));
-    }
-    for name in &new.disk_names {
-        let known: Option<(i32,)> = sqlx::query_as("SELECT 1 FROM disks WHERE machine_id = $1 AND name = $2")
-            .bind(new.machine.0)
-            .bind(name)
-            .fetch_optional(&mut *connection)
-            .await
-            .during("check a disk's name")?;
-        if known.is_none() {
-            return Err(StoreError::NoSuchDisk { name: name.clone() });
-        }
-    }
-    sqlx::query(
-        "INSERT INTO jobs (id, kind, state, machine_id, disk_names, requested_by, expires_at, deadline,
-                           policy_id, policy_name, policy_revision, minimum_consistency)
-         VALUES ($1, 'backup', 'queued', $2, $3, $4, now() + $5, now() + $5, $6, $7, $8, $9)",
-    )
-    .bind(job.0)
-    .bind(new.machine.0)
-    .bind(&new.disk_names)
-    .bind(&new.requested_by)
-    .bind(new.complete_within)
-    .bind(new.policy.as_ref().map(|policy| policy.id))
-    .bind(new.policy.as_ref().map(|policy| policy.name.clone()))
-    .bind(new.policy.as_ref().map(|policy| policy.revision))
-    .bind(new.minimum.as_str())
-    .execute(&mut *connection)
-    .await
-    .during("queue a backup")?;
-    for kind in StepKind::IN_ORDER {
-        sqlx::query(
-            "INSERT INTO steps (id, job_id, kind, state, ready_at)
-             VALUES ($1, $2, $3, 'pending', CASE WHEN $3 = 'take_snapshot' THEN now() END)",
-        )
-        .bind(StepId::generate().0)
-        .bind(job.0)
-        .bind(kind.as_str())
-        .execute(&mut *connection)
-        .await
-        .during("queue a step")?;
-    }
-    let detail = json!({ "machine": new.machine.to_string(), "disks": new.disk_names });
-    audit::record(connection, &new.requested_by, "backup.start", &job.to_string(), detail).await?;
-    Ok(job)
 }

@@ -1,16 +1,21 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
+use sqlx::postgres::PgConnection;
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use holdfast_proto::ids::MachineId;
+use holdfast_proto::ids::{JobId, MachineId};
 
 use crate::domain::condition::MachineView;
+use crate::domain::error::JobError;
+use crate::domain::job::JobState;
 use crate::domain::snapshot::DiskRow;
 
+use super::advance::end_queued;
 use super::page::{Page, PageSize, Sorted};
-use super::{During, Store, StoreError};
+use super::slot::LockedSlot;
+use super::{During, Store, StoreError, agent};
 
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub(crate) struct MachineRow {
@@ -32,6 +37,8 @@ pub(crate) struct FleetRow {
     pub(crate) labels: Json<BTreeMap<String, String>>,
     pub(crate) labelled_at: DateTime<Utc>,
     pub(crate) quarantine: Option<String>,
+    pub(crate) removed_at: Option<DateTime<Utc>>,
+    pub(crate) has_agent: bool,
     pub(crate) online: bool,
     pub(crate) last_seen_at: Option<DateTime<Utc>>,
     pub(crate) last_point_at: Option<DateTime<Utc>>,
@@ -46,11 +53,21 @@ impl FleetRow {
             labels: &self.labels,
             labelled_at: self.labelled_at,
             quarantine: self.quarantine.as_deref(),
+            removed_at: self.removed_at,
+            has_agent: self.has_agent,
             online: self.online,
             last_seen_at: self.last_seen_at,
             served_until: self.served_until,
         }
     }
+}
+
+/// Which machines are listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shown {
+    Living,
+    /// Those that were removed as well.
+    All,
 }
 
 /// Labels to set, and keys to remove.
@@ -65,41 +82,64 @@ pub(crate) const MAX_LABELS: usize = 64;
 
 impl Sorted for MachineRow {
     fn sort_key(&self) -> String {
-        self.facts.name.clone()
+        format!("{} {}", self.facts.name, self.facts.id)
+    }
+}
+
+/// The name and id that a page comes after.
+pub(crate) fn parse_name_key(key: &str) -> Option<(String, Uuid)> {
+    let (name, id) = key.split_once(' ')?;
+    Some((name.to_owned(), id.parse().ok()?))
+}
+
+impl MachineRow {
+    /// Of a removed machine nothing may be done but read.
+    pub(crate) fn living(self) -> Result<Self, StoreError> {
+        match self.facts.removed_at {
+            None => Ok(self),
+            Some(_) => Err(StoreError::MachineRemoved { id: self.facts.id, name: self.facts.name }),
+        }
     }
 }
 
 impl Store {
-    /// Finds a machine by its id or unique name.
+    /// Finds a machine by its id or name: of several that had the name the one that has it, or else had it last.
     pub(crate) async fn find_machine(&self, name_or_id: &str) -> Result<MachineRow, StoreError> {
-        sqlx::query_as(concat!(include_str!("sql/machine.sql"), "WHERE m.id = $1 OR m.name = $2"))
-            .bind(Uuid::parse_str(name_or_id).ok())
-            .bind(name_or_id)
-            .fetch_optional(&self.pool)
-            .await
-            .during("find a machine")?
-            .ok_or_else(|| StoreError::NotFound { noun: "machine", name: name_or_id.to_owned() })
+        sqlx::query_as(concat!(
+            include_str!("sql/machine.sql"),
+            "WHERE m.id = $1 OR m.name = $2 ORDER BY m.removed_at DESC NULLS FIRST LIMIT 1"
+        ))
+        .bind(Uuid::parse_str(name_or_id).ok())
+        .bind(name_or_id)
+        .fetch_optional(&self.pool)
+        .await
+        .during("find a machine")?
+        .ok_or_else(|| StoreError::NotFound { noun: "machine", name: name_or_id.to_owned() })
     }
 
-    /// Lists machines by name, after the name `after`.
+    /// Lists machines by name.
     pub(crate) async fn list_machines(
         &self,
-        after: Option<&str>,
+        shown: Shown,
+        after: Option<(String, Uuid)>,
         size: PageSize,
     ) -> Result<Page<MachineRow>, StoreError> {
+        let (after_name, after_id) = after.unwrap_or_default();
         let rows = sqlx::query_as(concat!(
             include_str!("sql/machine.sql"),
-            "WHERE m.name > $1 ORDER BY m.name LIMIT $2"
+            "WHERE (m.name, m.id) > ($1, $2) AND ($4 OR m.removed_at IS NULL) ORDER BY m.name, m.id LIMIT $3"
         ))
-        .bind(after.unwrap_or(""))
+        .bind(after_name)
+        .bind(after_id)
         .bind(size.limit())
+        .bind(shown == Shown::All)
         .fetch_all(&self.pool)
         .await
         .during("list machines")?;
         Ok(size.page(rows))
     }
 
-    /// Every machine, by name.
+    /// Every machine that is not removed, by name.
     pub(crate) async fn fleet(&self) -> Result<Vec<FleetRow>, StoreError> {
         sqlx::query_as(include_str!("sql/fleet.sql")).fetch_all(&self.pool).await.during("read the fleet")
     }
@@ -141,6 +181,39 @@ impl Store {
                 let detail = serde_json::json!({ "before": before, "after": labels });
                 super::audit::record(connection, &operator, "machine.label", &machine.to_string(), detail)
                     .await
+            })
+        })
+        .await
+    }
+
+    /// Ends a machine's protection, unless a job of it runs. Its row and points stay. What is removed already stays so.
+    pub(crate) async fn remove_machine(&self, machine: MachineId, operator: &str) -> Result<(), StoreError> {
+        let operator = operator.to_owned();
+        self.transaction("remove a machine", move |connection| {
+            Box::pin(async move {
+                let slot = LockedSlot::of_machine(connection, machine).await?;
+                // Excludes whoever makes a job for it, who has its row locked until that job is seen here.
+                let row: Option<(String, bool)> =
+                    sqlx::query_as("SELECT name, removed_at IS NOT NULL FROM machines WHERE id = $1 FOR UPDATE")
+                        .bind(machine.0)
+                        .fetch_optional(&mut *connection)
+                        .await
+                        .during("find a machine to remove")?;
+                let Some((name, is_removed)) = row else {
+                    return Err(StoreError::NotFound { noun: "machine", name: machine.to_string() });
+                };
+                if is_removed {
+                    return Ok(());
+                }
+                let cancelled = end_jobs(connection, &slot).await?;
+                let agent = agent::forget(connection, machine).await?;
+                sqlx::query("UPDATE machines SET removed_at = now(), quarantine = NULL WHERE id = $1")
+                    .bind(machine.0)
+                    .execute(&mut *connection)
+                    .await
+                    .during("remove a machine")?;
+                let detail = serde_json::json!({ "name": name, "agent": agent.map(|(agent, _)| agent), "cancelled_jobs": cancelled });
+                super::audit::record(connection, &operator, "machine.remove", &machine.to_string(), detail).await
             })
         })
         .await
@@ -202,4 +275,23 @@ impl Store {
         })
         .await
     }
+}
+
+/// Cancels what is queued for a machine that is being removed; answers what that was.
+async fn end_jobs(connection: &mut PgConnection, slot: &LockedSlot) -> Result<Vec<Uuid>, StoreError> {
+    let rows: Vec<(Uuid, String)> = sqlx::query_as(
+        "SELECT id, state FROM jobs WHERE machine_id = $1 AND state IN ('queued', 'running') ORDER BY state DESC",
+    )
+    .bind(slot.machine.0)
+    .fetch_all(&mut *connection)
+    .await
+    .during("list the jobs of a machine to remove")?;
+    for (job, state) in &rows {
+        if state == JobState::Running.as_str() {
+            return Err(StoreError::MachineBusy { job: *job });
+        }
+        let error = JobError::machine_removed();
+        end_queued(connection, slot, JobId(*job), JobState::Cancelled, &error).await?;
+    }
+    Ok(rows.into_iter().map(|(job, _)| job).collect())
 }

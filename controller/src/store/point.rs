@@ -6,6 +6,9 @@ use uuid::Uuid;
 use holdfast_gateway::{CataloguedPoint, PointLocation};
 use holdfast_proto::ids::{MachineId, PointId};
 
+use crate::domain::job::Consistency;
+use crate::domain::point::{LockMode, PointState};
+
 use super::page::{Page, PageSize, Sorted, time_key};
 use super::{During, Store, StoreError, audit};
 
@@ -18,14 +21,14 @@ pub(crate) struct PointRow {
     pub(crate) hash: [u8; 32],
     pub(crate) decisions: i32,
     pub(crate) created_at: DateTime<Utc>,
-    pub(crate) consistency: String,
-    pub(crate) state: String,
+    pub(crate) consistency: Consistency,
+    pub(crate) state: PointState,
     pub(crate) disks: Json<Vec<PointDiskRow>>,
     pub(crate) deleted_at: Option<DateTime<Utc>>,
     pub(crate) purge_after: Option<DateTime<Utc>>,
-    pub(crate) lock_mode: Option<String>,
+    pub(crate) lock_mode: Option<LockMode>,
     pub(crate) locked_until: Option<DateTime<Utc>>,
-    pub(crate) retained_mode: Option<String>,
+    pub(crate) retained_mode: Option<LockMode>,
     pub(crate) retained_until: Option<DateTime<Utc>>,
 }
 

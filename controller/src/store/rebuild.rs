@@ -28,7 +28,7 @@ impl Store {
             Box::pin(async move {
                 let added: Option<(String,)> = sqlx::query_as(
                     "INSERT INTO machines (id, name)
-                     VALUES ($1, CASE WHEN EXISTS (SELECT 1 FROM machines WHERE name = $2) THEN $3 ELSE $2 END)
+                     VALUES ($1, CASE WHEN EXISTS (SELECT 1 FROM machines WHERE name = $2 AND removed_at IS NULL) THEN $3 ELSE $2 END)
                      ON CONFLICT (id) DO NOTHING RETURNING name",
                 )
                 .bind(machine.0)

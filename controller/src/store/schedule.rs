@@ -1,25 +1,14 @@
-use chrono::{DateTime, TimeDelta, Utc};
-use sqlx::postgres::PgConnection;
-use sqlx::types::Json;
-use uuid::Uuid;
+use chrono::{DateTime, Utc};
 
-use holdfast_proto::ids::{JobId, MachineId, StepId};
+use holdfast_proto::ids::{JobId, MachineId};
 
-use crate::domain::error::JobError;
 use crate::domain::policy::Policy;
 
+use super::backup::{self, Begun, Occasion};
 use super::{During, Store, StoreError};
 
 /// Jobs that are inserted by one statement.
 const CHUNK: usize = 1000;
-
-/// What became of a slot.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Scheduled {
-    pub(crate) queued: u64,
-    /// An earlier backup of the same policy was not over.
-    pub(crate) overlapped: u64,
-}
 
 impl Store {
     /// Queues a backup of each machine for a slot of a policy, once, however many controllers ask: `None` if the policy was
@@ -29,7 +18,7 @@ impl Store {
         policy: Policy,
         slot: DateTime<Utc>,
         machines: Vec<MachineId>,
-    ) -> Result<Option<Scheduled>, StoreError> {
+    ) -> Result<Option<Begun>, StoreError> {
         self.transaction("schedule a slot", move |connection| {
             Box::pin(async move {
                 // Whoever comes second waits here, and finds another evaluated_until.
@@ -42,11 +31,14 @@ impl Store {
                 if current != Some((policy.revision, policy.evaluated_until)) {
                     return Ok(None);
                 }
-                let mut scheduled = Scheduled::default();
+                let machines: Vec<_> =
+                    machines.into_iter().map(|machine| (machine, JobId::generate())).collect();
+                let mut all = Begun::default();
                 for chunk in machines.chunks(CHUNK) {
-                    let (queued, overlapped) = insert(connection, &policy, slot, chunk).await?;
-                    scheduled.queued += queued;
-                    scheduled.overlapped += overlapped;
+                    let Begun { queued, overlapped } =
+                        backup::begin(connection, Some(&policy), Occasion::Slot(slot), chunk).await?;
+                    all.queued += queued;
+                    all.overlapped += overlapped;
                 }
                 sqlx::query("UPDATE policies SET evaluated_until = $2 WHERE id = $1")
                     .bind(policy.id)
@@ -54,7 +46,7 @@ impl Store {
                     .execute(connection)
                     .await
                     .during("note a slot")?;
-                Ok(Some(scheduled))
+                Ok(Some(all))
             })
         })
         .await
@@ -70,32 +62,4 @@ impl Store {
             .during("restart a schedule")?;
         Ok(())
     }
-}
-
-async fn insert(
-    connection: &mut PgConnection,
-    policy: &Policy,
-    slot: DateTime<Utc>,
-    machines: &[MachineId],
-) -> Result<(u64, u64), StoreError> {
-    let ids = |make: fn() -> Uuid| machines.iter().map(|_| make()).collect::<Vec<Uuid>>();
-    let within = TimeDelta::from_std(policy.spec.complete_within).unwrap_or(TimeDelta::days(31));
-    let (queued, overlapped): (i64, i64) = sqlx::query_as(include_str!("sql/schedule_slot.sql"))
-        .bind(machines.iter().map(|machine| machine.0).collect::<Vec<Uuid>>())
-        .bind(ids(|| JobId::generate().0))
-        .bind(ids(|| StepId::generate().0))
-        .bind(ids(|| StepId::generate().0))
-        .bind(ids(|| StepId::generate().0))
-        .bind(policy.id)
-        .bind(&policy.name)
-        .bind(policy.revision)
-        .bind(slot)
-        .bind(within)
-        .bind(policy.spec.minimum.as_str())
-        .bind(&policy.spec.disks)
-        .bind(Json(JobError::overlap()))
-        .fetch_one(connection)
-        .await
-        .during("queue the backups of a slot")?;
-    Ok((u64::try_from(queued).unwrap_or(0), u64::try_from(overlapped).unwrap_or(0)))
 }

@@ -132,7 +132,7 @@ impl Store {
     ) -> Result<Vec<AdoptedRow>, StoreError> {
         let (steps, attempts): (Vec<Uuid>, Vec<i64>) =
             running.iter().map(|(step, attempt)| (step.0, *attempt)).unzip();
-        let rows: Vec<(Uuid, i64, String)> = sqlx::query_as(
+        let rows: Vec<(Uuid, i64, StepKind)> = sqlx::query_as(
             // While no controller was there, nobody wrote down how it got on.
             "UPDATE steps SET controller_id = $2, lease_until = greatest(lease_until, now() + $5::interval),
                     progressed_at = CASE WHEN controller_id = $2 THEN progressed_at ELSE now() END
@@ -149,12 +149,10 @@ impl Store {
         .fetch_all(&self.pool)
         .await
         .during("adopt attempts")?;
-        let read = |(step, attempt, kind): (Uuid, i64, String)| {
-            let kind = StepKind::parse(&kind)
-                .ok_or_else(|| StoreError::Corrupt { what: format!("step kind {kind:?}") })?;
-            Ok(AdoptedRow { attempt: (StepId(step), attempt), kind })
-        };
-        rows.into_iter().map(read).collect()
+        Ok(rows
+            .into_iter()
+            .map(|(step, attempt, kind)| AdoptedRow { attempt: (StepId(step), attempt), kind })
+            .collect())
     }
 
     /// The snapshots that this machine's live jobs need.

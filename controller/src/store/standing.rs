@@ -6,6 +6,8 @@ use uuid::Uuid;
 
 use holdfast_proto::ids::MachineId;
 
+use crate::domain::point::{LockMode, PointState};
+
 use super::{During, Store, StoreError, audit};
 
 /// Where a point stands, and what led there.
@@ -16,7 +18,7 @@ pub(crate) struct NewStanding {
     pub(crate) state: NewPointState,
     /// How many decisions led here.
     pub(crate) decisions: i32,
-    pub(crate) lock: Option<(&'static str, DateTime<Utc>)>,
+    pub(crate) lock: Option<(LockMode, DateTime<Utc>)>,
     pub(crate) events: Vec<DecidedRow>,
 }
 
@@ -43,11 +45,11 @@ pub(crate) enum NewPointState {
 }
 
 impl NewPointState {
-    fn as_str(self) -> &'static str {
+    fn state(self) -> PointState {
         match self {
-            Self::Kept => "listed",
-            Self::SoftDeleted { .. } => "soft_deleted",
-            Self::Purged => "purged",
+            Self::Kept => PointState::Listed,
+            Self::SoftDeleted { .. } => PointState::SoftDeleted,
+            Self::Purged => PointState::Purged,
         }
     }
 }
@@ -72,10 +74,10 @@ impl Store {
                 .bind(new.machine.0)
                 .bind(new.seq)
                 .bind(new.decisions)
-                .bind(new.state.as_str())
+                .bind(new.state.state().as_str())
                 .bind(deleted_at)
                 .bind(purge_after)
-                .bind(new.lock.map(|(mode, _)| mode))
+                .bind(new.lock.map(|(mode, _)| mode.as_str()))
                 .bind(new.lock.map(|(_, until)| until))
                 .fetch_optional(&mut *connection)
                 .await
@@ -110,8 +112,9 @@ impl Store {
         &self,
         machine: MachineId,
         seq: i64,
-        (mode, until): (&'static str, DateTime<Utc>),
+        (mode, until): (LockMode, DateTime<Utc>),
     ) -> Result<(), StoreError> {
+        let mode = mode.as_str();
         self.transaction("record what is retained of a point", move |connection| {
             Box::pin(async move {
                 let updated: Option<(Uuid,)> = sqlx::query_as(

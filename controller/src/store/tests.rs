@@ -2,10 +2,12 @@
 //! databases may be made.
 
 mod claims;
+mod column;
 mod damage;
 mod locks;
 mod name_claims;
 mod objectives;
+mod removal;
 mod reports;
 mod requests;
 mod schedules;
@@ -20,7 +22,7 @@ use holdfast_proto::ids::{AgentId, JobId, MachineId};
 use uuid::Uuid;
 
 use super::agent::NewAgent;
-use super::job::NewBackup;
+use super::backup::NewBackup;
 use super::session::NewSession;
 use super::token::NewToken;
 use super::waits::Waits;
@@ -115,8 +117,6 @@ fn asked_for(machine: MachineId) -> NewBackup {
         disk_names: Vec::new(),
         requested_by: "test".to_owned(),
         request: None,
-        complete_within: Duration::from_secs(3600),
         policy: None,
-        minimum: crate::domain::job::Consistency::FileSystem,
     }
 }

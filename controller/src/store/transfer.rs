@@ -5,7 +5,7 @@ use uuid::Uuid;
 use holdfast_proto::ids::{AgentId, MachineId, SnapshotId, StepId};
 
 use crate::domain::error::JobError;
-use crate::domain::job::Consistency;
+use crate::domain::job::{Consistency, StepKind, StepState};
 use crate::domain::snapshot::DiskRow;
 
 use super::{During, Store, StoreError};
@@ -27,12 +27,12 @@ pub(crate) struct TransferContext {
 #[derive(sqlx::FromRow)]
 struct TransferRow {
     agent_id: Uuid,
-    kind: String,
-    state: String,
+    kind: StepKind,
+    state: StepState,
     attempt: i64,
     machine_id: Uuid,
     machine_name: String,
-    consistency: Option<String>,
+    consistency: Option<Consistency>,
     snapshot_taken_at: Option<DateTime<Utc>>,
     snapshot_id: Option<Uuid>,
     snapshot_disks: Option<Json<Vec<DiskRow>>>,
@@ -57,21 +57,19 @@ impl Store {
         if row.agent_id != agent.0 {
             return Err(StoreError::ForeignStep);
         }
-        let current =
-            row.attempt == attempt && matches!(row.state.as_str(), "dispatched" | "running" | "done");
+        let current = row.attempt == attempt && (row.state.is_out() || row.state == StepState::Done);
         let (Some(consistency), Some(taken_at), Some(snapshot), Some(disks)) =
             (row.consistency, row.snapshot_taken_at, row.snapshot_id, row.snapshot_disks)
         else {
             return Err(StoreError::StaleAttempt { attempt });
         };
-        if !current || row.kind != "transfer_data" {
+        if !current || row.kind != StepKind::TransferData {
             return Err(StoreError::StaleAttempt { attempt });
         }
         Ok(TransferContext {
             machine: MachineId(row.machine_id),
             machine_name: row.machine_name,
-            consistency: Consistency::parse(&consistency)
-                .ok_or_else(|| StoreError::Corrupt { what: format!("consistency {consistency:?}") })?,
+            consistency,
             taken_at,
             snapshot: SnapshotId(snapshot),
             disks: disks.0,

@@ -25,8 +25,8 @@ struct Refused {
     is_out_of_reach: bool,
 }
 
-/// Deletes the points that their machine's policy does not keep any more, softly. Machines without a policy, and with several
-/// that match, keep all; so do locked points, and those that are damaged.
+/// Deletes the points that their machine's policy does not keep any more, softly. Machines without a policy, with several
+/// that match, or without an agent keep all; so do locked points, and those that are damaged.
 pub(super) async fn pass(upkeep: Arc<Upkeep>) -> Result<(), StoreError> {
     let Upkeep { app, gateway, .. } = &*upkeep;
     let delete = |point: CataloguedPoint, actor: String| async move {
@@ -55,6 +55,10 @@ where
     }
     let mut out_of_reach = 0;
     for machine in answer("read the fleet", store.fleet()).await? {
+        // One that was found in the vault may have been removed before: nobody has said that its name means this machine now.
+        if !machine.has_agent {
+            continue;
+        }
         // One machine's objects alone may not answer; of several it is the vault or the database.
         if out_of_reach == ENOUGH {
             return Ok(());

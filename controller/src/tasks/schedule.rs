@@ -68,7 +68,7 @@ async fn queue_due(store: &Store) -> Result<bool, StoreError> {
 /// as nothing is deleted by it, which `retain` sees to.
 fn bound<'f>(fleet: &'f [FleetRow], policies: &Policies) -> BTreeMap<Uuid, Vec<&'f FleetRow>> {
     let mut bound: BTreeMap<Uuid, Vec<&FleetRow>> = BTreeMap::new();
-    for machine in fleet.iter().filter(|machine| machine.quarantine.is_none()) {
+    for machine in fleet.iter().filter(|machine| machine.has_agent && machine.quarantine.is_none()) {
         if let Bound::One(policy) = bind(&machine.name, &machine.labels, &policies.readable)
             && !policies.unreadable.iter().any(|other| other.contests(&machine.name, &machine.labels, policy))
         {

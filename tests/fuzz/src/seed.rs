@@ -191,7 +191,6 @@ fn messages(seeds: &mut Seeds) {
     };
     let hello = v1::Hello {
         boot_id: Uuid::from_u128(1).to_string(),
-        process_id: Uuid::from_u128(2).to_string(),
         agent_version: "0.1.0".to_owned(),
         disks: disks.clone(),
         snapshot_ids: vec![Uuid::from_u128(3).to_string()],

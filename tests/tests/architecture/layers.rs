@@ -17,7 +17,7 @@ const CONTROLLER: [&[&str]; 8] = [
 ];
 
 const AGENT: [&[&str]; 11] = [
-    &["address", "attempt", "backoff", "crash_point", "duration", "durable", "error", "kernel"],
+    &["address", "attempt", "backoff", "blocking", "crash_point", "duration", "durable", "error", "kernel"],
     &["config", "spool", "state_dir"],
     &["disk", "identity", "outbox"],
     &["context", "snapshot", "tls"],

@@ -4,4 +4,5 @@
 mod compaction;
 mod deletion;
 mod recovery;
+mod removal;
 mod verification;

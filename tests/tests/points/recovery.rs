@@ -49,10 +49,15 @@ fn the_catalogue_is_rebuilt_from_the_vault() {
     assert_eq!((&machine["state"], &machine["disks"][0]["size_bytes"]), (&"offline".into(), &SIZE.into()));
     assert_eq!(world.cli.json(&["status"])["machines"]["offline"], 2);
 
+    // Whether it was removed before nobody knows: until somebody enrols its agent no policy has it.
+    assert_eq!(machine["conditions"][0]["code"], "no_agent", "{machine:#}");
+    assert_eq!(machine["removed_at"], Value::Null);
+
     // A new agent takes the machine's place, and goes on where the old one was.
     let _ = agent.enrol_again(&world.enrolment(&["--machine", "web1"])).succeeds();
     agent.start();
     world.wait_for_machine("web1", "online");
+    assert_eq!(world.machine("web1")["conditions"][0]["code"], "unprotected");
     image.fill(MIB, MIB, 7);
     let next = world.back_up("web1");
     let sent = world.point(&next)["disks"][0]["sent_bytes"].as_u64().unwrap();

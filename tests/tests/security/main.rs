@@ -385,11 +385,7 @@ fn an_agent_acts_for_its_own_machine_alone() {
 
 /// As an agent, says that a step of somebody else failed, and returns how that is acknowledged.
 async fn report_failure(channel: Channel, step: &str) -> AckResult {
-    let hello = Hello {
-        boot_id: "raw".to_owned(),
-        process_id: "019a0000-0000-7000-8000-000000000002".to_owned(),
-        ..Hello::default()
-    };
+    let hello = Hello { boot_id: "raw".to_owned(), ..Hello::default() };
     let detail =
         ErrorDetail { code: "made_up".to_owned(), message: "made up".to_owned(), ..ErrorDetail::default() };
     let report = StepReport {

@@ -30,7 +30,6 @@ impl Session {
     fn open_as(world: &World, agent: &Agent, hello: Hello) -> Self {
         let hello = Hello {
             boot_id: "raw".to_owned(),
-            process_id: "019a0000-0000-7000-8000-000000000002".to_owned(),
             disks: vec![Disk { name: "data".to_owned(), size_bytes: MIB }],
             ..hello
         };

@@ -1,8 +1,11 @@
+use std::fs::OpenOptions;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::config::SnapshotConfig;
+use crate::disk::DiskSource;
 use crate::snapshot::journal::Journals;
 use crate::snapshot::mounts::Mounts;
 use crate::snapshot::reflink::DIRECTORY;

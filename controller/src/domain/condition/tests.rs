@@ -27,17 +27,29 @@ fn policy(name: &str, machines: &[&str]) -> Policy {
     }
 }
 
+/// An online machine without a policy that was never backed up.
+fn view<'m>(name: &'m str, labels: &'m BTreeMap<String, String>) -> MachineView<'m> {
+    MachineView {
+        name,
+        labels,
+        labelled_at: at("01T00:00"),
+        quarantine: None,
+        removed_at: None,
+        has_agent: true,
+        online: true,
+        last_seen_at: None,
+        served_until: None,
+    }
+}
+
 /// Codes of a machine that is online, labelled at and served until these times.
 fn codes(policies: &[Policy], labelled_at: &str, served_until: Option<&str>, now: &str) -> Vec<&'static str> {
     let labels = BTreeMap::new();
     let machine = MachineView {
-        name: "web1",
-        labels: &labels,
         labelled_at: at(labelled_at),
-        quarantine: None,
-        online: true,
         last_seen_at: Some(at(now)),
         served_until: served_until.map(at),
+        ..view("web1", &labels)
     };
     protection(&machine, policies, at(now)).conditions.iter().map(|condition| condition.code).collect()
 }
@@ -73,13 +85,10 @@ fn a_protected_machine_that_is_away_and_a_clone() {
     let policies = [policy("daily", &["web1"])];
     let labels = BTreeMap::new();
     let mut machine = MachineView {
-        name: "web1",
-        labels: &labels,
         labelled_at: at("05T00:00"),
-        quarantine: None,
         online: false,
         last_seen_at: Some(at("05T00:00")),
-        served_until: None,
+        ..view("web1", &labels)
     };
     let codes = |machine: &MachineView<'_>, policies: &[Policy], now| {
         let protection = protection(machine, policies, at(now));
@@ -98,14 +107,29 @@ fn a_protected_machine_that_is_away_and_a_clone() {
 }
 
 #[test]
+fn a_machine_that_was_found_in_the_vault_has_no_agent_and_a_removed_one_wants_nothing() {
+    let (policies, labels) = ([policy("daily", &["web1"])], BTreeMap::new());
+    let found = MachineView { has_agent: false, online: false, ..view("web1", &labels) };
+    let told = protection(&found, &policies, at("09T00:00")).conditions;
+    assert_eq!(told.iter().map(|one| one.code).collect::<Vec<_>>(), ["no_agent"]);
+    assert!(told[0].action.contains("--machine web1"), "{}", told[0].action);
+    let removed = MachineView { removed_at: Some(at("08T00:00")), ..found };
+    let Protection { policy, conditions } = protection(&removed, &policies, at("09T00:00"));
+    assert!(policy.is_none() && conditions.is_empty(), "{conditions:?}");
+    assert!(!damaged(&removed, 1).unwrap().action.contains("holdfast backup"), "nobody can");
+}
+
+#[test]
 fn damaged_points_are_told_with_the_machine_and_none_are_no_condition() {
-    assert_eq!(damaged("web1", 0), None);
-    let one = damaged("web1", 1).unwrap();
+    let labels = BTreeMap::new();
+    let machine = view("web1", &labels);
+    assert_eq!(damaged(&machine, 0), None);
+    let one = damaged(&machine, 1).unwrap();
     assert_eq!(
         (one.code, one.message.as_str()),
         ("points_damaged", "a point of it is damaged and does not restore")
     );
-    let many = damaged("web1", 3).unwrap();
+    let many = damaged(&machine, 3).unwrap();
     assert!(many.message.starts_with("3 points"), "{}", many.message);
     assert!(many.action.contains("holdfast backup web1"), "{}", many.action);
 }

@@ -1,4 +1,4 @@
-SELECT j.id, j.kind, j.state, j.machine_id, m.name AS machine_name, j.disk_names, j.point_id, j.error,
+SELECT j.id, j.state, j.machine_id, m.name AS machine_name, j.disk_names, j.point_id, j.error,
        j.created_at, j.started_at, j.ended_at, j.cancel_requested_at IS NOT NULL AS cancel_requested,
        j.policy_name, j.policy_revision, j.slot, j.deadline,
        (SELECT jsonb_agg(jsonb_build_object('id', s.id, 'kind', s.kind, 'state', s.state, 'attempt', s.attempt,

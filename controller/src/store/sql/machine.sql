@@ -1,4 +1,4 @@
-SELECT m.id, m.name, m.labels, m.os, m.quarantine, m.enrolled_at,
+SELECT m.id, m.name, m.labels, m.os, m.quarantine, m.enrolled_at, m.removed_at, a.id IS NOT NULL AS has_agent,
        coalesce(a.version, '') AS agent_version,
        coalesce(s.controller_id IS NOT NULL, false) AS online,
        s.last_seen_at, m.labelled_at,

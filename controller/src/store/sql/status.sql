@@ -2,8 +2,8 @@ SELECT
   (SELECT count(*) FROM machines m JOIN agent_sessions s ON s.machine_id = m.id
     WHERE m.quarantine IS NULL AND s.controller_id IS NOT NULL) AS machines_online,
   (SELECT count(*) FROM machines m LEFT JOIN agent_sessions s ON s.machine_id = m.id
-    WHERE m.quarantine IS NULL AND s.controller_id IS NULL) AS machines_offline,
-  (SELECT count(*) FROM machines WHERE quarantine IS NOT NULL) AS machines_quarantined,
+    WHERE m.removed_at IS NULL AND m.quarantine IS NULL AND s.controller_id IS NULL) AS machines_offline,
+  (SELECT count(*) FROM machines WHERE removed_at IS NULL AND quarantine IS NOT NULL) AS machines_quarantined,
   (SELECT count(*) FROM jobs WHERE state = 'queued') AS jobs_queued,
   (SELECT count(*) FROM jobs WHERE state = 'running') AS jobs_running,
   (SELECT count(*) FROM jobs WHERE state = 'failed' AND ended_at > now() - interval '24 hours') AS jobs_failed_recently,

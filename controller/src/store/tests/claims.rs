@@ -7,7 +7,7 @@ use chrono::Utc;
 use uuid::Uuid;
 
 use crate::domain::error::JobError;
-use crate::domain::job::{Consistency, StepKind};
+use crate::domain::job::{Consistency, JobState, StepKind, StepState};
 use crate::domain::snapshot::{DiskRow, TakenSnapshot};
 use crate::store::attempt::{AttemptEnd, AttemptKey, Recorded};
 use crate::store::claim::ClaimedStep;
@@ -237,11 +237,11 @@ async fn a_lost_attempt_is_fenced_and_the_next_one_counts() {
     let release = claim_one(&store, controller).await.unwrap();
     assert!(finish(&store, &release).await);
     let row = store.find_job(job).await.unwrap();
-    assert_eq!(row.state, "succeeded", "the point won against the cancel");
+    assert_eq!(row.state, JobState::Succeeded, "the point won against the cancel");
     assert!(row.point_id.is_some());
 
     store.request_cancel(second, "test").await.unwrap();
-    assert_eq!(store.find_job(second).await.unwrap().state, "cancelled");
+    assert_eq!(store.find_job(second).await.unwrap().state, JobState::Cancelled);
     assert!(claim_one(&store, controller).await.is_none());
 }
 
@@ -258,7 +258,7 @@ async fn a_step_that_is_tried_again_tells_why() {
     let why = JobError { retryable: true, ..JobError::expired() };
     store.end_attempt(key, AttemptEnd::Failed(why.clone()), NOW).await.unwrap();
     let waiting = first().await;
-    assert_eq!((waiting.state.as_str(), waiting.error.as_ref()), ("pending", Some(&why)));
+    assert_eq!((waiting.state, waiting.error.as_ref()), (StepState::Pending, Some(&why)));
     let again = claim_one(&store, controller).await.unwrap();
     assert_eq!((again.attempt, first().await.error), (2, Some(why)), "until it is done");
     assert!(!finish(&store, &again).await, "the job goes on");
@@ -277,7 +277,7 @@ async fn a_report_about_another_machine_is_refused() {
     assert!(matches!(refused, Err(StoreError::ForeignStep)), "{refused:?}");
     let refused = store.authorise_transfer(both[1].1, step.step, 1).await;
     assert!(matches!(refused, Err(StoreError::ForeignStep)), "{refused:?}");
-    assert_eq!(store.find_job(queue(&store, both[1].0).await).await.unwrap().state, "queued");
+    assert_eq!(store.find_job(queue(&store, both[1].0).await).await.unwrap().state, JobState::Queued);
 }
 
 #[tokio::test]

@@ -4,6 +4,8 @@ use uuid::Uuid;
 
 use holdfast_proto::ids::MachineId;
 
+use crate::domain::point::PointState;
+
 use super::claims::{claim_one, point, taken};
 use super::{machines, queue, store};
 use crate::store::attempt::AttemptKey;
@@ -38,16 +40,16 @@ async fn damage_that_is_found_during_a_verification_stays() {
     let verification = begun().await;
     store.mark_damaged(machine, made.seq, "a restore failed").await.unwrap();
     store.mark_sound(machine, verification, "alice").await.unwrap();
-    assert_eq!(state().await, "damaged");
+    assert_eq!(state().await, PointState::Damaged);
 
     // The same if it was called damaged before.
     let verification = begun().await;
     store.mark_damaged(machine, made.seq, "another restore failed").await.unwrap();
     store.mark_sound(machine, verification, "alice").await.unwrap();
-    assert_eq!(state().await, "damaged");
+    assert_eq!(state().await, PointState::Damaged);
 
     store.mark_sound(machine, begun().await, "alice").await.unwrap();
-    assert_eq!(state().await, "listed");
+    assert_eq!(state().await, PointState::Listed);
     let audited: Vec<(String,)> =
         sqlx::query_as("SELECT action FROM audit WHERE action LIKE 'point.%' AND subject = $1 ORDER BY id")
             .bind(made.id.to_string())

@@ -1,6 +1,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
+use crate::domain::point::LockMode;
 use crate::store::Store;
 use crate::store::standing::{NewPointState, NewStanding};
 
@@ -15,7 +16,7 @@ async fn lock(
     machine: MachineId,
     seq: i64,
     decisions: i32,
-    lock: Option<(&'static str, DateTime<Utc>)>,
+    lock: Option<(LockMode, DateTime<Utc>)>,
 ) {
     let state = NewPointState::Kept;
     store
@@ -41,18 +42,18 @@ async fn a_lock_is_looked_at_until_the_storage_retains_what_it_calls_for() {
         rows.into_iter().map(|(_, seq)| seq).collect()
     };
     assert_eq!(due().await, [0_i64; 0]);
-    lock(&store, machine, 1, 1, Some(("governance", in_hours(1)))).await;
-    lock(&store, machine, 2, 1, Some(("governance", in_hours(-1)))).await;
-    lock(&store, machine, 3, 1, Some(("compliance", in_hours(9)))).await;
+    lock(&store, machine, 1, 1, Some((LockMode::Governance, in_hours(1)))).await;
+    lock(&store, machine, 2, 1, Some((LockMode::Governance, in_hours(-1)))).await;
+    lock(&store, machine, 3, 1, Some((LockMode::Compliance, in_hours(9)))).await;
     assert_eq!(due().await, [1, 3], "the second one is over");
-    store.record_retention(machine, 1, ("governance", in_hours(1))).await.unwrap();
+    store.record_retention(machine, 1, (LockMode::Governance, in_hours(1))).await.unwrap();
     assert_eq!(due().await, [3]);
-    lock(&store, machine, 1, 2, Some(("governance", in_hours(2)))).await;
+    lock(&store, machine, 1, 2, Some((LockMode::Governance, in_hours(2)))).await;
     assert_eq!(due().await, [1, 3], "it became longer");
-    store.record_retention(machine, 1, ("compliance", in_hours(2))).await.unwrap();
-    store.record_retention(machine, 3, ("governance", in_hours(9))).await.unwrap();
+    store.record_retention(machine, 1, (LockMode::Compliance, in_hours(2))).await.unwrap();
+    store.record_retention(machine, 3, (LockMode::Governance, in_hours(9))).await.unwrap();
     assert_eq!(due().await, [3], "governance is not compliance");
-    store.record_retention(machine, 3, ("compliance", in_hours(9))).await.unwrap();
+    store.record_retention(machine, 3, (LockMode::Compliance, in_hours(9))).await.unwrap();
     lock(&store, machine, 1, 3, None).await;
     assert_eq!(due().await, [0_i64; 0]);
     let kept: (Option<String>,) = sqlx::query_as("SELECT retained_mode FROM points WHERE seq = 1")

@@ -8,7 +8,7 @@ use crate::domain::job::StepKind;
 use crate::domain::policy::{PolicyDocument, ScheduleDocument};
 use crate::store::Store;
 use crate::store::attempt::{AttemptEnd, AttemptKey};
-use crate::store::job::{AppliedPolicy, NewBackup};
+use crate::store::backup::NewBackup;
 use crate::store::policy::NewPolicy;
 
 use super::claims::{claim_one, point, taken};
@@ -88,7 +88,7 @@ async fn a_point_that_came_late_serves_its_own_slot_and_not_the_next_one() {
     )
     .await;
     assert_eq!(store.fleet().await.unwrap()[0].served_until, None);
-    let policy = AppliedPolicy { id: policies[0].id, name: "hourly".to_owned(), revision: 1 };
+    let policy = policies[0].clone();
     let some = NewBackup { disk_names: vec!["data".to_owned()], policy: Some(policy), ..asked_for(machine) };
     store.create_backup(some).await.unwrap();
     back_up(&store, controller, machine, next + TimeDelta::minutes(8)).await;

@@ -4,6 +4,7 @@ use uuid::Uuid;
 
 use crate::domain::backup::{MAX_TRIES, SNAPSHOT_LOST};
 use crate::domain::error::JobError;
+use crate::domain::job::JobState;
 use crate::store::Store;
 use crate::store::attempt::{AttemptEnd, AttemptKey, Recorded};
 use crate::store::claim::ClaimedStep;
@@ -203,7 +204,7 @@ async fn what_was_said_during_a_commit_counts_if_there_is_no_point() {
     let release = claim_one(&store, controller).await.unwrap();
     store.end_attempt(key(&release), AttemptEnd::Released, NOW).await.unwrap();
     let ended = store.find_job(job).await.unwrap();
-    assert_eq!((ended.state.as_str(), ended.error.unwrap().0), ("failed", why));
+    assert_eq!((ended.state, ended.error.unwrap().0), (JobState::Failed, why));
 
     // There is one after all.
     let step = transfer(&store, controller, machine).await;

@@ -4,9 +4,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use crate::domain::policy::{Policy, PolicyDocument, ScheduleDocument};
-use crate::store::job::{AppliedPolicy, NewBackup};
+use crate::store::backup::{Begun, NewBackup};
 use crate::store::policy::{Applied, NewPolicy};
-use crate::store::schedule::Scheduled;
 use crate::store::{Store, StoreError};
 
 use super::{MachineId, asked_for, machines, store};
@@ -44,7 +43,7 @@ async fn states(store: &Store) -> Vec<(String, i64)> {
 }
 
 /// One look at the schedules, as the task does it.
-async fn look(store: &Store, machines: &[MachineId]) -> Option<(DateTime<Utc>, Scheduled)> {
+async fn look(store: &Store, machines: &[MachineId]) -> Option<(DateTime<Utc>, Begun)> {
     let (policies, now) = store.policies().await.unwrap();
     let policy = policies.into_iter().next().unwrap();
     let slot = policy.due(now)?;
@@ -70,7 +69,7 @@ async fn however_many_controllers_look_a_slot_makes_one_job_per_machine() {
         winners.extend(looker.await.unwrap());
     }
     assert_eq!(winners.len(), 1, "{winners:?}");
-    assert_eq!(winners[0].1, Scheduled { queued: 200, overlapped: 0 });
+    assert_eq!(winners[0].1, Begun { queued: 200, overlapped: 0 });
     assert_eq!(states(&store).await, [("queued".to_owned(), 200)]);
     assert!(look(&store, &ids).await.is_none(), "the slot is over");
     let odd: (i64,) = sqlx::query_as(
@@ -89,7 +88,7 @@ async fn however_many_controllers_look_a_slot_makes_one_job_per_machine() {
     sqlx::query("UPDATE jobs SET slot = slot - interval '1 hour'").execute(&store.pool).await.unwrap();
     evaluated(&store, "hourly", TimeDelta::hours(1)).await;
     let (_, scheduled) = look(&store, &ids).await.unwrap();
-    assert_eq!(scheduled, Scheduled { queued: 0, overlapped: 200 });
+    assert_eq!(scheduled, Begun { queued: 0, overlapped: 200 });
     assert_eq!(states(&store).await, [("expired".to_owned(), 200), ("queued".to_owned(), 200)]);
     let odd: (i64,) = sqlx::query_as(
         "SELECT count(*) FROM jobs j JOIN steps s ON s.job_id = j.id
@@ -113,7 +112,7 @@ async fn a_clock_that_goes_back_doubles_nothing_and_one_that_was_far_ahead_block
     let policy = evaluated(&store, "hourly", TimeDelta::hours(1)).await;
     assert_eq!(
         store.schedule(policy, slot, ids.clone()).await.unwrap(),
-        Some(Scheduled { queued: 0, overlapped: 0 })
+        Some(Begun { queued: 0, overlapped: 0 })
     );
     assert_eq!(states(&store).await, [("queued".to_owned(), 1)]);
     // A year ahead, and back.
@@ -192,7 +191,8 @@ async fn ten_thousand_machines_are_due_at_once() {
     let Some(store) = store().await else { return };
     sqlx::query(
         "WITH m AS (INSERT INTO machines (id, name, labels)
-                    SELECT gen_random_uuid(), 'm' || g, '{\"env\": \"test\"}' FROM generate_series(1, 10000) g RETURNING id)
+                    SELECT gen_random_uuid(), 'm' || g, '{\"env\": \"test\"}' FROM generate_series(1, 10000) g RETURNING id),
+              a AS (INSERT INTO agents (id, machine_id) SELECT gen_random_uuid(), id FROM m)
          INSERT INTO machine_slots (machine_id) SELECT id FROM m",
     )
     .execute(&store.pool)
@@ -205,7 +205,7 @@ async fn ten_thousand_machines_are_due_at_once() {
         store.fleet().await.unwrap().into_iter().map(|machine| MachineId(machine.id)).collect();
     let (_, scheduled) = look(&store, &ids).await.unwrap();
     eprintln!("10,000 machines: {:?}", start.elapsed());
-    assert_eq!(scheduled, Scheduled { queued: 10_000, overlapped: 0 });
+    assert_eq!(scheduled, Begun { queued: 10_000, overlapped: 0 });
     // No figure of speed is asserted; but it must not take longer than the schedule's finest period, by far.
     assert!(start.elapsed() < Duration::from_secs(60));
 }
@@ -219,9 +219,8 @@ async fn a_backup_of_some_disks_takes_no_slots_place() {
     let only_data = PolicyDocument { disks: vec!["data".to_owned()], ..all.clone() };
     let ask_for = async |disks: &[&str]| {
         let policy = store.find_policy("hourly").await.unwrap();
-        let applied = AppliedPolicy { id: policy.id, name: policy.name, revision: policy.revision };
         let disk_names = disks.iter().map(|disk| (*disk).to_owned()).collect();
-        let new = NewBackup { disk_names, policy: Some(applied), ..asked_for(machine) };
+        let new = NewBackup { disk_names, policy: Some(policy), ..asked_for(machine) };
         store.create_backup(new).await.unwrap()
     };
     let queued_and_overlapped = async |document: &PolicyDocument, disks: &[&str], state: &str| {
@@ -250,4 +249,67 @@ async fn a_backup_of_some_disks_takes_no_slots_place() {
         assert_eq!(queued_and_overlapped(&only_data, &["data"], state).await, (0, 1));
         assert_eq!(queued_and_overlapped(&only_data, &[], state).await, (0, 1), "all of them has it, too");
     }
+}
+
+/// Both ways in which a backup begins: by a schedule, and by hand.
+#[tokio::test]
+async fn what_may_be_backed_up_does_not_depend_on_who_wants_it() {
+    let Some(store) = store().await else { return };
+    apply(&store, "hourly", "1h", None).await.unwrap();
+    let names_a_disk = PolicyDocument { disks: vec!["gone".to_owned()], ..document("1h") };
+    let new = NewPolicy {
+        name: "hourly".to_owned(),
+        document: names_a_disk,
+        etag: None,
+        operator: "test".to_owned(),
+    };
+    store.apply_policy(new).await.unwrap();
+    let both = async |machine: MachineId| {
+        let policy = evaluated(&store, "hourly", TimeDelta::hours(1)).await;
+        let asked = store.create_backup(NewBackup { policy: Some(policy), ..asked_for(machine) }).await;
+        // That it is not over would take the slot's place.
+        sqlx::query("UPDATE jobs SET state = 'failed', ended_at = now() WHERE slot IS NULL")
+            .execute(&store.pool)
+            .await
+            .unwrap();
+        let (_, begun) = look(&store, &[machine]).await.unwrap();
+        let jobs: Vec<(serde_json::Value,)> = sqlx::query_as(
+            "SELECT jsonb_build_array(disk_names, minimum_consistency, policy_revision,
+                        deadline = coalesce(slot, created_at) + interval '24 hours',
+                        (SELECT count(*) FROM steps WHERE job_id = jobs.id))
+             FROM jobs WHERE machine_id = $1",
+        )
+        .bind(machine.0)
+        .fetch_all(&store.pool)
+        .await
+        .unwrap();
+        (asked, begun, jobs)
+    };
+    let controller = Uuid::new_v4();
+    let made = machines(&store, controller, 4).await;
+    let [(there, _), (offline, agent), (removed, _), (clone, _)] = made[..] else { panic!("{made:?}") };
+    store.close_session(agent, 1).await.unwrap();
+    for machine in [there, offline] {
+        let (asked, begun, jobs) = both(machine).await;
+        assert!(asked.is_ok(), "{asked:?}");
+        assert_eq!(begun, Begun { queued: 1, overlapped: 0 });
+        let job = (serde_json::json!([["gone"], "file_system", 2, true, 3]),);
+        assert_eq!(jobs, [job.clone(), job], "a disk that a policy names is the agent's to find, either way");
+    }
+    store.remove_machine(removed, "test").await.unwrap();
+    store.quarantine(clone, "two of them").await.unwrap();
+    let (asked, begun, jobs) = both(removed).await;
+    assert!(matches!(asked, Err(StoreError::MachineRemoved { .. })), "{asked:?}");
+    assert_eq!((begun, jobs.len()), (Begun::default(), 0));
+    let (asked, begun, jobs) = both(clone).await;
+    assert!(matches!(asked, Err(StoreError::MachineQuarantined { .. })), "{asked:?}");
+    assert_eq!((begun, jobs.len()), (Begun::default(), 0));
+    sqlx::query("DELETE FROM agents").execute(&store.pool).await.unwrap();
+    let (asked, begun, jobs) = both(there).await;
+    assert!(matches!(asked, Err(StoreError::NoAgent { .. })), "{asked:?}");
+    assert_eq!((begun, jobs.len()), (Begun::default(), 2));
+    // Whoever types a name is told at once.
+    let typed = NewBackup { disk_names: vec!["gone".to_owned()], ..asked_for(offline) };
+    let refused = store.create_backup(typed).await;
+    assert!(matches!(refused, Err(StoreError::NoSuchDisk { .. })), "{refused:?}");
 }

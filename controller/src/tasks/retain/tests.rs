@@ -67,3 +67,13 @@ async fn a_point_that_cannot_be_deleted_keeps_no_other_one() {
     assert_eq!(deleted(&store, |_| refused(false)).await, [1, 1, 2, 2]);
     assert_eq!(deleted(&store, |_| refused(true)).await.len(), 2, "one of each machine");
 }
+
+#[tokio::test]
+async fn of_a_machine_that_is_removed_or_has_no_agent_yet_nothing_is_deleted() {
+    let Some(store) = store().await else { return };
+    let fleet = store.fleet().await.unwrap();
+    store.remove_machine(MachineId(fleet[0].id), "test").await.unwrap();
+    assert_eq!(deleted(&store, |_| Ok(())).await, [1, 2]);
+    tests::execute(&store, "DELETE FROM agents").await;
+    assert_eq!(deleted(&store, |_| Ok(())).await, [0; 0]);
+}

@@ -18,6 +18,8 @@ fn machine(name: &str, labels: &[(&str, &str)], labelled_at: DateTime<Utc>) -> F
         labels: Json(labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()),
         labelled_at,
         quarantine: None,
+        removed_at: None,
+        has_agent: true,
         online: true,
         last_seen_at: None,
         last_point_at: None,
@@ -45,7 +47,7 @@ fn policy(name: &str, label: (&str, &str)) -> Policy {
 }
 
 #[test]
-fn a_machine_under_no_policy_under_two_or_quarantined_is_left_out() {
+fn a_machine_under_no_policy_under_two_quarantined_or_without_an_agent_is_left_out() {
     let readable = vec![policy("prod", ("env", "prod")), policy("db", ("role", "db"))];
     let mut policies = Policies { readable, unreadable: Vec::new(), now: at(1) };
     let mut fleet = [
@@ -53,8 +55,10 @@ fn a_machine_under_no_policy_under_two_or_quarantined_is_left_out() {
         machine("tie", &[("env", "prod"), ("role", "db")], at(0)),
         machine("none", &[], at(0)),
         machine("clone", &[("role", "db")], at(0)),
+        machine("found", &[("role", "db")], at(0)),
     ];
     fleet[3].quarantine = Some("two of them".to_owned());
+    fleet[4].has_agent = false;
     let names = |policies: &Policies| {
         let bound = bound(&fleet, policies);
         let of = |policy: &Policy| {

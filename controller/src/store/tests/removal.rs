@@ -1,0 +1,132 @@
+use std::time::Duration;
+
+use chrono::Utc;
+use uuid::Uuid;
+
+use crate::domain::job::{JobState, StepState};
+use crate::store::StoreError;
+use crate::store::agent::NewAgent;
+use crate::store::machine::Shown;
+use crate::store::page::PageSize;
+use crate::store::token::NewToken;
+
+use super::claims::claim_one;
+use super::{AgentId, MachineId, asked_for, machines, queue, store};
+
+#[tokio::test]
+async fn a_machine_is_not_removed_while_a_job_runs_and_what_is_queued_is_cancelled() {
+    let Some(store) = store().await else { return };
+    let controller = Uuid::new_v4();
+    let (machine, agent) = machines(&store, controller, 1).await[0];
+    let job = queue(&store, machine).await;
+    assert!(claim_one(&store, controller).await.is_some());
+    let waiting = queue(&store, machine).await;
+    let busy = store.remove_machine(machine, "test").await;
+    assert!(matches!(busy, Err(StoreError::MachineBusy { job: running }) if running == job.0), "{busy:?}");
+    assert_eq!(store.find_job(waiting).await.unwrap().state, JobState::Queued);
+
+    sqlx::query("UPDATE jobs SET state = 'failed', ended_at = now() WHERE id = $1")
+        .bind(job.0)
+        .execute(&store.pool)
+        .await
+        .unwrap();
+    for _ in 0..2 {
+        store.remove_machine(machine, "test").await.unwrap();
+    }
+    let cancelled = store.find_job(waiting).await.unwrap();
+    assert_eq!(
+        (cancelled.state, cancelled.error.unwrap().0.code.as_str()),
+        (JobState::Cancelled, "machine_removed")
+    );
+    assert!(cancelled.steps.0.iter().all(|step| step.state == StepState::Skipped));
+    assert!(matches!(store.machine_of(agent).await, Err(StoreError::NotFound { .. })));
+    assert!(store.fleet().await.unwrap().is_empty());
+    let shown =
+        async |shown| store.list_machines(shown, None, PageSize::new(0).unwrap()).await.unwrap().rows.len();
+    assert_eq!((shown(Shown::Living).await, shown(Shown::All).await), (0, 1));
+    let audited: (i64,) = sqlx::query_as("SELECT count(*) FROM audit WHERE action = 'machine.remove'")
+        .fetch_one(&store.pool)
+        .await
+        .unwrap();
+    assert_eq!(audited, (1,), "the second time nothing was to be done");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_job_is_made_beside_the_removal_of_its_machine() {
+    let Some(store) = store().await else { return };
+    for (machine, _) in machines(&store, Uuid::new_v4(), 20).await {
+        let asking: Vec<_> = (0..4)
+            .map(|_| {
+                let store = store.clone();
+                tokio::spawn(async move { store.create_backup(asked_for(machine)).await })
+            })
+            .collect();
+        store.remove_machine(machine, "test").await.unwrap();
+        for asked in asking {
+            let asked = asked.await.unwrap();
+            assert!(matches!(asked, Ok(_) | Err(StoreError::MachineRemoved { .. })), "{asked:?}");
+        }
+    }
+    let queued: (i64,) = sqlx::query_as("SELECT count(*) FROM jobs WHERE state = 'queued'")
+        .fetch_one(&store.pool)
+        .await
+        .unwrap();
+    assert_eq!(queued, (0,));
+}
+
+#[tokio::test]
+async fn the_name_is_free_and_means_the_machine_that_has_it_now() {
+    let Some(store) = store().await else { return };
+    let (first, _) = machines(&store, Uuid::new_v4(), 1).await[0];
+    let name = store.find_machine(&first.to_string()).await.unwrap().facts.name;
+    let token = async |machine: Option<MachineId>| {
+        let sha256 = rand::random();
+        let (ttl, created_by) = (Duration::from_secs(600), "test".to_owned());
+        let new = NewToken { sha256, max_uses: 1, ttl, labels: [].into(), machine, created_by };
+        store.create_token(new).await.unwrap();
+        sha256
+    };
+    let enrol = async |token_sha256| {
+        let new = NewAgent {
+            token_sha256,
+            agent: AgentId::generate(),
+            machine: MachineId::generate(),
+            machine_name: name.clone(),
+            os: String::new(),
+            version: "0".to_owned(),
+            serial: Uuid::new_v4().to_string(),
+            not_after: Utc::now(),
+        };
+        store.enrol(new).await
+    };
+    let named = async || store.find_machine(&name).await.unwrap().facts.id;
+    let to_take_over = token(Some(first)).await;
+    store.remove_machine(first, "test").await.unwrap();
+    let refused = enrol(to_take_over).await;
+    assert!(matches!(refused, Err(StoreError::TokenRefused)), "{refused:?}");
+    assert_eq!(named().await, first.0, "nobody else has the name");
+    assert!(matches!(
+        store.find_machine(&name).await.unwrap().living(),
+        Err(StoreError::MachineRemoved { id, .. }) if id == first.0
+    ));
+
+    let second = enrol(token(None).await).await.unwrap();
+    assert_ne!(second, first);
+    assert_eq!(named().await, second.0);
+    let taken = enrol(token(None).await).await;
+    assert!(matches!(taken, Ok(third) if third != second), "one that was never seen makes room: {taken:?}");
+    let third = MachineId(named().await);
+    store.remove_machine(third, "test").await.unwrap();
+    assert_eq!(named().await, third.0, "of several that had it the last one");
+    // A page ends between two of one name.
+    let one = PageSize::new(1).unwrap();
+    let page = store.list_machines(Shown::All, None, one).await.unwrap();
+    let after =
+        crate::store::machine::parse_name_key(&crate::store::page::decode(&page.next).unwrap().unwrap());
+    let rest = store.list_machines(Shown::All, after, one).await.unwrap();
+    let mut both = [page.rows[0].facts.id, rest.rows[0].facts.id];
+    both.sort_unstable();
+    let mut expected = [first.0, third.0];
+    expected.sort_unstable();
+    assert_eq!((both, rest.next.as_str()), (expected, ""));
+}

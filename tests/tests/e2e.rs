@@ -234,7 +234,7 @@ fn cancelled_during_the_transfer() {
 
 #[test]
 fn cancelled_before_the_commit() {
-    let (world, mut agent, image) = slow_world("gateway::prepared=1*sleep(4000)", "");
+    let (world, mut agent, image) = slow_world("gateway::prepared=1*sleep(12000)", "");
     let job = world.start_backup("web1");
     wait::until("the end of sending", std::time::Duration::from_secs(60), || {
         let step = world.job(&job)["steps"][1].clone();

@@ -34,7 +34,7 @@ pub(crate) mod tests;
 pub(crate) mod token;
 pub(crate) mod transfer;
 pub(crate) mod vault;
-mod verify;
+pub(crate) mod verify;
 mod waits;
 
 use std::time::Duration;

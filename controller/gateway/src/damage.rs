@@ -1,6 +1,7 @@
 //! Damage is found in one point; others may need the same bytes.
 
 use std::collections::{BTreeSet, HashSet};
+use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ impl Gateway {
         segments: &BTreeSet<SegmentId>,
         mut marked: BTreeSet<u64>,
     ) -> Result<(), Status> {
+        self.inner.damages.fetch_add(1, Ordering::AcqRel);
         let found = self.inner.vault.points_damaged_by(machine.0, segments).await;
         let found = found.map_err(|error| status_of(&error))?;
         for (seq, reason) in found {
@@ -39,6 +41,7 @@ impl Gateway {
 
     /// The same of a segment in which a restore met damage, while the operator is told of that.
     pub(crate) fn spread_damage_later(&self, point: PointLocation, segment: SegmentId) {
+        self.inner.damages.fetch_add(1, Ordering::AcqRel);
         // A restore that is tried again and again finds the same.
         if !self.spread().insert(segment) {
             return;

@@ -24,6 +24,7 @@ mod wire;
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tokio::sync::{Mutex, Semaphore, mpsc};
@@ -103,6 +104,8 @@ struct Inner {
     collecting: Mutex<()>,
     verifying: Mutex<()>,
     spreading: Mutex<()>,
+    /// How often damage was found.
+    damages: AtomicU64,
     /// Segments of which it is being looked who needs what is damaged.
     spread: std::sync::Mutex<HashSet<SegmentId>>,
 }
@@ -127,6 +130,7 @@ impl Gateway {
             collecting: Mutex::new(()),
             verifying: Mutex::new(()),
             spreading: Mutex::new(()),
+            damages: AtomicU64::new(0),
             spread: std::sync::Mutex::default(),
         };
         Self { inner: Arc::new(inner) }

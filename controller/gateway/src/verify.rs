@@ -1,6 +1,7 @@
 //! Verification of the vault; the catalogue is told what is damaged, and what is whole.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 
 use tokio::sync::mpsc;
 use tonic::Status;
@@ -9,8 +10,8 @@ use uuid::Uuid;
 
 use holdfast_proto::ids::MachineId;
 use holdfast_vault_engine::{
-    DamagedPoint, Finding, PointState, VaultError, Verification, VerifyDepth, VerifyPace, VerifyProgress,
-    VerifyReport, VerifyScope, chain,
+    DamagedPoint, Finding, PointState, VaultError, VerifyDepth, VerifyPace, VerifyProgress, VerifyReport,
+    VerifyScope, chain,
 };
 
 use crate::error::{busy, status_of};
@@ -68,6 +69,7 @@ impl Gateway {
             }
         };
         let (machines, mut report) = (scopes.len(), VerifyReport::default());
+        let mut damages = inner.damages.load(Ordering::Acquire);
         let mut verification = inner.vault.verification(VerifyPace::Full);
         // One after the other: what was found out counts, also if somebody ends the check.
         for (done, (machine, scope)) in scopes.into_iter().enumerate() {
@@ -77,64 +79,73 @@ impl Gateway {
                 let _ =
                     progress.try_send(VerifyProgress { machines_done: done, machines, read_bytes, ..so_far });
             };
-            let of = (machine, scope);
-            report.merge(self.verify_machine(&mut verification, of, depth, actor, tell).await?);
+            let kept = self.kept(machine, scope).await?;
+            let damages_now = inner.damages.load(Ordering::Acquire);
+            if damages_now != std::mem::replace(&mut damages, damages_now) {
+                verification = verification.anew();
+            }
+            // What is called damaged is looked at anew, whatever was seen of it before: it may be called sound.
+            let mut anew = None;
+            let by = match kept.iter().any(|point| point.is_damaged) {
+                true => anew.insert(verification.anew()),
+                false => &mut verification,
+            };
+            let mut found = match by.verify(scope, depth, tell).await {
+                // The one that was asked for: lost, if the catalogue has it.
+                Err(VaultError::Missing { .. })
+                    if matches!(scope, VerifyScope::Point(..)) && !kept.is_empty() =>
+                {
+                    let sound = BTreeMap::from([(machine, BTreeMap::new())]);
+                    VerifyReport { machines: 1, sound, ..VerifyReport::default() }
+                }
+                verified => verified.map_err(failed)?,
+            };
+            self.record_found(machine, scope, &kept, &mut found, depth, actor).await?;
+            report.merge(found);
         }
         info!(
             points = report.points,
             segments = report.read_segments,
             bytes = report.read_bytes,
-            findings = report.findings.len(),
+            findings = report.found(),
             "verified"
         );
         Ok(report)
     }
 
-    /// Verifies what is asked for of one machine, and tells the catalogue.
-    pub(crate) async fn verify_machine(
-        &self,
-        verification: &mut Verification,
-        (machine, scope): (Uuid, VerifyScope),
-        depth: VerifyDepth,
-        actor: &str,
-        tell: impl FnMut(VerifyProgress) + Send,
-    ) -> Result<VerifyReport, Status> {
-        let inner = &self.inner;
-        let failed = |error| status_of(&error);
-        let mut kept = within(inner.authority.kept_points(MachineId(machine))).await?;
+    /// What the catalogue has of what is verified.
+    pub(crate) async fn kept(&self, machine: Uuid, scope: VerifyScope) -> Result<Vec<KeptPoint>, Status> {
+        let mut kept = within(self.inner.authority.kept_points(MachineId(machine))).await?;
         if let VerifyScope::Point(_, seq) = scope {
             kept.retain(|point| point.seq == seq);
         }
-        // What is called damaged is looked at anew, and all at once, whatever was seen of it before: it may be called sound.
-        let mut anew = None;
-        let (verification, depth) = match (kept.iter().any(|point| point.is_damaged), depth) {
-            (false, depth) => (verification, depth),
-            (true, VerifyDepth::Part { .. }) => (anew.insert(verification.anew()), VerifyDepth::ReadData),
-            (true, depth) => (anew.insert(verification.anew()), depth),
-        };
-        let mut found = match verification.verify(scope, depth, tell).await {
-            // The one that was asked for: lost, if the catalogue has it.
-            Err(VaultError::Missing { .. })
-                if matches!(scope, VerifyScope::Point(..)) && !kept.is_empty() =>
-            {
-                let sound = BTreeMap::from([(machine, BTreeMap::new())]);
-                VerifyReport { machines: 1, sound, ..VerifyReport::default() }
-            }
-            verified => verified.map_err(failed)?,
-        };
+        Ok(kept)
+    }
+
+    /// Adds to what was found of one machine what only the catalogue knows, and tells it. `depth` is to what all was read: what was read in
+    /// part is not called sound.
+    pub(crate) async fn record_found(
+        &self,
+        machine: Uuid,
+        scope: VerifyScope,
+        kept: &[KeptPoint],
+        found: &mut VerifyReport,
+        depth: VerifyDepth,
+        actor: &str,
+    ) -> Result<(), Status> {
         // What was unmounted meanwhile is neither damaged nor lost.
-        inner.vault.check_present().await.map_err(failed)?;
-        self.add_lost(machine, &kept, &mut found).await?;
+        self.inner.vault.check_present().await.map_err(|error| status_of(&error))?;
+        self.add_lost(machine, kept, found).await?;
         if scope == VerifyScope::Machine(machine) {
-            self.add_lost_decisions(machine, &kept, &mut found).await?;
+            self.add_lost_decisions(machine, kept, found).await?;
         }
         VERIFIED_BYTES.add(usize::try_from(found.read_bytes).unwrap_or(usize::MAX));
-        self.record_verified(&found, &kept, depth, actor).await?;
+        self.record_verified(found, kept, depth, actor).await?;
         if let Some(segments) = found.damaged_segments.get(&machine) {
             let marked = found.damaged.get(&machine).into_iter().flat_map(BTreeMap::keys).copied().collect();
             self.spread_damage(MachineId(machine), segments, marked).await?;
         }
-        Ok(found)
+        Ok(())
     }
 
     /// Adds the points of the catalogue of which the vault has nothing, or another one: it knows of that only if a later one was
@@ -173,7 +184,7 @@ impl Gateway {
             found.damaged.entry(machine).or_default().insert(seq, reason.clone());
             let lost = DamagedPoint { seq, id: Some(point.id.0), disk: None, ranges: Vec::new() };
             let machine_name = point.machine_name.clone();
-            found.findings.push(Finding { machine, machine_name, point: Some(lost), reason });
+            found.add(Finding { machine, machine_name, point: Some(lost), reason });
         }
         // Where there is no vault any more, everything is missing and nothing is damaged.
         vault.check_present().await.map_err(|error| status_of(&error))
@@ -191,7 +202,7 @@ impl Gateway {
             let stored = stored.get(&point.seq).copied().unwrap_or(0);
             if stored < point.decisions {
                 let KeptPoint { id, decisions, .. } = point;
-                found.findings.push(Finding {
+                found.add(Finding {
                     machine,
                     machine_name: point.machine_name.clone(),
                     point: None,

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use tracing::warn;
 
-use holdfast_proto::ids::MachineId;
-
 use crate::store::StoreError;
+use crate::store::verify::{Held, Turn};
 
 use super::{Upkeep, answer};
 
@@ -20,29 +19,31 @@ pub(super) const DUE: f64 = 0.8;
 /// A verification that goes on says so.
 const RENEW: Duration = Duration::from_secs(3600);
 
-/// Segments that are read before the catalogue is told: 64 GiB, if they are full.
-const PART: usize = 2048;
+/// A controller that stops does not wait longer for a database that does not answer: the turn is free after some hours anyway.
+const LEAVE: Duration = Duration::from_secs(3);
 
 /// Reads everything that points need, a machine at a time, so that each is read within the period.
 pub(super) async fn pass(upkeep: Arc<Upkeep>) -> Result<(), StoreError> {
     let store = &upkeep.app.store;
     let period = upkeep.app.timing.verify.mul_f64(DUE);
     let claim = || answer("find a machine to verify", store.claim_verification(period));
-    while let Some((machine, read_to)) = claim().await? {
+    while let Some(turn) = claim().await? {
         let renewing = async {
             loop {
                 tokio::time::sleep(RENEW).await;
-                if let Err(error) = store.renew_verification(machine).await {
+                if let Err(error) = store.renew_verification(&turn).await {
+                    let machine = turn.machine;
                     warn!(%machine, error = &error as &dyn std::error::Error, "a verification is not renewed");
                 }
             }
         };
         let done = tokio::select! {
-            done = read(&upkeep, machine, read_to) => done?,
+            done = read(&upkeep, &turn) => done?,
             () = renewing => return Ok(()),
             // It may take hours, and would keep the controller from stopping.
             () = upkeep.app.shutdown.cancelled() => {
-                return answer("leave a verification", store.leave_verification(machine)).await;
+                let _ = tokio::time::timeout(LEAVE, store.leave_verification(&turn)).await;
+                return Ok(());
             }
         };
         if done.is_break() {
@@ -53,28 +54,30 @@ pub(super) async fn pass(upkeep: Arc<Upkeep>) -> Result<(), StoreError> {
 }
 
 /// Breaks where the vault does not answer: then the next machine is no better off.
-async fn read(
-    upkeep: &Upkeep,
-    machine: MachineId,
-    mut read_to: Option<String>,
-) -> Result<ControlFlow<()>, StoreError> {
+async fn read(upkeep: &Upkeep, turn: &Turn) -> Result<ControlFlow<()>, StoreError> {
     let store = &upkeep.app.store;
+    let machine = turn.machine;
     let mut scrub = upkeep.scrub.lock().await;
+    let mut read_to = turn.read_to.clone();
     loop {
-        read_to = match scrub.read_part(machine, read_to.as_deref(), PART).await {
-            Ok(read_to) => read_to,
-            Err(status) => {
-                let reason = status.message();
-                warn!(%machine, reason, "a machine is not verified; it is gone on with in some hours");
-                return Ok(ControlFlow::Break(()));
+        let read = match scrub.read_part(machine, read_to.as_deref()).await {
+            Ok(Some(to)) => {
+                let recorded = answer("record a verification", store.record_verified_to(turn, &to)).await?;
+                read_to = Some(to);
+                match recorded {
+                    Held::Yes => continue,
+                    Held::No => Ok(()),
+                }
             }
+            Ok(None) => match answer("record a verification", store.end_verification(turn)).await? {
+                Held::Yes => scrub.confirm(machine).await,
+                Held::No => Ok(()),
+            },
+            Err(status) => Err(status),
         };
-        match &read_to {
-            Some(to) => answer("record a verification", store.record_verified_to(machine, to)).await?,
-            None => {
-                answer("record a verification", store.end_verification(machine)).await?;
-                return Ok(ControlFlow::Continue(()));
-            }
-        }
+        let Err(status) = read else { return Ok(ControlFlow::Continue(())) };
+        let reason = status.message();
+        warn!(%machine, reason, "a machine is not verified; it is gone on with in some hours");
+        return Ok(ControlFlow::Break(()));
     }
 }

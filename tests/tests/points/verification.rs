@@ -133,7 +133,7 @@ fn everything_is_read_in_its_time() {
     let image = Image::random(&world.path("disk.raw"), SIZE, 1);
     let _agent = world.running_agent("web1", &[("data", &image.path)]);
     let first = world.back_up("web1");
-    let verified = "SELECT count(*) FROM machines WHERE verified_at > now() - interval '1 second'";
+    let verified = "SELECT count(*) FROM machines WHERE verified_at > now() - interval '3 seconds'";
     wait::until("the machine to be verified", PATIENCE, || {
         (world.database.number(verified) == 1).then_some(())
     });

@@ -45,8 +45,6 @@ pub enum VerifyDepth {
     ReadData,
     /// As [`Self::Structure`], and so many of 10,000 segments whole, chosen by the seed.
     Sample { per_10_000: u32, seed: u64 },
-    /// Of what [`Self::ReadData`] reads a part: so many segments, in their order, that come after this one.
-    Part { after: Option<SegmentId>, segments: usize },
 }
 
 /// How fast.
@@ -89,8 +87,36 @@ pub struct VerifyReport {
     pub sound: BTreeMap<Uuid, BTreeMap<u64, [u8; 32]>>,
     /// Segments of which something is damaged, by the machine whose points name them.
     pub damaged_segments: BTreeMap<Uuid, BTreeSet<SegmentId>>,
-    /// Of a part: the last of its segments, if others come after it.
-    pub read_to: Option<SegmentId>,
+}
+
+/// Parts in which a machine is read, about. How its points hang together is found out anew for each of them.
+const PARTS: usize = 16;
+
+/// Which segments are read whole.
+#[derive(Clone, Copy)]
+enum Reading {
+    To(VerifyDepth),
+    Part { after: Option<SegmentId> },
+}
+
+impl Reading {
+    /// Of those that points need and that nobody knows to be whole; with the last one of a part that is not the last part.
+    fn choose(
+        self,
+        needed: &BTreeSet<SegmentId>,
+        whole: &HashSet<SegmentId>,
+    ) -> (Vec<SegmentId>, Option<SegmentId>) {
+        let unknown = needed.iter().copied().filter(|id| !whole.contains(id));
+        match self {
+            Self::To(depth) => (unknown.filter(|id| depth.reads(*id)).collect(), None),
+            Self::Part { after } => {
+                let mut wanted = unknown.filter(|id| Some(*id) > after);
+                let part: Vec<SegmentId> = wanted.by_ref().take(needed.len().div_ceil(PARTS)).collect();
+                let read_to = wanted.next().and(part.last().copied());
+                (part, read_to)
+            }
+        }
+    }
 }
 
 /// Something that is damaged or missing.
@@ -133,7 +159,6 @@ pub struct Verification {
 impl VerifyReport {
     /// Takes in what was found out about other machines.
     pub fn merge(&mut self, other: Self) {
-        self.read_to = other.read_to;
         self.machines += other.machines;
         self.points += other.points;
         self.segments += other.segments;
@@ -148,7 +173,14 @@ impl VerifyReport {
         }
     }
 
-    fn add(&mut self, finding: Finding) {
+    /// How much was found.
+    #[must_use]
+    pub fn found(&self) -> u64 {
+        self.findings.len() as u64 + self.more_findings
+    }
+
+    /// Takes in something else that was found.
+    pub fn add(&mut self, finding: Finding) {
         if self.findings.len() < MAX_FINDINGS {
             self.findings.push(finding);
         } else {
@@ -158,26 +190,11 @@ impl VerifyReport {
 }
 
 impl VerifyDepth {
-    /// Which segments are read whole, of those that points need and that nobody knows to be whole; with the last one of a part that
-    /// is not the last part.
-    fn choose(
-        self,
-        needed: &BTreeSet<SegmentId>,
-        whole: &HashSet<SegmentId>,
-    ) -> (Vec<SegmentId>, Option<SegmentId>) {
-        let mut wanted = needed.iter().copied().filter(|id| self.reads(*id) && !whole.contains(id));
-        let Self::Part { segments, .. } = self else { return (wanted.collect(), None) };
-        let chosen: Vec<SegmentId> = wanted.by_ref().take(segments).collect();
-        let read_to = wanted.next().and(chosen.last().copied());
-        (chosen, read_to)
-    }
-
     /// Whether all of a segment is to be read.
     fn reads(self, id: SegmentId) -> bool {
         match self {
             Self::Structure => false,
             Self::ReadData => true,
-            Self::Part { after, .. } => Some(id) > after,
             Self::Sample { per_10_000, seed } => {
                 let mut hasher = blake3::Hasher::new();
                 hasher.update(&seed.to_le_bytes()).update(id.name().as_bytes());
@@ -259,6 +276,23 @@ impl Verification {
         }
     }
 
+    /// Reads a part of what a machine's points need: some segments, in their order, that come after this one. Answers also the last
+    /// one that it read, if others come after it.
+    ///
+    /// # Errors
+    /// As [`Vault::verify`].
+    pub async fn verify_part(
+        &mut self,
+        machine: Uuid,
+        after: Option<SegmentId>,
+    ) -> Result<(VerifyReport, Option<SegmentId>), VaultError> {
+        let mut report = VerifyReport { machines: 1, ..VerifyReport::default() };
+        let scope = VerifyScope::Machine(machine);
+        let part = Reading::Part { after };
+        let read_to = self.verify_machine(machine, scope, part, &mut |_, _, _| {}, &mut report).await?;
+        Ok((report, read_to))
+    }
+
     /// As [`Vault::verify`].
     ///
     /// # Errors
@@ -293,7 +327,7 @@ impl Verification {
                 };
                 progress(so_far);
             };
-            self.verify_machine(*machine, scope, depth, &mut tell, &mut report).await?;
+            self.verify_machine(*machine, scope, Reading::To(depth), &mut tell, &mut report).await?;
         }
         Ok(report)
     }
@@ -302,10 +336,10 @@ impl Verification {
         &mut self,
         machine: Uuid,
         scope: VerifyScope,
-        depth: VerifyDepth,
+        reading: Reading,
         tell: &mut (impl FnMut(usize, usize, u64) + Send),
         report: &mut VerifyReport,
-    ) -> Result<(), VaultError> {
+    ) -> Result<Option<SegmentId>, VaultError> {
         let vault = &self.vault;
         let wanted = |seq| !matches!(scope, VerifyScope::Point(_, only) if only != seq);
         let statuses: Vec<_> =
@@ -331,8 +365,7 @@ impl Verification {
         }
         let structure = Structure::read(vault, &points).await?;
         report.segments += structure.segments.len() as u64;
-        let (chosen, read_to) = depth.choose(&structure.segments, &self.whole);
-        report.read_to = read_to;
+        let (chosen, read_to) = reading.choose(&structure.segments, &self.whole);
         let read = vault.read_needed(&chosen, self.pace, tell).await?;
         report.read_segments += chosen.len() as u64;
         report.read_bytes += read.bytes;
@@ -373,6 +406,7 @@ impl Verification {
         }
         report.sound.insert(machine, sound);
         // Where there is no vault any more, everything is missing and nothing is damaged.
-        vault.check_present().await
+        vault.check_present().await?;
+        Ok(read_to)
     }
 }

@@ -78,7 +78,7 @@ fn print(report: VerifyReport, depth: VerifyDepth, output: Output) -> Result<(),
         read_bytes: report.read_bytes,
         seed: match depth {
             VerifyDepth::Sample { seed, .. } => Some(seed),
-            VerifyDepth::Structure | VerifyDepth::ReadData | VerifyDepth::Part { .. } => None,
+            VerifyDepth::Structure | VerifyDepth::ReadData => None,
         },
         findings: report.findings.into_iter().map(FindingEntry::from).collect(),
         more_findings: report.more_findings,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::{execute, machines, store};
+use crate::store::verify::Held;
 
 #[tokio::test]
 async fn a_verification_goes_on_where_it_was_left() {
@@ -16,15 +17,39 @@ async fn a_verification_goes_on_where_it_was_left() {
          SELECT gen_random_uuid(), m.id, 1, sha256('x'), now(), 'crash', 'listed', '[]', 0, now() FROM machines m",
     )
     .await;
+    let hour = Duration::from_secs(3600);
     let claim = async || store.claim_verification(Duration::ZERO).await.unwrap();
-    assert_eq!(claim().await, Some((machine, None)));
-    store.record_verified_to(machine, "seg/9").await.unwrap();
-    assert_eq!(claim().await, None, "somebody is at it");
+    // Of turns of an hour, where the time before the last one is over.
+    let goes_on = async || {
+        execute(&store, "UPDATE machines SET enrolled_at = now() - interval '9 hours'").await;
+        store.claim_verification(hour).await.unwrap()
+    };
+    let first = goes_on().await.unwrap();
+    assert_eq!((first.machine, &first.read_to), (machine, &None));
+    assert_eq!(store.record_verified_to(&first, "seg/9").await.unwrap(), Held::Yes);
+    assert_eq!(goes_on().await, None, "somebody is at it");
     execute(&store, "UPDATE machines SET verifying_since = now() - interval '4 hours'").await;
-    assert_eq!(claim().await, Some((machine, Some("seg/9".to_owned()))), "whoever was at it died");
-    store.leave_verification(machine).await.unwrap();
-    assert_eq!(claim().await, Some((machine, Some("seg/9".to_owned()))));
-    store.end_verification(machine).await.unwrap();
-    assert_eq!(store.claim_verification(Duration::from_secs(3600)).await.unwrap(), None, "its turn is over");
-    assert_eq!(claim().await, Some((machine, None)), "the next turn begins anew");
+    let second = goes_on().await.unwrap();
+    assert_eq!(second.read_to.as_deref(), Some("seg/9"), "whoever was at it died");
+
+    // Or hung, and goes on now.
+    assert_eq!(store.record_verified_to(&first, "seg/5").await.unwrap(), Held::No);
+    assert_eq!(store.leave_verification(&first).await.unwrap(), Held::No);
+    assert_eq!(store.end_verification(&first).await.unwrap(), Held::No);
+    assert_eq!(store.renew_verification(&first).await.unwrap(), Held::No);
+    assert_eq!(goes_on().await, None, "somebody is at it");
+
+    assert_eq!(store.leave_verification(&second).await.unwrap(), Held::Yes);
+    let third = goes_on().await.unwrap();
+    assert_eq!(third.read_to.as_deref(), Some("seg/9"));
+    execute(&store, "UPDATE machines SET verify_began = now() - interval '50 minutes'").await;
+    assert_eq!(store.end_verification(&third).await.unwrap(), Held::Yes);
+    assert_eq!(goes_on().await, None, "its turn is over");
+    let after_ten_minutes = store.claim_verification(Duration::from_secs(45 * 60)).await.unwrap().unwrap();
+    assert_eq!(after_ten_minutes.read_to, None, "turns are counted from their beginnings, and begin anew");
+
+    // What was read long ago has to be read again.
+    assert_eq!(store.record_verified_to(&after_ten_minutes, "seg/9").await.unwrap(), Held::Yes);
+    assert_eq!(store.leave_verification(&after_ten_minutes).await.unwrap(), Held::Yes);
+    assert_eq!(claim().await.unwrap().read_to, None);
 }

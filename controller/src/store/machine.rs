@@ -13,6 +13,7 @@ use crate::domain::job::JobState;
 use crate::domain::snapshot::DiskRow;
 
 use super::advance::end_queued;
+use super::attempt::give_up_job;
 use super::page::{Page, PageSize, Sorted};
 use super::slot::LockedSlot;
 use super::{During, Store, StoreError, agent};
@@ -186,7 +187,7 @@ impl Store {
         .await
     }
 
-    /// Ends a machine's protection, unless a job of it runs. Its row and points stay. What is removed already stays so.
+    /// Ends a machine's protection, unless an attempt of it is out. Its row and points stay. What is removed already stays so.
     pub(crate) async fn remove_machine(&self, machine: MachineId, operator: &str) -> Result<(), StoreError> {
         let operator = operator.to_owned();
         self.transaction("remove a machine", move |connection| {
@@ -205,14 +206,14 @@ impl Store {
                 if is_removed {
                     return Ok(());
                 }
-                let cancelled = end_jobs(connection, &slot).await?;
+                let ended = end_jobs(connection, &slot).await?;
                 let agent = agent::forget(connection, machine).await?;
                 sqlx::query("UPDATE machines SET removed_at = now(), quarantine = NULL WHERE id = $1")
                     .bind(machine.0)
                     .execute(&mut *connection)
                     .await
                     .during("remove a machine")?;
-                let detail = serde_json::json!({ "name": name, "agent": agent.map(|(agent, _)| agent), "cancelled_jobs": cancelled });
+                let detail = serde_json::json!({ "name": name, "agent": agent.map(|(agent, _)| agent), "ended_jobs": ended });
                 super::audit::record(connection, &operator, "machine.remove", &machine.to_string(), detail).await
             })
         })
@@ -277,21 +278,21 @@ impl Store {
     }
 }
 
-/// Cancels what is queued for a machine that is being removed; answers what that was.
+/// Ends the jobs of a machine that is being removed; answers which.
 async fn end_jobs(connection: &mut PgConnection, slot: &LockedSlot) -> Result<Vec<Uuid>, StoreError> {
-    let rows: Vec<(Uuid, String)> = sqlx::query_as(
-        "SELECT id, state FROM jobs WHERE machine_id = $1 AND state IN ('queued', 'running') ORDER BY state DESC",
-    )
-    .bind(slot.machine.0)
-    .fetch_all(&mut *connection)
-    .await
-    .during("list the jobs of a machine to remove")?;
+    let rows: Vec<(Uuid, JobState)> =
+        sqlx::query_as("SELECT id, state FROM jobs WHERE machine_id = $1 AND state IN ('queued', 'running')")
+            .bind(slot.machine.0)
+            .fetch_all(&mut *connection)
+            .await
+            .during("list the jobs of a machine to remove")?;
     for (job, state) in &rows {
-        if state == JobState::Running.as_str() {
-            return Err(StoreError::MachineBusy { job: *job });
+        if *state == JobState::Running {
+            give_up_job(connection, slot, JobId(*job)).await?;
+        } else {
+            let error = JobError::machine_removed();
+            end_queued(connection, slot, JobId(*job), JobState::Cancelled, &error).await?;
         }
-        let error = JobError::machine_removed();
-        end_queued(connection, slot, JobId(*job), JobState::Cancelled, &error).await?;
     }
     Ok(rows.into_iter().map(|(job, _)| job).collect())
 }

@@ -3,14 +3,16 @@ use std::time::Duration;
 use chrono::Utc;
 use uuid::Uuid;
 
-use crate::domain::job::{JobState, StepState};
+use crate::domain::error::JobError;
+use crate::domain::job::{JobState, StepKind, StepState};
 use crate::store::StoreError;
 use crate::store::agent::NewAgent;
+use crate::store::attempt::{AttemptEnd, AttemptKey};
 use crate::store::machine::Shown;
 use crate::store::page::PageSize;
 use crate::store::token::NewToken;
 
-use super::claims::claim_one;
+use super::claims::{claim_one, taken};
 use super::{AgentId, MachineId, asked_for, machines, queue, store};
 
 #[tokio::test]
@@ -49,6 +51,45 @@ async fn a_machine_is_not_removed_while_a_job_runs_and_what_is_queued_is_cancell
         .await
         .unwrap();
     assert_eq!(audited, (1,), "the second time nothing was to be done");
+}
+
+/// It died during a backup: of whichever step, what waits for its agent waits in vain.
+#[tokio::test]
+async fn a_machine_that_died_is_removed_as_soon_as_no_attempt_is_out() {
+    let Some(store) = store().await else { return };
+    for died_in in StepKind::IN_ORDER {
+        let controller = Uuid::new_v4();
+        let (machine, _) = machines(&store, controller, 1).await[0];
+        let job = queue(&store, machine).await;
+        loop {
+            let step = claim_one(&store, controller).await.unwrap();
+            let busy = store.remove_machine(machine, "test").await;
+            assert!(matches!(busy, Err(StoreError::MachineBusy { job: out }) if out == job.0), "{busy:?}");
+            let end = match step.kind {
+                kind if kind == died_in => AttemptEnd::Lost,
+                StepKind::TakeSnapshot => taken(),
+                _ => AttemptEnd::Failed(JobError::no_progress()),
+            };
+            let key = AttemptKey { step: step.step, attempt: step.attempt, machine: None };
+            store.end_attempt(key, end, Duration::ZERO).await.unwrap();
+            if step.kind == died_in {
+                break;
+            }
+        }
+        store.remove_machine(machine, "test").await.unwrap();
+        let ended = store.find_job(job).await.unwrap();
+        assert_eq!(ended.state, JobState::Failed, "{died_in:?}");
+        assert!(ended.error.is_some() && ended.ended_at.is_some(), "{died_in:?}");
+        let open = |state: StepState| state == StepState::Pending || state.is_out();
+        assert!(!ended.steps.0.iter().any(|step| open(step.state)), "{died_in:?}: {:?}", ended.steps);
+        let busy: (bool,) =
+            sqlx::query_as("SELECT active_job IS NOT NULL FROM machine_slots WHERE machine_id = $1")
+                .bind(machine.0)
+                .fetch_one(&store.pool)
+                .await
+                .unwrap();
+        assert_eq!(busy, (false,), "{died_in:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

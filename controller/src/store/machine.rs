@@ -187,7 +187,8 @@ impl Store {
         .await
     }
 
-    /// Ends a machine's protection, unless an attempt of it is out. Its row and points stay. What is removed already stays so.
+    /// Ends a machine's protection, unless an attempt of it is out. Its row and points stay. What is removed already stays so, but loses what a
+    /// controller that knew of no removals gave it since.
     pub(crate) async fn remove_machine(&self, machine: MachineId, operator: &str) -> Result<(), StoreError> {
         let operator = operator.to_owned();
         self.transaction("remove a machine", move |connection| {
@@ -203,12 +204,12 @@ impl Store {
                 let Some((name, is_removed)) = row else {
                     return Err(StoreError::NotFound { noun: "machine", name: machine.to_string() });
                 };
-                if is_removed {
-                    return Ok(());
-                }
                 let ended = end_jobs(connection, &slot).await?;
                 let agent = agent::forget(connection, machine).await?;
-                sqlx::query("UPDATE machines SET removed_at = now(), quarantine = NULL WHERE id = $1")
+                if is_removed && ended.is_empty() && agent.is_none() {
+                    return Ok(());
+                }
+                sqlx::query("UPDATE machines SET removed_at = coalesce(removed_at, now()), quarantine = NULL WHERE id = $1")
                     .bind(machine.0)
                     .execute(&mut *connection)
                     .await

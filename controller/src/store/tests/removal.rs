@@ -13,7 +13,7 @@ use crate::store::page::PageSize;
 use crate::store::token::NewToken;
 
 use super::claims::{claim_one, taken};
-use super::{AgentId, MachineId, asked_for, machines, queue, store};
+use super::{AgentId, MachineId, asked_for, connect, execute, machines, queue, store};
 
 #[tokio::test]
 async fn a_machine_is_not_removed_while_a_job_runs_and_what_is_queued_is_cancelled() {
@@ -90,6 +90,39 @@ async fn a_machine_that_died_is_removed_as_soon_as_no_attempt_is_out() {
                 .unwrap();
         assert_eq!(busy, (false,), "{died_in:?}");
     }
+}
+
+/// A controller that knows of no removals takes a removed machine for a living one.
+#[tokio::test]
+async fn a_removed_machine_that_got_an_agent_loses_it_once_more() {
+    let Some(store) = store().await else { return };
+    let (machine, _) = machines(&store, Uuid::new_v4(), 1).await[0];
+    store.remove_machine(machine, "test").await.unwrap();
+    let removed_at = store.find_machine(&machine.to_string()).await.unwrap().facts.removed_at;
+    let agent = AgentId::generate();
+    execute(&store, "UPDATE machines SET removed_at = NULL").await;
+    for statement in [
+        "INSERT INTO agents (id, machine_id, version) VALUES ($1, $2, '0')",
+        "INSERT INTO agent_sessions (agent_id, machine_id, epoch) VALUES ($1, $2, 0)",
+    ] {
+        sqlx::query(statement).bind(agent.0).bind(machine.0).execute(&store.pool).await.unwrap();
+    }
+    connect(&store, Uuid::new_v4(), machine, agent).await;
+    let job = queue(&store, machine).await;
+    sqlx::query("UPDATE machines SET removed_at = $1").bind(removed_at).execute(&store.pool).await.unwrap();
+    assert_eq!(store.status().await.unwrap().machines_online, 0, "it is not one of those that are");
+
+    for _ in 0..2 {
+        store.remove_machine(machine, "test").await.unwrap();
+    }
+    assert!(matches!(store.machine_of(agent).await, Err(StoreError::NotFound { .. })));
+    assert_eq!(store.find_job(job).await.unwrap().state, JobState::Cancelled);
+    assert_eq!(store.find_machine(&machine.to_string()).await.unwrap().facts.removed_at, removed_at);
+    let audited: (i64,) = sqlx::query_as("SELECT count(*) FROM audit WHERE action = 'machine.remove'")
+        .fetch_one(&store.pool)
+        .await
+        .unwrap();
+    assert_eq!(audited, (2,), "whenever something was to be done");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -50,6 +50,7 @@ pub(crate) struct FleetRow {
 impl FleetRow {
     pub(crate) fn view(&self) -> MachineView<'_> {
         MachineView {
+            id: self.id,
             name: &self.name,
             labels: &self.labels,
             labelled_at: self.labelled_at,

@@ -90,8 +90,11 @@ impl Sorted for MachineRow {
 
 /// The name and id that a page comes after.
 pub(crate) fn parse_name_key(key: &str) -> Option<(String, Uuid)> {
-    let (name, id) = key.split_once(' ')?;
-    Some((name.to_owned(), id.parse().ok()?))
+    match key.split_once(' ') {
+        Some((name, id)) => Some((name.to_owned(), id.parse().ok()?)),
+        // Of a controller that knows of no removals. Rather is one told twice than left out.
+        None => Some((key.to_owned(), Uuid::nil())),
+    }
 }
 
 impl MachineRow {

@@ -197,6 +197,9 @@ async fn the_name_is_free_and_means_the_machine_that_has_it_now() {
     let page = store.list_machines(Shown::All, None, one).await.unwrap();
     let after =
         crate::store::machine::parse_name_key(&crate::store::page::decode(&page.next).unwrap().unwrap());
+    let of_an_older_controller = crate::store::machine::parse_name_key(&name);
+    let again = store.list_machines(Shown::All, of_an_older_controller, one).await.unwrap();
+    assert_eq!(again.rows[0].facts.id, page.rows[0].facts.id, "neither of the two is left out");
     let rest = store.list_machines(Shown::All, after, one).await.unwrap();
     let mut both = [page.rows[0].facts.id, rest.rows[0].facts.id];
     both.sort_unstable();

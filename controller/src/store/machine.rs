@@ -24,13 +24,14 @@ pub(crate) struct MachineRow {
     pub(crate) facts: FleetRow,
     pub(crate) os: String,
     pub(crate) enrolled_at: DateTime<Utc>,
+    pub(crate) removed_at: Option<DateTime<Utc>>,
     pub(crate) agent_version: String,
     pub(crate) disks: Json<Vec<DiskRow>>,
     /// Points that were found damaged and are not deleted.
     pub(crate) damaged_points: i64,
 }
 
-/// What decides on a machine's protection, for the whole fleet at once.
+/// What decides on the protection of a machine that is not removed, for the whole fleet at once.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub(crate) struct FleetRow {
     pub(crate) id: Uuid,
@@ -38,7 +39,6 @@ pub(crate) struct FleetRow {
     pub(crate) labels: Json<BTreeMap<String, String>>,
     pub(crate) labelled_at: DateTime<Utc>,
     pub(crate) quarantine: Option<String>,
-    pub(crate) removed_at: Option<DateTime<Utc>>,
     pub(crate) has_agent: bool,
     pub(crate) online: bool,
     pub(crate) last_seen_at: Option<DateTime<Utc>>,
@@ -55,7 +55,7 @@ impl FleetRow {
             labels: &self.labels,
             labelled_at: self.labelled_at,
             quarantine: self.quarantine.as_deref(),
-            removed_at: self.removed_at,
+            removed_at: None,
             has_agent: self.has_agent,
             online: self.online,
             last_seen_at: self.last_seen_at,
@@ -98,9 +98,13 @@ pub(crate) fn parse_name_key(key: &str) -> Option<(String, Uuid)> {
 }
 
 impl MachineRow {
+    pub(crate) fn view(&self) -> MachineView<'_> {
+        MachineView { removed_at: self.removed_at, ..self.facts.view() }
+    }
+
     /// Of a removed machine nothing may be done but read.
     pub(crate) fn living(self) -> Result<Self, StoreError> {
-        match self.facts.removed_at {
+        match self.removed_at {
             None => Ok(self),
             Some(_) => Err(StoreError::MachineRemoved { id: self.facts.id, name: self.facts.name }),
         }

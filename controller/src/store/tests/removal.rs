@@ -98,7 +98,7 @@ async fn a_removed_machine_that_got_an_agent_loses_it_once_more() {
     let Some(store) = store().await else { return };
     let (machine, _) = machines(&store, Uuid::new_v4(), 1).await[0];
     store.remove_machine(machine, "test").await.unwrap();
-    let removed_at = store.find_machine(&machine.to_string()).await.unwrap().facts.removed_at;
+    let removed_at = store.find_machine(&machine.to_string()).await.unwrap().removed_at;
     let agent = AgentId::generate();
     execute(&store, "UPDATE machines SET removed_at = NULL").await;
     for statement in [
@@ -117,7 +117,7 @@ async fn a_removed_machine_that_got_an_agent_loses_it_once_more() {
     }
     assert!(matches!(store.machine_of(agent).await, Err(StoreError::NotFound { .. })));
     assert_eq!(store.find_job(job).await.unwrap().state, JobState::Cancelled);
-    assert_eq!(store.find_machine(&machine.to_string()).await.unwrap().facts.removed_at, removed_at);
+    assert_eq!(store.find_machine(&machine.to_string()).await.unwrap().removed_at, removed_at);
     let audited: (i64,) = sqlx::query_as("SELECT count(*) FROM audit WHERE action = 'machine.remove'")
         .fetch_one(&store.pool)
         .await

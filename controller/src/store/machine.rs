@@ -1,22 +1,18 @@
+mod removal;
+
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use sqlx::postgres::PgConnection;
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use holdfast_proto::ids::{JobId, MachineId};
+use holdfast_proto::ids::MachineId;
 
 use crate::domain::condition::MachineView;
-use crate::domain::error::JobError;
-use crate::domain::job::JobState;
 use crate::domain::snapshot::DiskRow;
 
-use super::advance::end_queued;
-use super::attempt::give_up_job;
 use super::page::{Page, PageSize, Sorted};
-use super::slot::LockedSlot;
-use super::{During, Store, StoreError, agent};
+use super::{During, Store, StoreError, audit};
 
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub(crate) struct MachineRow {
@@ -188,42 +184,7 @@ impl Store {
                     .await
                     .during("label a machine")?;
                 let detail = serde_json::json!({ "before": before, "after": labels });
-                super::audit::record(connection, &operator, "machine.label", &machine.to_string(), detail)
-                    .await
-            })
-        })
-        .await
-    }
-
-    /// Ends a machine's protection, unless an attempt of it is out. Its row and points stay. What is removed already stays so, but loses what a
-    /// controller that knew of no removals gave it since.
-    pub(crate) async fn remove_machine(&self, machine: MachineId, operator: &str) -> Result<(), StoreError> {
-        let operator = operator.to_owned();
-        self.transaction("remove a machine", move |connection| {
-            Box::pin(async move {
-                let slot = LockedSlot::of_machine(connection, machine).await?;
-                // Excludes whoever makes a job for it, who has its row locked until that job is seen here.
-                let row: Option<(String, bool)> =
-                    sqlx::query_as("SELECT name, removed_at IS NOT NULL FROM machines WHERE id = $1 FOR UPDATE")
-                        .bind(machine.0)
-                        .fetch_optional(&mut *connection)
-                        .await
-                        .during("find a machine to remove")?;
-                let Some((name, is_removed)) = row else {
-                    return Err(StoreError::NotFound { noun: "machine", name: machine.to_string() });
-                };
-                let ended = end_jobs(connection, &slot).await?;
-                let agent = agent::forget(connection, machine).await?;
-                if is_removed && ended.is_empty() && agent.is_none() {
-                    return Ok(());
-                }
-                sqlx::query("UPDATE machines SET removed_at = coalesce(removed_at, now()), quarantine = NULL WHERE id = $1")
-                    .bind(machine.0)
-                    .execute(&mut *connection)
-                    .await
-                    .during("remove a machine")?;
-                let detail = serde_json::json!({ "name": name, "agent": agent.map(|(agent, _)| agent), "ended_jobs": ended });
-                super::audit::record(connection, &operator, "machine.remove", &machine.to_string(), detail).await
+                audit::record(connection, &operator, "machine.label", &machine.to_string(), detail).await
             })
         })
         .await
@@ -244,14 +205,8 @@ impl Store {
                 .during("lift a quarantine")?;
                 let Some((reason,)) = lifted else { return Ok(()) };
                 let detail = serde_json::json!({ "reason": reason });
-                super::audit::record(
-                    connection,
-                    &operator,
-                    "machine.lift_quarantine",
-                    &machine.to_string(),
-                    detail,
-                )
-                .await
+                audit::record(connection, &operator, "machine.lift_quarantine", &machine.to_string(), detail)
+                    .await
             })
         })
         .await
@@ -271,37 +226,12 @@ impl Store {
                         .during("quarantine a machine")?;
                 if done.rows_affected() == 1 {
                     let detail = serde_json::json!({ "reason": reason });
-                    super::audit::record(
-                        connection,
-                        "system",
-                        "machine.quarantine",
-                        &machine.to_string(),
-                        detail,
-                    )
-                    .await?;
+                    audit::record(connection, "system", "machine.quarantine", &machine.to_string(), detail)
+                        .await?;
                 }
                 Ok(())
             })
         })
         .await
     }
-}
-
-/// Ends the jobs of a machine that is being removed; answers which.
-async fn end_jobs(connection: &mut PgConnection, slot: &LockedSlot) -> Result<Vec<Uuid>, StoreError> {
-    let rows: Vec<(Uuid, JobState)> =
-        sqlx::query_as("SELECT id, state FROM jobs WHERE machine_id = $1 AND state IN ('queued', 'running')")
-            .bind(slot.machine.0)
-            .fetch_all(&mut *connection)
-            .await
-            .during("list the jobs of a machine to remove")?;
-    for (job, state) in &rows {
-        if *state == JobState::Running {
-            give_up_job(connection, slot, JobId(*job)).await?;
-        } else {
-            let error = JobError::machine_removed();
-            end_queued(connection, slot, JobId(*job), JobState::Cancelled, &error).await?;
-        }
-    }
-    Ok(rows.into_iter().map(|(job, _)| job).collect())
 }

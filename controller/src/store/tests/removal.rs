@@ -5,12 +5,12 @@ use uuid::Uuid;
 
 use crate::domain::error::JobError;
 use crate::domain::job::{JobState, StepKind, StepState};
-use crate::store::StoreError;
 use crate::store::agent::NewAgent;
 use crate::store::attempt::{AttemptEnd, AttemptKey};
 use crate::store::machine::Shown;
 use crate::store::page::PageSize;
 use crate::store::token::NewToken;
+use crate::store::{Store, StoreError};
 
 use super::claims::{claim_one, taken};
 use super::{AgentId, MachineId, asked_for, connect, execute, machines, queue, store};
@@ -92,6 +92,15 @@ async fn a_machine_that_died_is_removed_as_soon_as_no_attempt_is_out() {
     }
 }
 
+async fn give_agent(store: &Store, machine: MachineId, agent: AgentId) {
+    for statement in [
+        "INSERT INTO agents (id, machine_id, version) VALUES ($1, $2, '0')",
+        "INSERT INTO agent_sessions (agent_id, machine_id, epoch) VALUES ($1, $2, 0)",
+    ] {
+        sqlx::query(statement).bind(agent.0).bind(machine.0).execute(&store.pool).await.unwrap();
+    }
+}
+
 /// A controller that knows of no removals takes a removed machine for a living one.
 #[tokio::test]
 async fn a_removed_machine_that_got_an_agent_loses_it_once_more() {
@@ -101,12 +110,7 @@ async fn a_removed_machine_that_got_an_agent_loses_it_once_more() {
     let removed_at = store.find_machine(&machine.to_string()).await.unwrap().removed_at;
     let agent = AgentId::generate();
     execute(&store, "UPDATE machines SET removed_at = NULL").await;
-    for statement in [
-        "INSERT INTO agents (id, machine_id, version) VALUES ($1, $2, '0')",
-        "INSERT INTO agent_sessions (agent_id, machine_id, epoch) VALUES ($1, $2, 0)",
-    ] {
-        sqlx::query(statement).bind(agent.0).bind(machine.0).execute(&store.pool).await.unwrap();
-    }
+    give_agent(&store, machine, agent).await;
     connect(&store, Uuid::new_v4(), machine, agent).await;
     let job = queue(&store, machine).await;
     sqlx::query("UPDATE machines SET removed_at = $1").bind(removed_at).execute(&store.pool).await.unwrap();
@@ -184,6 +188,8 @@ async fn the_name_is_free_and_means_the_machine_that_has_it_now() {
         Err(StoreError::MachineRemoved { id, .. }) if id == first.0
     ));
 
+    // Of a controller that knows of no removals: an agent that was never seen. The machine makes room for nobody all the same.
+    give_agent(&store, first, AgentId::generate()).await;
     let second = enrol(token(None).await).await.unwrap();
     assert_ne!(second, first);
     assert_eq!(named().await, second.0);

@@ -53,6 +53,8 @@ enum SessionError {
     Closed,
     #[error("the controller's first answer is no Welcome")]
     NoWelcome,
+    #[error("the disks of this machine cannot be listed")]
+    Disks,
     #[error("snapshots of an earlier process were found late, of which the controller has to hear")]
     LateSnapshots,
 }
@@ -130,7 +132,7 @@ impl SessionError {
             Self::Ended(status) => std::error::Error::source(&**status)
                 .is_some_and(is_certificate_of_another_time)
                 .then_some(COMPARE_OR_ENROL),
-            Self::Timeout { .. } | Self::Closed | Self::NoWelcome | Self::LateSnapshots => None,
+            Self::Timeout { .. } | Self::Closed | Self::NoWelcome | Self::Disks | Self::LateSnapshots => None,
         }
     }
 }

@@ -57,8 +57,7 @@ pub(crate) async fn show(client: Client, output: Output, machine: String) -> Res
 }
 
 pub(crate) async fn remove(client: Client, output: Output, machine: String) -> Result<(), CliError> {
-    // By its id: when a call is repeated since its answer was lost, the name may be another machine's already.
-    let machine = get(&client, machine).await?.id;
+    let machine = id_of(&client, machine).await?;
     let answer = again(|| {
         let (mut client, machine) = (client.machines(), machine.clone());
         async move { client.remove_machine(timed(RemoveMachineRequest { machine })).await }
@@ -74,6 +73,7 @@ pub(crate) async fn label(
     machine: String,
     changes: Vec<LabelChange>,
 ) -> Result<(), CliError> {
+    let machine = id_of(&client, machine).await?;
     let mut request = LabelMachineRequest { machine, ..LabelMachineRequest::default() };
     for change in changes {
         match change {
@@ -91,6 +91,7 @@ pub(crate) async fn label(
 }
 
 pub(crate) async fn lift_quarantine(client: Client, output: Output, machine: String) -> Result<(), CliError> {
+    let machine = id_of(&client, machine).await?;
     let answer = again(|| {
         let (mut client, machine) = (client.machines(), machine.clone());
         async move { client.lift_quarantine(timed(LiftQuarantineRequest { machine })).await }
@@ -98,6 +99,11 @@ pub(crate) async fn lift_quarantine(client: Client, output: Output, machine: Str
     .await?;
     let machine = Machine::from(answer);
     output.print(&machine, || describe(&machine))
+}
+
+/// What changes a machine goes by this: when the call is repeated since its answer was lost, the name may be another machine's already.
+async fn id_of(client: &Client, machine: String) -> Result<String, CliError> {
+    Ok(get(client, machine).await?.id)
 }
 
 async fn get(client: &Client, machine: String) -> Result<v1::Machine, CliError> {

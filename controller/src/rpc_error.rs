@@ -63,7 +63,7 @@ fn describe(error: &StoreError) -> (Code, ErrorDetail) {
         StoreError::MachineBusy { job } => (
             Code::FailedPrecondition,
             user_error("machine_busy", message)
-                .action(format!("wait for its end with `holdfast job wait {job}`, or `holdfast job cancel {job}`")),
+                .action(format!("wait for its end with `holdfast job wait {job}`, or `holdfast job cancel {job}`; if the machine died, try again in a minute")),
         ),
         StoreError::OtherMachine { name, .. } => (
             Code::InvalidArgument,

@@ -110,6 +110,8 @@ fn check_contract(world: &World, point: &str) {
     assert!(newest.is_sorted_by(|a, b| a >= b), "{newest:?}");
     let point = world.point(point);
     assert_eq!((&point["machine"], &point["state"]), (&"web1".into(), &"listed".into()));
+    let machine_id = world.machine("web1")["id"].clone();
+    assert_eq!(point["machine_id"], machine_id);
     assert_eq!(point["consistency"], "file_system");
     check_time(&point["created_at"]);
     for key in ["size_bytes", "read_bytes", "changed_bytes", "sent_bytes", "stored_bytes"] {
@@ -124,6 +126,7 @@ fn check_contract(world: &World, point: &str) {
         (&job["kind"], &job["machine"], &job["state"]),
         (&"backup".into(), &"web1".into(), &"succeeded".into())
     );
+    assert_eq!(job["machine_id"], machine_id);
     assert!(job.as_object().unwrap().contains_key("error") && job["error"].is_null(), "{job}");
     let kinds: Vec<&str> =
         job["steps"].as_array().unwrap().iter().map(|step| step["kind"].as_str().unwrap()).collect();

@@ -43,7 +43,7 @@ impl<'a> Link<'a> {
     /// Says Hello and acts on the Welcome.
     pub(super) async fn open(session: &'a Session, channel: Channel) -> Result<Self, SessionError> {
         let call_timeout = session.config.timing.call_timeout;
-        let disks = session.list_disks().await;
+        let disks = session.list_disks().await.ok_or(SessionError::Disks)?;
         let (outbound, queue) = mpsc::channel(QUEUED_MESSAGES);
         let hello = agent_message::Kind::Hello(session.hello(disks.clone()));
         send(&outbound, hello, call_timeout).await?;
@@ -132,9 +132,10 @@ impl<'a> Link<'a> {
         }
         self.sent.remove(&attempt);
         let (spool, sequence) = (std::sync::Arc::clone(&self.session.spool), ack.sequence);
-        let removed = tokio::task::spawn_blocking(move || spool.acknowledge(attempt, sequence)).await;
-        if let Ok(Err(error)) = removed {
-            tracing::warn!(error = crate::error::chain(&error), "report not removed");
+        match tokio::task::spawn_blocking(move || spool.acknowledge(attempt, sequence)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(error = crate::error::chain(&error), "report not removed"),
+            Err(panic) => tracing::error!(%panic, "removing a report panicked"),
         }
     }
 
@@ -158,10 +159,9 @@ impl<'a> Link<'a> {
     }
 
     async fn send_disks(&mut self) -> Result<(), SessionError> {
-        let disks = self.session.list_disks().await;
-        if disks == self.disks {
+        let Some(disks) = self.session.list_disks().await.filter(|disks| *disks != self.disks) else {
             return Ok(());
-        }
+        };
         self.disks.clone_from(&disks);
         self.send(agent_message::Kind::DisksChanged(DisksChanged { disks })).await
     }
@@ -208,9 +208,11 @@ impl Session {
         asked.unwrap_or(DEFAULT_HEARTBEAT).clamp(*HEARTBEATS.start(), *HEARTBEATS.end())
     }
 
-    async fn list_disks(&self) -> Vec<Disk> {
+    /// `None` if it panicked. That says nothing of the disks, and the controller forgets those that it is not told of.
+    async fn list_disks(&self) -> Option<Vec<Disk>> {
         let inventory = std::sync::Arc::clone(&self.inventory);
-        tokio::task::spawn_blocking(move || inventory.list()).await.unwrap_or_default()
+        let listed = tokio::task::spawn_blocking(move || inventory.list()).await;
+        listed.inspect_err(|panic| tracing::error!(%panic, "listing the disks panicked")).ok()
     }
 }
 

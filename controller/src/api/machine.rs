@@ -164,12 +164,12 @@ fn read_ttl(ttl: Option<prost_types::Duration>) -> Result<Duration, Status> {
 }
 
 fn to_wire(row: MachineRow, policies: &[Policy], now: DateTime<Utc>) -> Machine {
-    let Protection { policy, conditions } = protection(&row.facts.view(), policies, now);
-    let damage = damaged(&row.facts.view(), row.damaged_points);
+    let Protection { policy, conditions } = protection(&row.view(), policies, now);
+    let damage = damaged(&row.view(), row.damaged_points);
     let next_slot =
         policy.and_then(|policy| policy.spec.schedule.next_after(now.max(policy.evaluated_until)));
     let policy = policy.map(|policy| policy.name.clone()).unwrap_or_default();
-    let state = match (row.facts.removed_at, &row.facts.quarantine, row.facts.online) {
+    let state = match (row.removed_at, &row.facts.quarantine, row.facts.online) {
         (Some(_), _, _) => MachineState::Removed,
         (None, Some(_), _) => MachineState::Quarantined,
         (None, None, true) => MachineState::Online,
@@ -190,7 +190,7 @@ fn to_wire(row: MachineRow, policies: &[Policy], now: DateTime<Utc>) -> Machine 
         agent_version: row.agent_version,
         enrolled_at: Some(wire::timestamp(row.enrolled_at)),
         last_seen_at: row.facts.last_seen_at.map(wire::timestamp),
-        removed_at: row.facts.removed_at.map(wire::timestamp),
+        removed_at: row.removed_at.map(wire::timestamp),
         policy,
         next_slot: next_slot.map(wire::timestamp),
         last_point_at: row.facts.last_point_at.map(wire::timestamp),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use uuid::Uuid;
 
 use super::policy::{Bound, Policy, bind};
 
@@ -14,6 +15,7 @@ pub(crate) const POINTS_DAMAGED: &str = "points_damaged";
 /// All that the conditions depend on.
 #[derive(Clone, Debug)]
 pub(crate) struct MachineView<'m> {
+    pub(crate) id: Uuid,
     pub(crate) name: &'m str,
     pub(crate) labels: &'m BTreeMap<String, String>,
     /// Since when its name and labels are as they are.
@@ -109,14 +111,15 @@ pub(crate) fn damaged(machine: &MachineView<'_>, points: i64) -> Option<Conditio
         1 => "a point of it is damaged and does not restore".to_owned(),
         points => format!("{points} points of it are damaged and do not restore"),
     };
-    let name = machine.name;
-    let action = match machine.removed_at {
-        None => format!(
-            "`holdfast backup {name}` makes a whole one; `holdfast vault check --machine {name} --read-data` tells what is \
-             damaged; delete the points that stay so"
-        ),
-        Some(_) => "`holdfast vault check --read-data` tells what is damaged; delete the points that stay so"
-            .to_owned(),
+    // The name of one that was removed may be another one's.
+    let machine_is = machine.removed_at.map_or_else(|| machine.name.to_owned(), |_| machine.id.to_string());
+    let check = format!(
+        "`holdfast vault check --machine {machine_is} --read-data` tells what is damaged; delete the points that stay so"
+    );
+    let action = if machine.has_agent && machine.removed_at.is_none() {
+        format!("`holdfast backup {machine_is}` makes a whole one; {check}")
+    } else {
+        check
     };
     Some(Condition { code: POINTS_DAMAGED, message, action })
 }

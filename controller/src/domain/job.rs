@@ -43,6 +43,16 @@ states!(StepState {
     Skipped = "skipped",
 });
 
+states!(
+    /// How an attempt of a step ended.
+    AttemptOutcome {
+        Done = "done",
+        Failed = "failed",
+        Cancelled = "cancelled",
+        Lost = "lost",
+    }
+);
+
 states!(Consistency { Application = "application", FileSystem = "file_system", Crash = "crash" });
 
 impl JobState {
@@ -124,12 +134,16 @@ mod tests {
         for kind in StepKind::ALL {
             assert_eq!(StepKind::parse(kind.as_str()), Some(*kind));
         }
+        for outcome in AttemptOutcome::ALL {
+            assert_eq!(AttemptOutcome::parse(outcome.as_str()), Some(*outcome));
+        }
         for consistency in Consistency::ALL {
             assert_eq!(Consistency::parse(consistency.as_str()), Some(*consistency));
         }
         assert_eq!(JobState::parse("Queued"), None);
         assert_eq!(StepState::parse(""), None);
         assert_eq!(StepKind::parse("transfer"), None);
+        assert_eq!(AttemptOutcome::parse("won"), None);
         assert_eq!(Consistency::parse("none"), None);
     }
 }

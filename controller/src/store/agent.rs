@@ -138,7 +138,7 @@ async fn make_machine(
     // An agent that was killed before it kept its identity must not block its own name.
     sqlx::query(
         "DELETE FROM machines m USING agent_sessions s
-         WHERE m.name = $1 AND s.machine_id = m.id AND s.epoch = 0",
+         WHERE m.name = $1 AND m.removed_at IS NULL AND s.machine_id = m.id AND s.epoch = 0",
     )
     .bind(&new.machine_name)
     .execute(&mut *connection)

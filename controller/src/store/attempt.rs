@@ -176,6 +176,34 @@ pub(super) async fn end_attempt(
     Ok(Recorded::Yes)
 }
 
+/// Ends a running job whose machine is removed, with whatever of it nobody runs. Refused while an attempt is out.
+pub(super) async fn give_up_job(
+    connection: &mut PgConnection,
+    slot: &LockedSlot,
+    job: JobId,
+) -> Result<(), StoreError> {
+    loop {
+        let row = JobToAdvance::load(connection, job).await?;
+        if row.state.is_terminal() {
+            return Ok(());
+        }
+        let current: Option<StepForUpdate> = sqlx::query_as(
+            "SELECT id, job_id, kind, state, attempt, tries, committing_seq FROM steps
+             WHERE job_id = $1 AND (state IN ('dispatched', 'running') OR (state = 'pending' AND ready_at IS NOT NULL))
+             ORDER BY state = 'pending' LIMIT 1",
+        )
+        .bind(job.0)
+        .fetch_optional(&mut *connection)
+        .await
+        .during("find the step to give up")?;
+        let Some(step) = current.filter(|step| step.state == StepState::Pending) else {
+            return Err(StoreError::MachineBusy { job: job.0 });
+        };
+        let next = after_step(&row.view(), step.ended(), StepOutcome::GivenUp);
+        advance(connection, slot, &row, step.id, next, Duration::ZERO).await?;
+    }
+}
+
 /// Stores what a successful attempt brought, and turns it into the outcome to decide on.
 async fn keep(
     connection: &mut PgConnection,

@@ -35,8 +35,16 @@ pub(crate) struct NewBackup {
 /// What backups are made for.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Occasion<'o> {
-    Slot(DateTime<Utc>),
-    Asked { by: &'o str, disk_names: &'o [String] },
+    Slot {
+        policy: &'o Policy,
+        at: DateTime<Utc>,
+    },
+    /// By the rules of the policy, if there is one.
+    Asked {
+        policy: Option<&'o Policy>,
+        by: &'o str,
+        disk_names: &'o [String],
+    },
 }
 
 /// What became of a slot.
@@ -45,6 +53,18 @@ pub(crate) struct Begun {
     pub(crate) queued: u64,
     /// An earlier backup of the same policy was not over.
     pub(crate) overlapped: u64,
+}
+
+impl<'o> Occasion<'o> {
+    /// Empty: all.
+    fn disk_names(self) -> &'o [String] {
+        match self {
+            Self::Slot { policy, .. } | Self::Asked { policy: Some(policy), disk_names: [], .. } => {
+                &policy.spec.disks
+            }
+            Self::Asked { disk_names, .. } => disk_names,
+        }
+    }
 }
 
 impl Store {
@@ -62,12 +82,16 @@ impl Store {
                     return Ok(JobId(first));
                 }
                 check_disks(connection, new.machine, &new.disk_names).await?;
-                let occasion = Occasion::Asked { by: &new.requested_by, disk_names: &new.disk_names };
-                let begun = begin(connection, new.policy.as_ref(), occasion, &[(new.machine, job)]).await?;
+                let occasion = Occasion::Asked {
+                    policy: new.policy.as_ref(),
+                    by: &new.requested_by,
+                    disk_names: &new.disk_names,
+                };
+                let begun = begin(connection, occasion, &[(new.machine, job)]).await?;
                 if begun == Begun::default() {
                     return Err(why_none(connection, new.machine).await?);
                 }
-                let detail = json!({ "machine": new.machine.to_string(), "disks": new.disk_names });
+                let detail = json!({ "machine": new.machine.to_string(), "disks": occasion.disk_names() });
                 audit::record(connection, &new.requested_by, "backup.start", &job.to_string(), detail)
                     .await?;
                 Ok(job)
@@ -80,23 +104,17 @@ impl Store {
 /// Makes the jobs and their steps of all these machines that may be backed up.
 pub(super) async fn begin(
     connection: &mut PgConnection,
-    policy: Option<&Policy>,
     occasion: Occasion<'_>,
     machines: &[(MachineId, JobId)],
 ) -> Result<Begun, StoreError> {
     let steps = || machines.iter().map(|_| StepId::generate().0).collect::<Vec<Uuid>>();
+    let (slot, policy, requested_by) = match occasion {
+        Occasion::Slot { policy, at } => (Some(at), Some(policy), format!("policy:{}", policy.name)),
+        Occasion::Asked { policy, by, .. } => (None, policy, by.to_owned()),
+    };
     let spec = policy.map(|policy| &policy.spec);
     let within = spec.map_or(COMPLETE_WITHIN, |spec| spec.complete_within);
     let minimum = spec.map_or(Consistency::FileSystem, |spec| spec.minimum);
-    let of_policy = spec.map(|spec| spec.disks.as_slice()).unwrap_or_default();
-    let (slot, disk_names, requested_by) = match occasion {
-        Occasion::Slot(slot) => {
-            let name = policy.map(|policy| policy.name.as_str()).unwrap_or_default();
-            (Some(slot), of_policy, format!("policy:{name}"))
-        }
-        Occasion::Asked { by, disk_names: [] } => (None, of_policy, by.to_owned()),
-        Occasion::Asked { by, disk_names } => (None, disk_names, by.to_owned()),
-    };
     let (queued, overlapped): (i64, i64) = sqlx::query_as(include_str!("sql/begin_backups.sql"))
         .bind(machines.iter().map(|(machine, _)| machine.0).collect::<Vec<Uuid>>())
         .bind(machines.iter().map(|(_, job)| job.0).collect::<Vec<Uuid>>())
@@ -109,7 +127,7 @@ pub(super) async fn begin(
         .bind(slot)
         .bind(TimeDelta::from_std(within).unwrap_or(TimeDelta::days(31)))
         .bind(minimum.as_str())
-        .bind(disk_names)
+        .bind(occasion.disk_names())
         .bind(Json(JobError::overlap()))
         .bind(requested_by)
         .fetch_one(connection)

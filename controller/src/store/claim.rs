@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use sqlx::postgres::PgRow;
+use sqlx::{FromRow as _, Row as _};
 use uuid::Uuid;
 
 use holdfast_proto::ids::{AgentId, StepId};
@@ -34,7 +36,8 @@ struct ClaimedRow {
 
 impl Store {
     /// Claims up to `limit` steps that are ready, for machines whose agents this controller holds; at most one per
-    /// machine, and no more transfers than leave `max_transfers` of them running here.
+    /// machine, and no more transfers than leave `max_transfers` of them running here. What has a value that this version does not know is
+    /// claimed and not answered: it ends with its lease, and keeps no other one waiting.
     pub(crate) async fn claim_steps(
         &self,
         controller: Uuid,
@@ -52,7 +55,8 @@ impl Store {
                         .execute(&mut *connection)
                         .await
                         .during("lock a controller's claims")?;
-                    sqlx::query_as::<_, ClaimedRow>(include_str!("sql/claim_steps.sql"))
+                    // Read only once it is committed: what cannot be read must not take the others back.
+                    sqlx::query(include_str!("sql/claim_steps.sql"))
                         .bind(controller)
                         .bind(limit)
                         .bind(lease)
@@ -63,15 +67,24 @@ impl Store {
                 })
             })
             .await?;
-        let claimed = |row: ClaimedRow| ClaimedStep {
-            step: StepId(row.step_id),
-            kind: row.kind,
-            attempt: row.attempt,
-            agent: AgentId(row.agent_id),
-            disk_names: row.disk_names,
-            snapshot_id: row.snapshot_id,
-            minimum: row.minimum_consistency,
-        };
-        Ok(rows.into_iter().map(claimed).collect())
+        Ok(rows.iter().filter_map(read).collect())
     }
+}
+
+fn read(row: &PgRow) -> Option<ClaimedStep> {
+    let row = ClaimedRow::from_row(row)
+        .inspect_err(|error| {
+            let step = row.try_get::<Uuid, _>("step_id").ok();
+            tracing::error!(?step, %error, "a step was claimed that cannot be read; it ends with its lease");
+        })
+        .ok()?;
+    Some(ClaimedStep {
+        step: StepId(row.step_id),
+        kind: row.kind,
+        attempt: row.attempt,
+        agent: AgentId(row.agent_id),
+        disk_names: row.disk_names,
+        snapshot_id: row.snapshot_id,
+        minimum: row.minimum_consistency,
+    })
 }

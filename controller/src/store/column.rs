@@ -4,7 +4,7 @@ use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgTypeInfo, PgValueRef};
 use sqlx::{Decode, Postgres, Type};
 
-use crate::domain::job::{Consistency, JobState, StepKind, StepState};
+use crate::domain::job::{AttemptOutcome, Consistency, JobState, StepKind, StepState};
 use crate::domain::point::{LockMode, PointState};
 
 macro_rules! read_from_text {
@@ -28,4 +28,4 @@ macro_rules! read_from_text {
     )+};
 }
 
-read_from_text!(Consistency, JobState, LockMode, PointState, StepKind, StepState);
+read_from_text!(AttemptOutcome, Consistency, JobState, LockMode, PointState, StepKind, StepState);

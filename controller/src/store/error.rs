@@ -27,7 +27,7 @@ pub(crate) enum StoreError {
     MachineQuarantined { reason: String },
     #[error("the machine {name:?} has no agent: it was found in the vault")]
     NoAgent { name: String },
-    #[error("a job of the machine runs: {job}")]
+    #[error("the machine works on a job: {job}")]
     MachineBusy { job: uuid::Uuid },
     #[error("the enrolment token is for the machine {name:?}, not for {given:?}")]
     OtherMachine { name: String, given: String },

@@ -1,21 +1,18 @@
+mod removal;
+
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use sqlx::postgres::PgConnection;
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use holdfast_proto::ids::{JobId, MachineId};
+use holdfast_proto::ids::MachineId;
 
 use crate::domain::condition::MachineView;
-use crate::domain::error::JobError;
-use crate::domain::job::JobState;
 use crate::domain::snapshot::DiskRow;
 
-use super::advance::end_queued;
 use super::page::{Page, PageSize, Sorted};
-use super::slot::LockedSlot;
-use super::{During, Store, StoreError, agent};
+use super::{During, Store, StoreError, audit};
 
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub(crate) struct MachineRow {
@@ -23,13 +20,14 @@ pub(crate) struct MachineRow {
     pub(crate) facts: FleetRow,
     pub(crate) os: String,
     pub(crate) enrolled_at: DateTime<Utc>,
+    pub(crate) removed_at: Option<DateTime<Utc>>,
     pub(crate) agent_version: String,
     pub(crate) disks: Json<Vec<DiskRow>>,
     /// Points that were found damaged and are not deleted.
     pub(crate) damaged_points: i64,
 }
 
-/// What decides on a machine's protection, for the whole fleet at once.
+/// What decides on the protection of a machine that is not removed, for the whole fleet at once.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub(crate) struct FleetRow {
     pub(crate) id: Uuid,
@@ -37,7 +35,6 @@ pub(crate) struct FleetRow {
     pub(crate) labels: Json<BTreeMap<String, String>>,
     pub(crate) labelled_at: DateTime<Utc>,
     pub(crate) quarantine: Option<String>,
-    pub(crate) removed_at: Option<DateTime<Utc>>,
     pub(crate) has_agent: bool,
     pub(crate) online: bool,
     pub(crate) last_seen_at: Option<DateTime<Utc>>,
@@ -49,11 +46,12 @@ pub(crate) struct FleetRow {
 impl FleetRow {
     pub(crate) fn view(&self) -> MachineView<'_> {
         MachineView {
+            id: self.id,
             name: &self.name,
             labels: &self.labels,
             labelled_at: self.labelled_at,
             quarantine: self.quarantine.as_deref(),
-            removed_at: self.removed_at,
+            removed_at: None,
             has_agent: self.has_agent,
             online: self.online,
             last_seen_at: self.last_seen_at,
@@ -88,14 +86,21 @@ impl Sorted for MachineRow {
 
 /// The name and id that a page comes after.
 pub(crate) fn parse_name_key(key: &str) -> Option<(String, Uuid)> {
-    let (name, id) = key.split_once(' ')?;
-    Some((name.to_owned(), id.parse().ok()?))
+    match key.split_once(' ') {
+        Some((name, id)) => Some((name.to_owned(), id.parse().ok()?)),
+        // Of a controller that knows of no removals. Rather is one told twice than left out.
+        None => Some((key.to_owned(), Uuid::nil())),
+    }
 }
 
 impl MachineRow {
+    pub(crate) fn view(&self) -> MachineView<'_> {
+        MachineView { removed_at: self.removed_at, ..self.facts.view() }
+    }
+
     /// Of a removed machine nothing may be done but read.
     pub(crate) fn living(self) -> Result<Self, StoreError> {
-        match self.facts.removed_at {
+        match self.removed_at {
             None => Ok(self),
             Some(_) => Err(StoreError::MachineRemoved { id: self.facts.id, name: self.facts.name }),
         }
@@ -179,41 +184,7 @@ impl Store {
                     .await
                     .during("label a machine")?;
                 let detail = serde_json::json!({ "before": before, "after": labels });
-                super::audit::record(connection, &operator, "machine.label", &machine.to_string(), detail)
-                    .await
-            })
-        })
-        .await
-    }
-
-    /// Ends a machine's protection, unless a job of it runs. Its row and points stay. What is removed already stays so.
-    pub(crate) async fn remove_machine(&self, machine: MachineId, operator: &str) -> Result<(), StoreError> {
-        let operator = operator.to_owned();
-        self.transaction("remove a machine", move |connection| {
-            Box::pin(async move {
-                let slot = LockedSlot::of_machine(connection, machine).await?;
-                // Excludes whoever makes a job for it, who has its row locked until that job is seen here.
-                let row: Option<(String, bool)> =
-                    sqlx::query_as("SELECT name, removed_at IS NOT NULL FROM machines WHERE id = $1 FOR UPDATE")
-                        .bind(machine.0)
-                        .fetch_optional(&mut *connection)
-                        .await
-                        .during("find a machine to remove")?;
-                let Some((name, is_removed)) = row else {
-                    return Err(StoreError::NotFound { noun: "machine", name: machine.to_string() });
-                };
-                if is_removed {
-                    return Ok(());
-                }
-                let cancelled = end_jobs(connection, &slot).await?;
-                let agent = agent::forget(connection, machine).await?;
-                sqlx::query("UPDATE machines SET removed_at = now(), quarantine = NULL WHERE id = $1")
-                    .bind(machine.0)
-                    .execute(&mut *connection)
-                    .await
-                    .during("remove a machine")?;
-                let detail = serde_json::json!({ "name": name, "agent": agent.map(|(agent, _)| agent), "cancelled_jobs": cancelled });
-                super::audit::record(connection, &operator, "machine.remove", &machine.to_string(), detail).await
+                audit::record(connection, &operator, "machine.label", &machine.to_string(), detail).await
             })
         })
         .await
@@ -234,14 +205,8 @@ impl Store {
                 .during("lift a quarantine")?;
                 let Some((reason,)) = lifted else { return Ok(()) };
                 let detail = serde_json::json!({ "reason": reason });
-                super::audit::record(
-                    connection,
-                    &operator,
-                    "machine.lift_quarantine",
-                    &machine.to_string(),
-                    detail,
-                )
-                .await
+                audit::record(connection, &operator, "machine.lift_quarantine", &machine.to_string(), detail)
+                    .await
             })
         })
         .await
@@ -261,37 +226,12 @@ impl Store {
                         .during("quarantine a machine")?;
                 if done.rows_affected() == 1 {
                     let detail = serde_json::json!({ "reason": reason });
-                    super::audit::record(
-                        connection,
-                        "system",
-                        "machine.quarantine",
-                        &machine.to_string(),
-                        detail,
-                    )
-                    .await?;
+                    audit::record(connection, "system", "machine.quarantine", &machine.to_string(), detail)
+                        .await?;
                 }
                 Ok(())
             })
         })
         .await
     }
-}
-
-/// Cancels what is queued for a machine that is being removed; answers what that was.
-async fn end_jobs(connection: &mut PgConnection, slot: &LockedSlot) -> Result<Vec<Uuid>, StoreError> {
-    let rows: Vec<(Uuid, String)> = sqlx::query_as(
-        "SELECT id, state FROM jobs WHERE machine_id = $1 AND state IN ('queued', 'running') ORDER BY state DESC",
-    )
-    .bind(slot.machine.0)
-    .fetch_all(&mut *connection)
-    .await
-    .during("list the jobs of a machine to remove")?;
-    for (job, state) in &rows {
-        if state == JobState::Running.as_str() {
-            return Err(StoreError::MachineBusy { job: *job });
-        }
-        let error = JobError::machine_removed();
-        end_queued(connection, slot, JobId(*job), JobState::Cancelled, &error).await?;
-    }
-    Ok(rows.into_iter().map(|(job, _)| job).collect())
 }

@@ -147,17 +147,31 @@ impl Store {
             .during("list a machine's points")
     }
 
-    /// The points of a machine that restore, for its policy's retention.
+    /// The points of a machine that restore, for its policy's retention: none unless that may decide about them.
     pub(crate) async fn retained_points(&self, machine: MachineId) -> Result<Vec<RetainedRow>, StoreError> {
         sqlx::query_as(
             "SELECT id, machine_id, seq, hash, decisions, serves_until, coalesce(locked_until > now(), false) AS is_locked, is_whole,
                     ARRAY(SELECT disk ->> 'name' FROM jsonb_array_elements(disks) disk) AS disk_names
-             FROM points WHERE machine_id = $1 AND state = 'listed'",
+             FROM points WHERE machine_id = $1 AND state = 'listed'
+               AND EXISTS (SELECT 1 FROM machines m JOIN agents a ON a.machine_id = m.id WHERE m.id = $1 AND m.removed_at IS NULL)",
         )
         .bind(machine.0)
         .fetch_all(&self.pool)
         .await
         .during("list the points that a policy may keep")
+    }
+
+    /// Whether a policy may decide about a machine's points. Not of one that was removed. Not of one without an agent: it was found in the
+    /// vault and may have been removed before, and nobody has said that its name means this machine now.
+    pub(crate) async fn retention_applies(&self, machine: MachineId) -> Result<bool, StoreError> {
+        let row: Option<(i32,)> = sqlx::query_as(
+            "SELECT 1 FROM machines m JOIN agents a ON a.machine_id = m.id WHERE m.id = $1 AND m.removed_at IS NULL",
+        )
+        .bind(machine.0)
+        .fetch_optional(&self.pool)
+        .await
+        .during("see whether a machine has a policy's retention")?;
+        Ok(row.is_some())
     }
 
     /// Machine and sequence number of every point that is not purged.

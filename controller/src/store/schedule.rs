@@ -33,10 +33,9 @@ impl Store {
                 }
                 let machines: Vec<_> =
                     machines.into_iter().map(|machine| (machine, JobId::generate())).collect();
-                let mut all = Begun::default();
+                let (mut all, occasion) = (Begun::default(), Occasion::Slot { policy: &policy, at: slot });
                 for chunk in machines.chunks(CHUNK) {
-                    let Begun { queued, overlapped } =
-                        backup::begin(connection, Some(&policy), Occasion::Slot(slot), chunk).await?;
+                    let Begun { queued, overlapped } = backup::begin(connection, occasion, chunk).await?;
                     all.queued += queued;
                     all.overlapped += overlapped;
                 }

@@ -55,10 +55,6 @@ where
     }
     let mut out_of_reach = 0;
     for machine in answer("read the fleet", store.fleet()).await? {
-        // One that was found in the vault may have been removed before: nobody has said that its name means this machine now.
-        if !machine.has_agent {
-            continue;
-        }
         // One machine's objects alone may not answer; of several it is the vault or the database.
         if out_of_reach == ENOUGH {
             return Ok(());
@@ -82,6 +78,11 @@ where
             .collect();
         for id in policy.spec.retention.expired(&candidates) {
             let Some(point) = by_id.get(&id).filter(|point| !point.is_locked) else { continue };
+            // Whoever was told that the machine is removed may count on what it has.
+            let looked = answer("look at a machine again", store.retention_applies(machine_id)).await;
+            if go_on("look again at", &machine.name, looked)? != Some(true) {
+                break;
+            }
             match delete(point.catalogued(), format!("policy {}", policy.name)).await {
                 Ok(()) => {
                     info!(point = %id, machine = machine.name, policy = policy.name, "a point is not kept any more")

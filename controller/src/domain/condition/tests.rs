@@ -30,6 +30,7 @@ fn policy(name: &str, machines: &[&str]) -> Policy {
 /// An online machine without a policy that was never backed up.
 fn view<'m>(name: &'m str, labels: &'m BTreeMap<String, String>) -> MachineView<'m> {
     MachineView {
+        id: Uuid::nil(),
         name,
         labels,
         labelled_at: at("01T00:00"),
@@ -113,10 +114,16 @@ fn a_machine_that_was_found_in_the_vault_has_no_agent_and_a_removed_one_wants_no
     let told = protection(&found, &policies, at("09T00:00")).conditions;
     assert_eq!(told.iter().map(|one| one.code).collect::<Vec<_>>(), ["no_agent"]);
     assert!(told[0].action.contains("--machine web1"), "{}", told[0].action);
+    let advice = damaged(&found, 1).unwrap().action;
+    assert!(!advice.contains("holdfast backup") && advice.contains("check --machine web1"), "{advice}");
     let removed = MachineView { removed_at: Some(at("08T00:00")), ..found };
     let Protection { policy, conditions } = protection(&removed, &policies, at("09T00:00"));
     assert!(policy.is_none() && conditions.is_empty(), "{conditions:?}");
-    assert!(!damaged(&removed, 1).unwrap().action.contains("holdfast backup"), "nobody can");
+    for has_agent in [false, true] {
+        let advice = damaged(&MachineView { has_agent, ..removed.clone() }, 1).unwrap().action;
+        let by_id = format!("check --machine {}", removed.id);
+        assert!(!advice.contains("holdfast backup") && advice.contains(&by_id), "{advice}");
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ use holdfast_proto::ids::StepId;
 
 use crate::domain::backup::StepOutcome;
 use crate::domain::error::JobError;
+use crate::domain::job::AttemptOutcome;
 use crate::store::{During, StoreError};
 
 use super::{AttemptEnd, StepForUpdate};
@@ -17,15 +18,15 @@ pub(super) async fn record_attempt(
     outcome: &StepOutcome,
 ) -> Result<(), StoreError> {
     let (name, error) = match outcome {
-        StepOutcome::Done => ("done", None),
-        StepOutcome::Failed(error) => ("failed", Some(Json(error))),
-        StepOutcome::Cancelled => ("cancelled", None),
-        StepOutcome::Lost | StepOutcome::GivenUp => ("lost", None),
+        StepOutcome::Done => (AttemptOutcome::Done, None),
+        StepOutcome::Failed(error) => (AttemptOutcome::Failed, Some(Json(error))),
+        StepOutcome::Cancelled => (AttemptOutcome::Cancelled, None),
+        StepOutcome::Lost | StepOutcome::GivenUp => (AttemptOutcome::Lost, None),
     };
     sqlx::query("UPDATE step_attempts SET outcome = $3, error = $4, ended_at = now() WHERE step_id = $1 AND attempt = $2")
         .bind(step.id)
         .bind(step.attempt)
-        .bind(name)
+        .bind(name.as_str())
         .bind(error)
         .execute(connection)
         .await
@@ -40,11 +41,11 @@ pub(super) async fn note_end(
     end: AttemptEnd,
 ) -> Result<(), StoreError> {
     let (name, error) = match end {
-        AttemptEnd::Failed(error) => ("failed", Some(Json(error))),
-        AttemptEnd::Cancelled => ("cancelled", None),
-        AttemptEnd::Lost => ("lost", None),
+        AttemptEnd::Failed(error) => (AttemptOutcome::Failed, Some(Json(error))),
+        AttemptEnd::Cancelled => (AttemptOutcome::Cancelled, None),
+        AttemptEnd::Lost => (AttemptOutcome::Lost, None),
         AttemptEnd::SnapshotTaken(_) | AttemptEnd::Transferred { .. } | AttemptEnd::Released => {
-            ("failed", Some(Json(JobError::wrong_report())))
+            (AttemptOutcome::Failed, Some(Json(JobError::wrong_report())))
         }
     };
     sqlx::query(
@@ -53,7 +54,7 @@ pub(super) async fn note_end(
     )
     .bind(step.id)
     .bind(step.attempt)
-    .bind(name)
+    .bind(name.as_str())
     .bind(error)
     .execute(connection)
     .await
@@ -67,17 +68,17 @@ pub(in crate::store) async fn noted_end(
     step: StepId,
     attempt: i64,
 ) -> Result<Option<AttemptEnd>, StoreError> {
-    let row: Option<(Option<String>, Option<Json<JobError>>)> =
+    let row: Option<(Option<AttemptOutcome>, Option<Json<JobError>>)> =
         sqlx::query_as("SELECT outcome, error FROM step_attempts WHERE step_id = $1 AND attempt = $2")
             .bind(step.0)
             .bind(attempt)
             .fetch_optional(connection)
             .await
             .during("read what was said of an attempt")?;
-    Ok(row.and_then(|(outcome, error)| match (outcome.as_deref(), error) {
-        (Some("failed"), Some(error)) => Some(AttemptEnd::Failed(error.0)),
-        (Some("cancelled"), _) => Some(AttemptEnd::Cancelled),
-        (Some("lost"), _) => Some(AttemptEnd::Lost),
+    Ok(row.and_then(|(outcome, error)| match (outcome, error) {
+        (Some(AttemptOutcome::Failed), Some(error)) => Some(AttemptEnd::Failed(error.0)),
+        (Some(AttemptOutcome::Cancelled), _) => Some(AttemptEnd::Cancelled),
+        (Some(AttemptOutcome::Lost), _) => Some(AttemptEnd::Lost),
         _ => None,
     }))
 }

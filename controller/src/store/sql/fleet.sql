@@ -1,4 +1,4 @@
-SELECT m.id, m.name, m.labels, m.labelled_at, m.quarantine, m.removed_at,
+SELECT m.id, m.name, m.labels, m.labelled_at, m.quarantine,
        EXISTS (SELECT 1 FROM agents a WHERE a.machine_id = m.id) AS has_agent,
        coalesce(s.controller_id IS NOT NULL, false) AS online, s.last_seen_at,
        (SELECT max(p.created_at) FROM points p WHERE p.machine_id = m.id AND p.state = 'listed') AS last_point_at,

@@ -1,6 +1,6 @@
 SELECT
   (SELECT count(*) FROM machines m JOIN agent_sessions s ON s.machine_id = m.id
-    WHERE m.quarantine IS NULL AND s.controller_id IS NOT NULL) AS machines_online,
+    WHERE m.removed_at IS NULL AND m.quarantine IS NULL AND s.controller_id IS NOT NULL) AS machines_online,
   (SELECT count(*) FROM machines m LEFT JOIN agent_sessions s ON s.machine_id = m.id
     WHERE m.removed_at IS NULL AND m.quarantine IS NULL AND s.controller_id IS NULL) AS machines_offline,
   (SELECT count(*) FROM machines WHERE removed_at IS NULL AND quarantine IS NOT NULL) AS machines_quarantined,

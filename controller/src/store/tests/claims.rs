@@ -321,3 +321,24 @@ async fn transfers_go_by_the_nearest_deadline_and_never_more_than_are_allowed() 
     }
     assert_eq!(order, [1, 3, 0, 5, 2, 4], "two at a time");
 }
+
+#[tokio::test]
+async fn a_step_that_cannot_be_read_keeps_no_other_one_waiting() {
+    let Some(store) = store().await else { return };
+    let controller = Uuid::new_v4();
+    let both = machines(&store, controller, 2).await;
+    let [strange, other] = [queue(&store, both[0].0).await, queue(&store, both[1].0).await];
+    sqlx::raw_sql("ALTER TABLE jobs DROP CONSTRAINT jobs_minimum_consistency_check")
+        .execute(&store.pool)
+        .await
+        .unwrap();
+    sqlx::query("UPDATE jobs SET minimum_consistency = 'quantum' WHERE id = $1")
+        .bind(strange.0)
+        .execute(&store.pool)
+        .await
+        .unwrap();
+    assert_eq!(claim_one(&store, controller).await.unwrap().agent, both[1].1);
+    let state = async |job| store.find_job(job).await.unwrap().state;
+    assert_eq!((state(strange).await, state(other).await), (JobState::Running, JobState::Running));
+    assert!(claim_one(&store, controller).await.is_none());
+}

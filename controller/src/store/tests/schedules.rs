@@ -272,6 +272,16 @@ async fn what_may_be_backed_up_does_not_depend_on_who_wants_it() {
             .execute(&store.pool)
             .await
             .unwrap();
+        if let Ok(job) = asked {
+            let audited: (serde_json::Value,) = sqlx::query_as(
+                "SELECT detail -> 'disks' FROM audit WHERE action = 'backup.start' AND subject = $1",
+            )
+            .bind(job.to_string())
+            .fetch_one(&store.pool)
+            .await
+            .unwrap();
+            assert_eq!(audited, (serde_json::json!(["gone"]),), "those of the policy: none were named");
+        }
         let (_, begun) = look(&store, &[machine]).await.unwrap();
         let jobs: Vec<(serde_json::Value,)> = sqlx::query_as(
             "SELECT jsonb_build_array(disk_names, minimum_consistency, policy_revision,

@@ -77,3 +77,23 @@ async fn of_a_machine_that_is_removed_or_has_no_agent_yet_nothing_is_deleted() {
     tests::execute(&store, "DELETE FROM agents").await;
     assert_eq!(deleted(&store, |_| Ok(())).await, [0; 0]);
 }
+
+#[tokio::test]
+async fn nothing_is_deleted_once_the_removal_was_answered() {
+    let Some(store) = store().await else { return };
+    let asked = Mutex::new(Vec::new());
+    let remove_at_the_first = |point: CataloguedPoint, _: String| {
+        let machine = point.location.machine;
+        asked.lock().unwrap().push(machine.0);
+        let store = store.clone();
+        async move {
+            store.remove_machine(machine, "test").await.unwrap();
+            Ok(())
+        }
+    };
+    retain(&store, remove_at_the_first).await.unwrap();
+    let mut asked = asked.into_inner().unwrap();
+    assert_eq!(asked.len(), 2, "the second point of each machine is kept");
+    asked.dedup();
+    assert_eq!(asked.len(), 2);
+}

@@ -18,7 +18,6 @@ fn machine(name: &str, labels: &[(&str, &str)], labelled_at: DateTime<Utc>) -> F
         labels: Json(labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()),
         labelled_at,
         quarantine: None,
-        removed_at: None,
         has_agent: true,
         online: true,
         last_seen_at: None,

@@ -49,6 +49,18 @@ mod tests {
         assert_eq!(advance(Some(HOUR), 49 * HOUR, ClockTrust::Checked), (49 * HOUR, None));
     }
 
+    /// A lock must not end early by a clock that is ahead, nor a cooling-off period last by one that is behind.
+    #[test]
+    fn it_believes_a_clock_within_two_days_of_the_vault() {
+        let at = |hours: i64| DateTime::from_timestamp_micros(hours * HOUR).unwrap();
+        let vault = Some(100 * HOUR);
+        for (clock, earliest, latest) in [(90, 90, 100), (101, 101, 101), (148, 148, 148), (500, 148, 500)] {
+            let Now { earliest: early, latest: late } = now(at(clock), vault);
+            assert_eq!((early, late), (at(earliest), at(latest)), "at {clock} hours");
+        }
+        assert_eq!(now(at(7), None).earliest, at(7));
+    }
+
     #[test]
     fn it_waits_for_one_that_went_back() {
         assert_eq!(advance(Some(9 * HOUR), 2 * HOUR, ClockTrust::Checked), (9 * HOUR, None));

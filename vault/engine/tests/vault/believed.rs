@@ -6,12 +6,11 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use holdfast_vault_engine::{
     Action, CollectOptions, CollectionReport, KeyFile, Keys, LockMode, Point, Storage, Unlock, Vault,
-    VaultError,
+    VaultError, chain,
 };
 use uuid::Uuid;
 
 use super::collect::AT_ONCE;
-use super::corruption::with_causes;
 use super::support::anatomy::Anatomist;
 use super::support::image::Random;
 use super::support::{Image, TestVault, back_up, begin, finish, request, restore_disk, send_changes};
@@ -59,7 +58,7 @@ async fn with_each(test: &TestVault, name: &str, look: impl AsyncFn(Vault, &str,
 
 fn names<T: std::fmt::Debug>(result: Result<T, VaultError>, name: &str, what: &str) {
     let error = result.unwrap_err();
-    assert!(error.is_damage() && with_causes(&error).contains(name), "{what}: {error:?}");
+    assert!(error.is_damage() && chain(&error).contains(name), "{what}: {error:?}");
 }
 
 fn named(test: &TestVault, wanted: impl Fn(&str) -> bool) -> Vec<String> {
@@ -102,7 +101,7 @@ async fn while_an_event_is_harmed_nothing_is_decided_or_collected() {
             names(vault.decide_point(machine, seq, AT_ONCE, "eva").await, &name, what);
             let report = collect_garbage(&vault, CollectOptions::new(Utc::now()), |_| {}).await.unwrap();
             let [(held, error)] = &*report.held else { panic!("{what}: {report:?}") };
-            assert!(*held == machine && with_causes(error).contains(&name), "{what}: {error:?}");
+            assert!(*held == machine && chain(error).contains(&name), "{what}: {error:?}");
             let changed = (report.purged.len(), report.condemned_segments, report.deleted_segments);
             assert_eq!(changed, (0, 0, 0), "{what}");
             for (point, image) in &points {
@@ -263,7 +262,7 @@ async fn a_harmed_open_object_holds_collections_until_its_backup_is_concluded() 
             let [unconcluded] = &*unconcluded else { panic!("{what}: {unconcluded:?}") };
             assert_eq!((unconcluded.seq, unconcluded.step_id), (open.seq(), Uuid::nil()), "{what}");
             let [(_, error)] = &*plan.held else { panic!("{what}: {plan:?}") };
-            assert!(with_causes(error).contains(name), "{what}: {error:?}");
+            assert!(chain(error).contains(name), "{what}: {error:?}");
             assert_eq!(plan.condemned_segments, 0, "{what}");
         })
         .await;

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::collect::AT_ONCE;
 use super::compact::flip_below;
-use super::support::anatomy::Anatomist;
+use super::support::anatomy::{Anatomist, Region};
 use super::support::disk::Disk;
 use super::support::faulty::{Fault, Faulty};
 use super::support::{Image, TestVault, back_up, restore, restore_disk};
@@ -99,15 +99,19 @@ impl Copies {
         vault.verify(VerifyScope::Machine(self.machine), depth, VerifyPace::Full, |_| {}).await.unwrap()
     }
 
-    /// A generation of a segment, harmed in a third of its regions; each region is harmed in one of three generations.
+    /// A generation of a segment, harmed in each of its few regions and in a third of its cells: each cell in one of the generations, and of
+    /// another segment in another one.
     fn harmed(&self, segment: &str, generation: usize, bytes: &[u8]) -> Vec<Vec<u8>> {
         let name = format!("{segment}.{generation}");
         let anatomist = Anatomist::new(&self.test.path, &self.test.key_path);
         let regions = anatomist.regions(&name, bytes).into_iter().filter(|(_, range)| !range.is_empty());
+        let turn = generation + segment.bytes().map(usize::from).sum::<usize>();
+        let is_few =
+            |region| matches!(region, Region::Header | Region::Table | Region::Body | Region::Footer);
         let mut harmed: Vec<Vec<u8>> = regions
-            .skip(generation)
-            .step_by(3)
-            .map(|(_, range)| {
+            .enumerate()
+            .filter(|(at, (region, _))| is_few(*region) || (at + turn).is_multiple_of(3))
+            .map(|(_, (_, range))| {
                 let mut harmed = bytes.to_vec();
                 harmed[(range.start + range.end) / 2] ^= 1;
                 harmed

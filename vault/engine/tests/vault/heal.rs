@@ -1,9 +1,8 @@
 //! Backups into a vault that is damaged.
 
-use holdfast_vault_engine::{BeginBackup, MapLayer};
+use holdfast_vault_engine::{BeginBackup, MapLayer, chain};
 use uuid::Uuid;
 
-use super::corruption::with_causes;
 use super::support::agent::read_map;
 use super::support::anatomy::{Anatomist, Region};
 use super::support::image::Random;
@@ -59,7 +58,7 @@ async fn the_next_backup_is_whole_or_refused() {
             };
             match result {
                 Ok(point) => made.push((point, image.clone())),
-                Err(error) => assert!(error.is_damage(), "{what}: {}", with_causes(&error)),
+                Err(error) => assert!(error.is_damage(), "{what}: {}", chain(&error)),
             }
         }
         assert!(made.len() >= 2, "{what}: the vault does not heal");
@@ -71,7 +70,7 @@ async fn the_next_backup_is_whole_or_refused() {
             let vault = test.reopen().await.unwrap();
             for (point, content) in &made {
                 let restored = restore(&vault, point, "sda").await;
-                let restored = restored.unwrap_or_else(|error| panic!("{what}: {}", with_causes(&error)));
+                let restored = restored.unwrap_or_else(|error| panic!("{what}: {}", chain(&error)));
                 assert!(restored == *content, "WRONG BYTES after {what}");
             }
         }

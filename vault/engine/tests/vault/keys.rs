@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_vault_engine::{KeyFile, Keys, Passphrase, RecipientKind, Storage, Unlock, Vault, VaultError};
+use holdfast_vault_engine::{
+    KeyFile, Keys, Passphrase, RecipientKind, Storage, Unlock, Vault, VaultError, chain,
+};
 use uuid::Uuid;
 
-use super::corruption::with_causes;
 use super::support::faulty::{Fault, Faulty};
 use super::support::{Image, TestVault, back_up, restore_disk};
 
@@ -204,11 +205,7 @@ async fn a_damaged_recipient_is_noticed_and_harms_no_other() {
         bad[at] ^= 1;
         std::fs::write(&path, &bad).unwrap();
         let error = by_key(&test, &key).await.unwrap_err();
-        assert!(
-            error.is_damage() || matches!(error, VaultError::WrongKey { .. }),
-            "{at}: {}",
-            with_causes(&error)
-        );
+        assert!(error.is_damage() || matches!(error, VaultError::WrongKey { .. }), "{at}: {}", chain(&error));
         by_key(&test, &test.key).await.unwrap();
     }
     // A recipient of another vault, or under another name.

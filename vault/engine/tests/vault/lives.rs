@@ -1,10 +1,9 @@
 //! A vault that was put back from a copy and went on has objects of two lives under the same names. Names, keys and sealing fit;
 //! only commitments tell them apart.
 
-use holdfast_vault_engine::PointStatus;
+use holdfast_vault_engine::{PointStatus, chain};
 use uuid::Uuid;
 
-use super::corruption::with_causes;
 use super::support::agent::changed_blocks;
 use super::support::{Image, TestVault, back_up, begin, good_points, request, restore, send_changes};
 
@@ -46,10 +45,10 @@ async fn objects_of_another_life() {
         let (mut errors, mut whole) = (Vec::new(), 0);
         for status in vault.points(machine).await.unwrap() {
             match status {
-                PointStatus::Damaged { error, .. } => errors.push(with_causes(&error)),
+                PointStatus::Damaged { error, .. } => errors.push(chain(&error)),
                 PointStatus::Ok(point) | PointStatus::SoftDeleted(point, _) => {
                     match restore(&vault, &point, "sda").await {
-                        Err(error) => errors.push(with_causes(&error)),
+                        Err(error) => errors.push(chain(&error)),
                         Ok(restored) => {
                             let (_, content) = truth
                                 .iter()
@@ -125,7 +124,7 @@ async fn a_segment_of_another_life_under_a_delta() {
         match restore(&vault, &point, "sda").await {
             Ok(restored) if restored == content(2) => panic!("{name} makes no difference"),
             Ok(_) => panic!("WRONG BYTES: {name} of another life was taken"),
-            Err(error) => assert!(error.is_damage(), "{}", with_causes(&error)),
+            Err(error) => assert!(error.is_damage(), "{}", chain(&error)),
         }
     };
     let exchanged = live_twice(&test, live, check).await;
@@ -160,7 +159,7 @@ async fn pages_of_another_life_under_a_root() {
             Ok(true) => {}
             Ok(false) => panic!("{name} of another life gave a wrong map"),
             Err(error) => {
-                assert!(error.is_damage(), "{}", with_causes(&error));
+                assert!(error.is_damage(), "{}", chain(&error));
                 refused.set(refused.get() + 1);
             }
         }

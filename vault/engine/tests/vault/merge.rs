@@ -2,11 +2,10 @@
 
 use std::path::Path;
 
-use holdfast_vault_engine::{BLOCK_SIZE, Point, VaultError};
+use holdfast_vault_engine::{BLOCK_SIZE, Point, VaultError, chain};
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use super::corruption::with_causes;
 use super::support::agent::changed_blocks;
 use super::support::anatomy::{Anatomist, Region};
 use super::support::faulty::{Fault, Faulty};
@@ -130,9 +129,15 @@ async fn backups_of_a_disk_that_only_shrinks_are_merged() {
     assert!(stacks.deepest <= 3, "{}", stacks.deepest);
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 1, max_shrink_iters: 0, ..ProptestConfig::default() })]
+/// How many.
+fn stacks() -> u32 {
+    std::env::var("HOLDFAST_STACKS").map_or(1, |count| count.parse().unwrap())
+}
 
+proptest! {
+    #![proptest_config(ProptestConfig { cases: stacks(), max_shrink_iters: 0, ..ProptestConfig::default() })]
+
+    /// `HOLDFAST_STACKS` times (1).
     #[test]
     fn two_hundred_incrementals(seed: u64) {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
@@ -227,7 +232,7 @@ async fn faults_in_a_merging_commit() {
             // The answer was lost, and asking told that it is there.
             Ok(_) if fault == Fault::AnswerLost => truths.push(image.clone()),
             Ok(_) => panic!("{fault:?} after {good} segments did not matter"),
-            Err(error) => assert!(error.is_retryable(), "{}", with_causes(&error)),
+            Err(error) => assert!(error.is_retryable(), "{}", chain(&error)),
         }
         faulty.heal();
         let vault = test.reopen().await.unwrap();
@@ -275,7 +280,7 @@ async fn a_damaged_merged_delta_is_named() {
         restore_disk(&vault, &before, "sda", &old).await;
         match restore(&vault, &merged, "sda").await {
             Err(error @ VaultError::DamagedRange { .. }) => {
-                let text = with_causes(&error);
+                let text = chain(&error);
                 assert!(text.contains(&name) && text.contains(&merged.id.to_string()), "{text}");
                 of_restores += 1;
             }
@@ -285,7 +290,7 @@ async fn a_damaged_merged_delta_is_named() {
                 assert!(restored == model.image());
                 let backup = begin(&vault, request(MACHINE, &[("sda", &model.image())])).await.unwrap();
                 let error = changed_blocks(&backup, "sda", &model.image()).await.unwrap_err();
-                assert!(error.is_damage() && with_causes(&error).contains(&name), "{error}");
+                assert!(error.is_damage() && chain(&error).contains(&name), "{error}");
                 // The attempt after it looks closer, and is a full one.
                 let backup = begin(&vault, request(MACHINE, &[("sda", &model.image())])).await.unwrap();
                 assert_eq!(backup.disk_base("sda").unwrap().base_size_bytes, 0);
@@ -317,7 +322,7 @@ async fn a_damaged_input_is_not_merged() {
     let vault = test.reopen().await.unwrap();
     let backup = begin(&vault, request(MACHINE, &[("sda", &model.image())])).await.unwrap();
     let error = finish(&backup, &[("sda", &model.image())]).await.unwrap_err();
-    assert!(error.is_damage() && with_causes(&error).contains(&name), "{}", with_causes(&error));
+    assert!(error.is_damage() && chain(&error).contains(&name), "{}", chain(&error));
     let point = back_up(&vault, MACHINE, &[("sda", &model.image())]).await.unwrap();
     restore_disk(&vault, &point, "sda", &model.image()).await;
     assert_eq!(good_points(&vault, MACHINE).await.len(), 2);

@@ -200,3 +200,44 @@ async fn a_damaged_collection_only_delays() {
     let report = collect_at(&test.vault, start + hour * 35).await;
     assert_eq!(report.purged, [PurgedPoint { machine, seq: point.seq }]);
 }
+
+/// Between a look at a point and the decision about it another one decides: what was to be decided is judged anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_comes_second_is_judged_by_what_came_first() {
+    let test = TestVault::new().await;
+    let machine = Uuid::new_v4();
+    let image = Image::mixed(12, MIB);
+    let point = back_up(&test.vault, machine, &[("sda", &image)]).await.unwrap();
+    let until = Utc::now() + TimeDelta::hours(1);
+    let lock = Action::Lock { mode: LockMode::Governance, until: until.timestamp_micros() };
+    test.vault.decide_point(machine, point.seq, lock, "eva").await.unwrap();
+    let event = test.path.join(format!("points/{machine}/{:020}.{:08}", point.seq, 1));
+    let decided = std::fs::read(&event).unwrap();
+    std::fs::remove_file(&event).unwrap();
+
+    let faulty = Faulty::new(&test.path, Fault::Stopped, "points/", usize::MAX, 0);
+    let vault = test.open_through(faulty.clone()).await;
+    faulty.after_list(move || std::fs::write(event, decided).unwrap());
+    let delete = Action::Delete { window_seconds: 60 };
+    let refused = refusal(vault.decide_point(machine, point.seq, delete, "bob").await);
+    assert!(matches!(refused, Refusal::Locked { .. }), "{refused:?}");
+    assert_eq!(good_points(&test.vault, machine).await.len(), 1);
+}
+
+/// That is how it is quarantined.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_point_can_be_deleted() {
+    let test = TestVault::new().await;
+    let machine = Uuid::new_v4();
+    let image = Image::mixed(13, MIB);
+    let point = back_up(&test.vault, machine, &[("sda", &image)]).await.unwrap();
+    let object = test.path.join(format!("points/{machine}/{:020}", point.seq));
+    let mut bytes = std::fs::read(&object).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&object, bytes).unwrap();
+    let vault = test.reopen().await.unwrap();
+    let delete = Action::Delete { window_seconds: 0 };
+    let standing = vault.decide_point(machine, point.seq, delete, "eva").await.unwrap();
+    assert!(matches!(standing.state, PointState::SoftDeleted(_)), "{standing:?}");
+}

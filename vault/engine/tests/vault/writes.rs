@@ -51,6 +51,27 @@ async fn an_answer_that_says_nothing_costs_no_backup() {
     }
 }
 
+/// A server that is away for a moment, also when it is asked what became of a write.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_away_for_a_moment_costs_no_backup() {
+    let (_dir, key) = key();
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let whole = Vault::create(Storage::over(Arc::clone(&store)), &key).await.unwrap();
+    let image = Image::noise(4, MIB);
+    let unreadable = Faulty::over(Arc::clone(&store), Fault::Unreadable, "seg/", 0, 1);
+    for faulty in [
+        Faulty::over(Arc::clone(&store), Fault::Away, "open/", 0, 2),
+        Faulty::over(Arc::clone(&store), Fault::Away, "seg/", 0, 2),
+        Faulty::over(Arc::clone(&store), Fault::Away, "points/", 0, 2),
+        Faulty::over(unreadable, Fault::Stopped, "seg/", 0, 1),
+    ] {
+        let vault = Vault::open(Storage::over(faulty), &key).await.unwrap();
+        let point = back_up(&vault, Uuid::new_v4(), &[("sda", &image)]).await.unwrap();
+        assert_eq!(point.seq, 1);
+        restore_disk(&whole, &point, "sda", &image).await;
+    }
+}
+
 /// What is there and is not ours stays, and whoever wanted the name hears of it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_another_took_is_not_ours() {

@@ -42,6 +42,8 @@ pub(crate) enum Fault {
     Stopped,
     /// Nothing is written, the answer is that of a server with another conditional request under way.
     Conflict,
+    /// Nothing is written: nobody listens.
+    Away,
     /// It is written over what is there: the server ignores the condition.
     Overwritten,
 }
@@ -184,6 +186,10 @@ impl ObjectStore for Faulty {
             match self.fault {
                 Fault::NoSpace => Err(failure(io::ErrorKind::StorageFull)),
                 Fault::Stopped => Err(failure(io::ErrorKind::BrokenPipe)),
+                Fault::Away => {
+                    let source = "client error (Connect)".into();
+                    Err(Error::Generic { store: "test", source })
+                }
                 Fault::AnswerLost => {
                     self.inner.put_opts(location, payload, opts).await?;
                     Err(failure(io::ErrorKind::ConnectionReset))

@@ -151,8 +151,10 @@ start_agent() {
         enrol
     fi
     running agent >/dev/null || launch agent "$dir/bin/holdfast-agent" run --config "$dir/agent.toml"
-    local waited=0
-    until [ "$("$dir/bin/holdfast" machine show "$machine" -o json 2>/dev/null | jq -r .state)" = online ]; do
+    local waited=0 state
+    until state=$("$dir/bin/holdfast" machine show "$machine" -o json 2>/dev/null | jq -r .state); [ "$state" = online ]; do
+        [ "$state" != removed ] || fail "the machine $machine was removed" \
+            "its points stay; to protect it anew, as a new machine: run this with --stop, rm -r $dir/agent/identity, and run it again"
         running agent >/dev/null || fail "the agent ended: $(tail -n 3 "$dir/log/agent.log")" "see $dir/log/agent.log"
         [ "$waited" -lt 300 ] || fail "the agent does not reach the controller" "see $dir/log/agent.log"
         waited=$((waited + 1))

@@ -1,6 +1,7 @@
 //! What an earlier process left: first thawed, then loaded or removed.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -22,26 +23,39 @@ const RECOVERY_LIMIT: Duration = Duration::from_secs(30);
 /// Thaws what may be frozen still, and holds the snapshots that survived. What does not answer in time goes on in the background,
 /// beside an agent that takes snapshots.
 pub(crate) fn recover(snapshots: &Arc<Snapshots>, configured: Vec<DiskSource>) {
-    recover_within(RECOVERY_LIMIT, snapshots, configured);
+    let _ = recover_within(RECOVERY_LIMIT, snapshots, configured);
 }
 
-fn recover_within(limit: Duration, snapshots: &Arc<Snapshots>, configured: Vec<DiskSource>) {
+/// Whether snapshots of an earlier process are all held when the first Hello is said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Recovered {
+    InTime,
+    /// The registry will say so: [`Snapshots::late`].
+    Late,
+}
+
+fn recover_within(limit: Duration, snapshots: &Arc<Snapshots>, configured: Vec<DiskSource>) -> Recovered {
     // Here, so that none is among them that this process takes.
     let found = snapshots.journals().load().unwrap_or_else(|error| {
         tracing::error!(%error, "cannot list the journals of the snapshots");
         Vec::new()
     });
     let (sender, done) = mpsc::channel();
-    let recovering = Arc::clone(snapshots);
+    // Who comes second knows of the other one: that what is found is told is not left to when the channel ends.
+    let is_over = Arc::new(AtomicBool::new(false));
+    let (recovering, was_over) = (Arc::clone(snapshots), Arc::clone(&is_over));
     std::thread::spawn(move || {
         recover_all(&recovering, found, &configured);
-        if sender.send(()).is_err() {
+        if was_over.swap(true, Ordering::AcqRel) {
             recovering.found_late();
         }
+        let _ = sender.send(());
     });
-    if done.recv_timeout(limit).is_err() {
-        tracing::error!("what earlier snapshots left is not cleaned up yet: a file system does not answer");
+    if done.recv_timeout(limit).is_ok() || is_over.swap(true, Ordering::AcqRel) {
+        return Recovered::InTime;
     }
+    tracing::error!("what earlier snapshots left is not cleaned up yet: a file system does not answer");
+    Recovered::Late
 }
 
 fn recover_all(snapshots: &Snapshots, found: Vec<Journal>, configured: &[DiskSource]) {

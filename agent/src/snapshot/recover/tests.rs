@@ -214,8 +214,12 @@ async fn what_is_found_late_is_held_and_what_was_taken_meanwhile_stays() {
     assert_eq!(snapshots.ids(), [earlier]);
     assert!(earlier_path.try_exists().unwrap() && meanwhile.try_exists().unwrap());
 
-    let late = Arc::new(Snapshots::new(journals));
-    recover_within(Duration::ZERO, &late, vec![source(&image)]);
-    tokio::time::timeout(Duration::from_secs(30), late.late()).await.unwrap();
-    assert_eq!(late.ids().len(), 2);
+    // Whichever is faster: what is held is known in time, or told.
+    for _ in 0..200 {
+        let late = Arc::new(Snapshots::new(journals.clone()));
+        if recover_within(Duration::ZERO, &late, vec![source(&image)]) == Recovered::Late {
+            tokio::time::timeout(Duration::from_secs(30), late.late()).await.unwrap();
+        }
+        assert_eq!(late.ids().len(), 2);
+    }
 }

@@ -12,8 +12,18 @@ fn source(path: &Path) -> DiskSource {
     DiskSource { name: "data".to_owned(), path: path.to_owned() }
 }
 
+/// Somebody else's `losetup --find` may have opened the device that it did not get, for an instant.
 fn held(path: &Path) -> SnapshotDisk {
-    hold(&source(path)).unwrap()
+    let is_in_use = |held: &Result<_, _>| matches!(held, Err(SnapshotError::InUse { .. }));
+    let mut held = hold(&source(path));
+    for _ in 0..20 {
+        if !is_in_use(&held) {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        held = hold(&source(path));
+    }
+    held.unwrap()
 }
 
 fn writer(path: &Path) -> File {

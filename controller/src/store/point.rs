@@ -147,13 +147,12 @@ impl Store {
             .during("list a machine's points")
     }
 
-    /// The points of a machine that restore, for its policy's retention: none unless that may decide about them.
+    /// The points of a machine that restore, for its policy's retention.
     pub(crate) async fn retained_points(&self, machine: MachineId) -> Result<Vec<RetainedRow>, StoreError> {
         sqlx::query_as(
             "SELECT id, machine_id, seq, hash, decisions, serves_until, coalesce(locked_until > now(), false) AS is_locked, is_whole,
                     ARRAY(SELECT disk ->> 'name' FROM jsonb_array_elements(disks) disk) AS disk_names
-             FROM points WHERE machine_id = $1 AND state = 'listed'
-               AND EXISTS (SELECT 1 FROM machines m JOIN agents a ON a.machine_id = m.id WHERE m.id = $1 AND m.removed_at IS NULL)",
+             FROM points WHERE machine_id = $1 AND state = 'listed'",
         )
         .bind(machine.0)
         .fetch_all(&self.pool)

@@ -247,7 +247,7 @@ fn written() -> u64 {
 
 #[test]
 fn a_hundred_small_incrementals_write_what_they_change_and_one_base_at_most() {
-    const BLOCKS: u64 = (10 << 30) / 4096;
+    const BLOCKS: u64 = (2 << 30) / 4096;
     const CHANGED: u64 = 100;
     let (dir, store) = scratch();
     let path = dir.path().join("data.map");

@@ -41,7 +41,8 @@ impl Image {
         for (number, block) in self.blocks.iter().enumerate() {
             let fill = if let Content::Filled(seed) = block { *seed } else { 0 };
             let other = fill ^ number.to_le_bytes()[0];
-            bytes.extend((0..BLOCK_SIZE).map(|at| if fill == 0 || at % 7 == 0 { fill } else { other }));
+            let pattern = if fill == 0 { [0; 7] } else { [fill, other, other, other, other, other, other] };
+            bytes.extend_from_slice(&pattern.repeat(BLOCK_SIZE.div_ceil(7))[..BLOCK_SIZE]);
         }
         bytes.truncate(bytes.len().saturating_sub(self.cut));
         bytes

@@ -48,7 +48,7 @@ pub(crate) fn frames<'b>(
     disk: &str,
     blocks: impl Iterator<Item = (u64, Cow<'b, [u8]>)>,
 ) -> Vec<CellFrame> {
-    let (zeros, data): (Vec<_>, Vec<_>) = blocks.partition(|(_, block)| block.iter().all(|byte| *byte == 0));
+    let (zeros, data): (Vec<_>, Vec<_>) = blocks.partition(|(_, block)| **block == [0; BLOCK_SIZE]);
     let cells: Vec<Cell> = data.chunks(CELL).map(cell).collect();
     let mut frames: Vec<CellFrame> =
         cells.chunks(FRAME).map(|cells| frame(transfer, disk, cells.to_vec())).collect();
@@ -74,7 +74,7 @@ pub(crate) fn frame(transfer: &str, disk: &str, cells: Vec<Cell>) -> CellFrame {
 fn cell(blocks: &[(u64, Cow<'_, [u8]>)]) -> Cell {
     let mut extents = Vec::new();
     blocks.iter().for_each(|(number, _)| extend(&mut extents, *number));
-    let plain: Vec<u8> = blocks.iter().flat_map(|(_, block)| block.iter().copied()).collect();
+    let plain = blocks.iter().map(|(_, block)| &**block).collect::<Vec<_>>().concat();
     encoded(&plain, extents)
 }
 

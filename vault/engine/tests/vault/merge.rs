@@ -25,9 +25,7 @@ impl Model {
     fn image(&self) -> Image {
         let mut image = Image::zeros(self.0.len() * BLOCK_SIZE);
         for (block, value) in image.0.chunks_exact_mut(BLOCK_SIZE).zip(&self.0) {
-            for word in block.chunks_exact_mut(4) {
-                word.copy_from_slice(&value.to_le_bytes());
-            }
+            block.copy_from_slice(&value.to_le_bytes().repeat(BLOCK_SIZE / 4));
         }
         image
     }

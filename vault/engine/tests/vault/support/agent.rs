@@ -80,7 +80,7 @@ pub(crate) async fn push_blocks(
     blocks: &[usize],
 ) -> Result<Vec<Receipt>, VaultError> {
     let (zeros, data): (Vec<usize>, Vec<usize>) =
-        blocks.iter().partition(|block| image.block(**block).iter().all(|byte| *byte == 0));
+        blocks.iter().partition(|block| image.block(**block) == [0; BLOCK_SIZE]);
     let mut receipts = Vec::new();
     if !zeros.is_empty() {
         receipts.push(backup.push(disk, Vec::new(), extents(&zeros)).await?);
@@ -93,7 +93,7 @@ pub(crate) async fn push_blocks(
 }
 
 pub(crate) fn cell(image: &Image, blocks: &[usize]) -> NewCell {
-    let plain: Vec<u8> = blocks.iter().flat_map(|block| image.block(*block)).collect();
+    let plain = blocks.iter().map(|block| image.block(*block)).collect::<Vec<_>>().concat();
     let plain_bytes = u32::try_from(plain.len()).unwrap();
     let (codec, data) = encode_cell(plain, 1);
     NewCell { codec, plain_bytes, extents: extents(blocks), data: data.into() }

@@ -36,7 +36,7 @@ pub(crate) async fn restore(vault: &Vault, point: &Point, disk: &str) -> Result<
         }
     }
     assert!(seen.iter().all(|seen| *seen), "a block never came");
-    assert!(content[size..].iter().all(|byte| *byte == 0), "the padding is not zeros");
+    assert!(content[size..] == vec![0; content.len() - size], "the padding is not zeros");
     content.truncate(size);
     Ok(Image(content))
 }

@@ -1,6 +1,5 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta};
 use serde_json::json;
@@ -8,7 +7,7 @@ use tonic::{Code, Status};
 use uuid::Uuid;
 
 use holdfast_gateway::{
-    Authority, CataloguedPoint, Decided, FoundMachine, KeptPoint, PointLocation, TransferGrant,
+    Authority, CataloguedPoint, CommitBegun, Decided, FoundMachine, KeptPoint, PointLocation, TransferGrant,
     UnsettledCommit, Verified,
 };
 use holdfast_proto::error::{ErrorDetailExt as _, system_error, user_error};
@@ -20,7 +19,7 @@ use crate::domain::error::JobError;
 use crate::domain::job::Consistency;
 use crate::domain::point::{LockMode, PointState};
 use crate::domain::snapshot::DiskRow;
-use crate::store::commit::NewPoint;
+use crate::store::commit::{Begun, NewCommit, NewPoint};
 use crate::store::damage::KeptRow;
 use crate::store::point::PointDiskRow;
 use crate::store::standing::{DecidedRow, NewPointState, NewStanding};
@@ -58,10 +57,19 @@ impl Authority for StoreAuthority {
         })
     }
 
-    async fn begin_commit(&self, step: StepId, attempt: i64, seq: u64) -> Result<Duration, Status> {
+    async fn begin_commit(
+        &self,
+        step: StepId,
+        attempt: i64,
+        seq: u64,
+        base: Option<u64>,
+    ) -> Result<CommitBegun, Status> {
         let lease = self.0.timing.agent_lost_after;
-        self.0.store.begin_commit(step, attempt, signed(seq)?, lease).await?;
-        Ok(lease)
+        let commit = NewCommit { seq: signed(seq)?, base: base.map(signed).transpose()? };
+        Ok(match self.0.store.begin_commit(step, attempt, commit, lease).await? {
+            Begun::Yes => CommitBegun::Lease(lease),
+            Begun::BaseDamaged => CommitBegun::BaseDamaged,
+        })
     }
 
     async fn record_point(&self, point: &vault::Point) -> Result<(), Status> {

@@ -85,6 +85,15 @@ pub struct UnsettledCommit {
     pub seq: u64,
 }
 
+/// What the control plane says to the beginning of a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommitBegun {
+    /// For how long nobody else settles the commit, unless the attempt is ended before.
+    Lease(Duration),
+    /// The point that it builds upon is called damaged: nothing begins.
+    BaseDamaged,
+}
+
 /// What the gateway has to know from, and tell, the control plane. The statuses of its errors go to the caller as they are.
 #[tonic::async_trait]
 pub trait Authority: Send + Sync + 'static {
@@ -96,11 +105,18 @@ pub trait Authority: Send + Sync + 'static {
         attempt: i64,
     ) -> Result<TransferGrant, Status>;
 
-    /// Marks the point of no return: FAILED_PRECONDITION if the attempt is not current or its job is being cancelled. Answers
-    /// for how long nobody else settles the commit, unless the attempt is ended before.
-    async fn begin_commit(&self, step: StepId, attempt: i64, seq: u64) -> Result<Duration, Status>;
+    /// Marks the point of no return: FAILED_PRECONDITION if the attempt is not current or its job is being cancelled. `base` is the
+    /// sequence number of the point that is built upon.
+    async fn begin_commit(
+        &self,
+        step: StepId,
+        attempt: i64,
+        seq: u64,
+        base: Option<u64>,
+    ) -> Result<CommitBegun, Status>;
 
-    /// Indexes a point and ends its step, in one transaction. Idempotent.
+    /// Indexes a point and ends its step, in one transaction; as damaged, if the point that it is built upon was found damaged since its
+    /// commit began. Idempotent.
     async fn record_point(&self, point: &Point) -> Result<(), Status>;
 
     /// Finds a point by its id, or as `MACHINE@latest`.

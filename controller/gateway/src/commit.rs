@@ -10,6 +10,7 @@ use holdfast_proto::ids::{AgentId, StepId};
 use holdfast_proto::v1::{CommitTransferRequest, CommitTransferResponse};
 use holdfast_vault_engine::Point;
 
+use crate::authority::CommitBegun;
 use crate::error::{invalid, reopen, status_of};
 use crate::metrics::POINTS;
 use crate::retry::{persistently, within};
@@ -43,7 +44,7 @@ impl Gateway {
             CommitState::Receiving => {
                 // It takes nothing any more, and after an error the point may be there: the agent opens its transfer
                 // afresh, which asks the vault.
-                let created = self.create_point(agent, &transfer, &read).await;
+                let created = self.create_point(&transfer, &read).await;
                 let point = created.inspect_err(|_| self.inner.transfers.remove(&transfer))?;
                 *state = CommitState::Created(Box::new(point.clone()));
                 point
@@ -60,26 +61,21 @@ impl Gateway {
         Ok(CommitTransferResponse { point_id: point.id.to_string(), map_ids })
     }
 
-    async fn create_point(
-        &self,
-        agent: AgentId,
-        transfer: &Transfer,
-        read: &[(String, u64)],
-    ) -> Result<Point, Status> {
+    async fn create_point(&self, transfer: &Transfer, read: &[(String, u64)]) -> Result<Point, Status> {
         let Transfer { step, attempt, backup, .. } = transfer;
         let prepared = backup.prepare(read).await.map_err(|error| status_of(&error))?;
         crash_point("gateway::prepared");
-        // Found since this began. What is damaged in it the new point would need, too.
-        let grant = within(self.inner.authority.authorise_transfer(agent, *step, *attempt)).await?;
-        if backup.base().is_some_and(|base| grant.damaged.contains(&base.seq)) {
-            return Err(reopen(BASE_DAMAGED));
-        }
         let (authority, mut asked) = (&self.inner.authority, Instant::now());
-        let lease = persistently("begin a commit", || {
+        let base = backup.base().map(|base| base.seq);
+        let begun = persistently("begin a commit", || {
             asked = Instant::now();
-            authority.begin_commit(*step, *attempt, backup.seq())
+            authority.begin_commit(*step, *attempt, backup.seq(), base)
         })
         .await?;
+        let lease = match begun {
+            CommitBegun::Lease(lease) => lease,
+            CommitBegun::BaseDamaged => return Err(reopen(BASE_DAMAGED)),
+        };
         crash_point("gateway::commit_begun");
         // Later anybody may conclude it: whoever goes on then only keeps the agent from beginning afresh.
         let created = timeout_at(asked + lease, prepared.commit()).await.map_err(|_| {

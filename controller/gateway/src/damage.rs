@@ -21,6 +21,9 @@ const LIMIT: Duration = Duration::from_secs(3600);
 impl Gateway {
     /// Marks every point of a machine that needs what is damaged in these segments: those that nobody read, and those that were
     /// committed since the damage was looked for. The next backup is built on none of them. `marked` are so already.
+    ///
+    /// A point that appears meanwhile may be built on one that was not marked yet; on one that is, none is listed as whole. So it is
+    /// looked again until nothing is left to mark.
     pub(crate) async fn spread_damage(
         &self,
         machine: MachineId,
@@ -28,15 +31,18 @@ impl Gateway {
         mut marked: BTreeSet<u64>,
     ) -> Result<(), Status> {
         self.inner.damages.fetch_add(1, Ordering::AcqRel);
-        let found = self.inner.vault.points_damaged_by(machine.0, segments).await;
-        let found = found.map_err(|error| status_of(&error))?;
-        for (seq, reason) in found {
-            if marked.insert(seq) {
+        loop {
+            let found = self.inner.vault.points_damaged_by(machine.0, segments).await;
+            let mut found = found.map_err(|error| status_of(&error))?;
+            found.retain(|(seq, _)| marked.insert(*seq));
+            if found.is_empty() {
+                return Ok(());
+            }
+            for (seq, reason) in found {
                 error!(%machine, seq, reason, "a point is damaged");
                 within(self.inner.authority.mark_damaged(PointLocation { machine, seq }, &reason)).await?;
             }
         }
-        Ok(())
     }
 
     /// The same of a segment in which a restore met damage, while the operator is told of that.

@@ -31,6 +31,7 @@ use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
+use uuid::Uuid;
 
 use holdfast_proto::MAX_MESSAGE_BYTES;
 use holdfast_proto::error::{ErrorDetail, ErrorDetailExt as _, detail_of, system_error};
@@ -39,7 +40,7 @@ use holdfast_proto::v1::transfer_service_server::TransferServiceServer;
 use holdfast_vault_engine::{SegmentId, Vault};
 
 pub use authority::{
-    AgentIdentity, Authority, CataloguedPoint, KeptPoint, OperatorIdentity, PointLocation, Role,
+    AgentIdentity, Authority, CataloguedPoint, CommitBegun, KeptPoint, OperatorIdentity, PointLocation, Role,
     TransferGrant, UnsettledCommit,
 };
 pub use collect::{CollectMode, CollectOrder};
@@ -106,6 +107,8 @@ struct Inner {
     spreading: Mutex<()>,
     /// How often damage was found.
     damages: AtomicU64,
+    /// Machines of the vault that the catalogue was found not to know.
+    strangers: std::sync::Mutex<HashSet<Uuid>>,
     /// Segments of which it is being looked who needs what is damaged.
     spread: std::sync::Mutex<HashSet<SegmentId>>,
 }
@@ -131,6 +134,7 @@ impl Gateway {
             verifying: Mutex::new(()),
             spreading: Mutex::new(()),
             damages: AtomicU64::new(0),
+            strangers: std::sync::Mutex::default(),
             spread: std::sync::Mutex::default(),
         };
         Self { inner: Arc::new(inner) }

@@ -1,12 +1,13 @@
 //! Looks for open ends: commits without a recorded outcome, backups that nobody works on any more, points that the catalogue
 //! does not have. Idempotent; any number of gateways may do it at once, since the vault's names decide.
 
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use holdfast_proto::ids::{MachineId, StepId};
@@ -74,14 +75,29 @@ impl Gateway {
             }
         }
         for machine in self.inner.vault.machines().await.map_err(|error| status_of(&error))? {
-            if let Err(status) = self.resolve_machine(machine).await {
-                warn!(%machine, reason = status.message(), "a machine's open ends are not settled");
+            match self.resolve_machine(machine).await {
+                Err(status) if status.code() == Code::NotFound => self.tell_of_stranger(machine),
+                Err(status) => {
+                    warn!(%machine, reason = status.message(), "a machine's open ends are not settled");
+                }
+                Ok(()) => {}
             }
         }
         if let Err(error) = self.inner.vault.finish_claims().await {
             warn!(reason = chain(&error), "what was claimed long ago is not stored");
         }
         commits.map(|_| ())
+    }
+
+    /// Such as of one that was enrolled since the dump from which the catalogue was put back. Said once.
+    fn tell_of_stranger(&self, machine: Uuid) {
+        if self.inner.strangers.lock().unwrap_or_else(PoisonError::into_inner).insert(machine) {
+            error!(
+                %machine,
+                "the vault has points of a machine that the catalogue does not know: \
+                 `holdfast vault rebuild-catalogue` lists them"
+            );
+        }
     }
 
     /// Forgets transfers that nobody calls and whose attempt is over. The others stay: an agent that finds nothing to send

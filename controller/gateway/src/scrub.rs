@@ -70,7 +70,7 @@ impl Scrub {
         // A part: nothing is called sound for it.
         let depth = VerifyDepth::Structure;
         self.gateway.record_found(machine.0, scope, &kept, &mut found, depth, ACTOR).await?;
-        tell(machine, &found);
+        tell(machine, &found, "a part");
         if found.found() > 0 || self.whole != Some(machine) {
             self.whole = None;
         }
@@ -92,16 +92,16 @@ impl Scrub {
         let read = self.verification.anew().verify(scope, depth, |_| {}).await;
         let mut found = read.map_err(|error| status_of(&error))?;
         self.gateway.record_found(machine.0, scope, &kept, &mut found, depth, ACTOR).await?;
-        tell(machine, &found);
+        tell(machine, &found, "all");
         Ok(())
     }
 }
 
 /// What is damaged of points is told where it is recorded.
-fn tell(machine: MachineId, found: &VerifyReport) {
+fn tell(machine: MachineId, found: &VerifyReport, what: &str) {
     for finding in found.findings.iter().filter(|finding| finding.point.is_none()) {
         warn!(%machine, reason = finding.reason, "something is damaged that no restore needs");
     }
     let (segments, bytes) = (found.read_segments, found.read_bytes);
-    info!(%machine, segments, bytes, findings = found.found(), "verified in part");
+    info!(%machine, what, segments, bytes, findings = found.found(), "verified");
 }

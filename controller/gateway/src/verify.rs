@@ -142,8 +142,13 @@ impl Gateway {
         VERIFIED_BYTES.add(usize::try_from(found.read_bytes).unwrap_or(usize::MAX));
         self.record_verified(found, kept, depth, actor).await?;
         if let Some(segments) = found.damaged_segments.get(&machine) {
-            let marked = found.damaged.get(&machine).into_iter().flat_map(BTreeMap::keys).copied().collect();
-            self.spread_damage(MachineId(machine), segments, marked).await?;
+            // Those whose segments they are need them as well.
+            let owners = segments.iter().map(|segment| segment.machine());
+            for of in BTreeSet::from_iter(owners.chain([machine])) {
+                let damaged = (of == machine).then(|| found.damaged.get(&machine)).flatten();
+                let marked = damaged.into_iter().flat_map(BTreeMap::keys).copied().collect();
+                self.spread_damage(MachineId(of), segments, marked).await?;
+            }
         }
         Ok(())
     }

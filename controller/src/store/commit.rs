@@ -18,6 +18,22 @@ use super::point::PointDiskRow;
 use super::slot::LockedSlot;
 use super::{During, Store, StoreError, audit};
 
+/// What a commit is about, by sequence numbers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NewCommit {
+    pub(crate) seq: i64,
+    /// The point that it builds upon.
+    pub(crate) base: Option<i64>,
+}
+
+/// Whether a commit began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Begun {
+    Yes,
+    /// What is damaged in the base the new point would need, too.
+    BaseDamaged,
+}
+
 /// A point object of the vault, to be indexed.
 #[derive(Clone, Debug)]
 pub(crate) struct NewPoint {
@@ -48,16 +64,21 @@ impl Store {
         &self,
         step: StepId,
         attempt: i64,
-        seq: i64,
+        NewCommit { seq, base }: NewCommit,
         lease: Duration,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Begun, StoreError> {
         self.transaction("begin a commit", move |connection| {
             Box::pin(async move {
-                let Some(_slot) = LockedSlot::of_step(connection, step).await? else {
+                let Some(slot) = LockedSlot::of_step(connection, step).await? else {
                     return Err(StoreError::NotFound { noun: "step", name: step.to_string() });
                 };
+                if let Some(base) = base
+                    && is_damaged(connection, &slot, base).await?
+                {
+                    return Ok(Begun::BaseDamaged);
+                }
                 let updated = sqlx::query(
-                    "UPDATE steps SET committing_seq = $3, lease_until = now() + $4::interval
+                    "UPDATE steps SET committing_seq = $3, committing_base = $5, lease_until = now() + $4::interval
                      FROM jobs j
                      WHERE steps.id = $1 AND steps.attempt = $2 AND steps.state IN ('dispatched', 'running')
                        AND (committing_seq IS NULL OR committing_seq <= $3)
@@ -67,11 +88,12 @@ impl Store {
                 .bind(attempt)
                 .bind(seq)
                 .bind(lease)
+                .bind(base)
                 .execute(&mut *connection)
                 .await
                 .during("begin a commit")?;
                 if updated.rows_affected() == 1 {
-                    return Ok(());
+                    return Ok(Begun::Yes);
                 }
                 let cancelling: Option<(bool,)> = sqlx::query_as(
                     "SELECT j.cancel_requested_at IS NOT NULL FROM steps s JOIN jobs j ON j.id = s.job_id
@@ -91,7 +113,8 @@ impl Store {
         .await
     }
 
-    /// Indexes a point of the vault; the transfer that made it is done with it. Idempotent.
+    /// Indexes a point of the vault; the transfer that made it is done with it. If its base was found damaged since its commit began,
+    /// it is damaged as well until a verification has read it: whoever looked for what else is damaged did not see it. Idempotent.
     pub(crate) async fn record_point(
         &self,
         point: NewPoint,
@@ -191,6 +214,17 @@ impl Store {
         })
         .await
     }
+}
+
+async fn is_damaged(connection: &mut PgConnection, slot: &LockedSlot, seq: i64) -> Result<bool, StoreError> {
+    sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM points WHERE machine_id = $1 AND seq = $2 AND damage IS NOT NULL)",
+    )
+    .bind(slot.machine.0)
+    .bind(seq)
+    .fetch_one(connection)
+    .await
+    .during("see whether a point is damaged")
 }
 
 /// The last word on a transfer's progress is what its point says: a short one may never have reported any.

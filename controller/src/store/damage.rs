@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use holdfast_proto::ids::MachineId;
 
+use super::slot::LockedSlot;
 use super::{During, Store, StoreError, audit};
 
 /// A point that is not purged.
@@ -34,7 +35,7 @@ impl Store {
         .during("list the points that are kept of a machine")
     }
 
-    /// What was damaged first is what is remembered.
+    /// What was damaged first is what is remembered. A point that is being recorded is waited for: it would not be marked.
     pub(crate) async fn mark_damaged(
         &self,
         machine: MachineId,
@@ -44,6 +45,10 @@ impl Store {
         let reason = reason.to_owned();
         self.transaction("mark a point damaged", move |connection| {
             Box::pin(async move {
+                let slot = match LockedSlot::of_machine(connection, machine).await {
+                    Err(StoreError::NotFound { .. }) => return Ok(()),
+                    slot => slot?,
+                };
                 let marked: Option<(Uuid, bool)> = sqlx::query_as(
                     "WITH before AS (SELECT id, damage IS NULL AS is_first FROM points
                                      WHERE machine_id = $1 AND seq = $2 AND state <> 'purged' FOR UPDATE)
@@ -51,7 +56,7 @@ impl Store {
                             state = CASE state WHEN 'listed' THEN 'damaged' ELSE state END
                      FROM before WHERE points.id = before.id RETURNING points.id, before.is_first",
                 )
-                .bind(machine.0)
+                .bind(slot.machine.0)
                 .bind(seq)
                 .bind(&reason)
                 .fetch_optional(&mut *connection)

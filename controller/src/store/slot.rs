@@ -13,16 +13,21 @@ pub(super) struct LockedSlot {
 }
 
 impl LockedSlot {
+    /// # Errors
+    /// [`StoreError::NotFound`] if there is no such machine.
     pub(super) async fn of_machine(
         connection: &mut PgConnection,
         machine: MachineId,
     ) -> Result<Self, StoreError> {
-        sqlx::query("SELECT 1 FROM machine_slots WHERE machine_id = $1 FOR UPDATE")
+        let locked = sqlx::query("SELECT 1 FROM machine_slots WHERE machine_id = $1 FOR UPDATE")
             .bind(machine.0)
-            .execute(connection)
+            .fetch_optional(connection)
             .await
             .during("lock a machine's slot")?;
-        Ok(Self { machine })
+        match locked {
+            Some(_) => Ok(Self { machine }),
+            None => Err(StoreError::NotFound { noun: "machine", name: machine.to_string() }),
+        }
     }
 
     /// `None` if there is no such step.

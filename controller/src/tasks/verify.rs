@@ -70,7 +70,16 @@ async fn read(upkeep: &Upkeep, turn: &Turn) -> Result<ControlFlow<()>, StoreErro
                 }
             }
             Ok(None) => match answer("record a verification", store.end_verification(turn)).await? {
-                Held::Yes => scrub.confirm(machine).await,
+                Held::Yes => match scrub.confirm(machine).await {
+                    // The turn has ended.
+                    Err(status) => {
+                        let reason = status.message();
+                        warn!(%machine, reason, "what is called damaged stays so until the next turn, or until \
+                            `holdfast vault check --machine MACHINE --read-data` finds it whole");
+                        return Ok(ControlFlow::Break(()));
+                    }
+                    confirmed => confirmed,
+                },
                 Held::No => Ok(()),
             },
             Err(status) => Err(status),

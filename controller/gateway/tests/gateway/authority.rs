@@ -10,7 +10,7 @@ use tonic::{Code, Status};
 use uuid::Uuid;
 
 use holdfast_gateway::{
-    Authority, CataloguedPoint, Decided, FoundMachine, KeptPoint, PointLocation, TransferGrant,
+    Authority, CataloguedPoint, CommitBegun, Decided, FoundMachine, KeptPoint, PointLocation, TransferGrant,
     UnsettledCommit, Verified,
 };
 use holdfast_proto::error::{ErrorDetailExt as _, agent_error, system_error, user_error};
@@ -66,9 +66,11 @@ pub(crate) struct ScriptedAuthority {
     script: Mutex<Script>,
     /// `begin_commit` stops here when there is one.
     hold: Mutex<Option<Hold>>,
+    /// `mark_damaged` of a point with this number stops here before it takes effect, once.
+    hold_mark: Mutex<Option<(u64, Hold)>>,
 }
 
-/// Stops a commit right after the control plane agreed to it.
+/// Stops the gateway in a call of the control plane.
 #[derive(Clone)]
 pub(crate) struct Hold {
     reached: Arc<Semaphore>,
@@ -93,6 +95,12 @@ impl ScriptedAuthority {
     pub(crate) fn hold_commits(&self) -> Hold {
         let hold = Hold { reached: Arc::new(Semaphore::new(0)), released: Arc::new(Semaphore::new(0)) };
         *self.hold.lock().unwrap() = Some(hold.clone());
+        hold
+    }
+
+    pub(crate) fn hold_mark(&self, seq: u64) -> Hold {
+        let hold = Hold { reached: Arc::new(Semaphore::new(0)), released: Arc::new(Semaphore::new(0)) };
+        *self.hold_mark.lock().unwrap() = Some((seq, hold.clone()));
         hold
     }
 
@@ -152,10 +160,20 @@ impl Authority for ScriptedAuthority {
         })
     }
 
-    async fn begin_commit(&self, step: StepId, attempt: i64, seq: u64) -> Result<Duration, Status> {
+    async fn begin_commit(
+        &self,
+        step: StepId,
+        attempt: i64,
+        seq: u64,
+        base: Option<u64>,
+    ) -> Result<CommitBegun, Status> {
         {
             let mut script = self.script();
             script.begin_calls += 1;
+            let machine = script.steps[&step].machine;
+            if script.damaged.iter().any(|(at, _)| at.machine == machine && Some(at.seq) == base) {
+                return Ok(CommitBegun::BaseDamaged);
+            }
             let row = script.steps.get_mut(&step).unwrap();
             if row.attempt != attempt || !row.running || row.committing.is_some_and(|other| other > seq) {
                 return Err(stale(attempt));
@@ -175,7 +193,7 @@ impl Authority for ScriptedAuthority {
             hold.reached.add_permits(1);
             hold.released.acquire().await.unwrap().forget();
         }
-        Ok(self.script().commit_lease.unwrap_or(Duration::from_secs(600)))
+        Ok(CommitBegun::Lease(self.script().commit_lease.unwrap_or(Duration::from_secs(600))))
     }
 
     async fn record_point(&self, point: &Point) -> Result<(), Status> {
@@ -288,6 +306,11 @@ impl Authority for ScriptedAuthority {
     }
 
     async fn mark_damaged(&self, point: PointLocation, reason: &str) -> Result<(), Status> {
+        let hold = self.hold_mark.lock().unwrap().take_if(|(seq, _)| *seq == point.seq);
+        if let Some((_, hold)) = hold {
+            hold.reached.add_permits(1);
+            hold.released.acquire().await.unwrap().forget();
+        }
         self.script().damaged.push((point, reason.to_owned()));
         Ok(())
     }

@@ -102,6 +102,46 @@ async fn what_is_committed_while_its_base_is_found_damaged_does_not_need_the_dam
     assert!(restore(&bed, &point, "data").await.unwrap().bytes == image);
 }
 
+/// When it was looked for what needs the damage, it was not there, and what it is built upon was not marked yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_committed_while_points_are_marked_is_marked_as_well() {
+    let mut bed = Bed::new().await;
+    let mut image = noise(1, 4 * MIB);
+    let agent = bed.agent(&[("data", &image)]);
+    let first = agent.back_up(&[("data", &image)]).await.point_id;
+    image[3 * MIB..].copy_from_slice(&noise(2, MIB));
+    bed.next(&agent, &[("data", &image)]).back_up(&[("data", &image)]).await;
+    flip(&segment(&bed, agent.machine), MIB / 2);
+    bed.restart().await;
+
+    let hold = bed.authority.hold_mark(2);
+    let status = restore(&bed, &first, "data").await.unwrap_err();
+    assert_eq!(detail_of(&status).code, "damaged");
+    hold.reached().await;
+    image[2 * MIB..].copy_from_slice(&noise(3, 2 * MIB));
+    let third = bed.next(&agent, &[("data", &image)]).over(bed.channel());
+    third.back_up(&[("data", &image)]).await;
+    assert_eq!(marked(&bed, agent.machine), [1]);
+    hold.release();
+    eventually("the third is marked", async || marked(&bed, agent.machine) == [1, 2, 3]).await;
+}
+
+/// A machine that borrows reads it first.
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_is_told_of_the_machine_whose_segment_it_is() {
+    let mut bed = Bed::new().await;
+    bed.deduplicate(Arc::new(Samples::within(1 << 20))).await;
+    let image = noise(1, 4 * MIB);
+    let disks: [(&str, &[u8]); 1] = [("data", &image)];
+    let (owner, borrower) = (bed.agent(&disks), bed.agent(&disks));
+    owner.back_up(&disks).await;
+    borrower.back_up(&disks).await;
+    flip(&segment(&bed, owner.machine), MIB);
+    let report = verify(&bed, VerifyTarget::Machine(borrower.machine)).await;
+    assert_eq!(report.damaged.keys().collect::<Vec<_>>(), [&borrower.machine.0]);
+    assert_eq!(marked(&bed, owner.machine), [1]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_machines_share_is_read_once() {
     let mut bed = Bed::new().await;

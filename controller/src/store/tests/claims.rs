@@ -11,7 +11,7 @@ use crate::domain::job::{Consistency, JobState, StepKind, StepState};
 use crate::domain::snapshot::{DiskRow, TakenSnapshot};
 use crate::store::attempt::{AttemptEnd, AttemptKey, Recorded};
 use crate::store::claim::ClaimedStep;
-use crate::store::commit::NewPoint;
+use crate::store::commit::{NewCommit, NewPoint};
 use crate::store::point::PointDiskRow;
 use crate::store::{Store, StoreError};
 use holdfast_proto::ids::{MachineId, PointId};
@@ -192,6 +192,10 @@ pub(super) fn point(machine: MachineId, step: &ClaimedStep) -> NewPoint {
     }
 }
 
+pub(super) fn commit_of(seq: i64) -> NewCommit {
+    NewCommit { seq, base: None }
+}
+
 pub(super) async fn claim_one(store: &Store, controller: Uuid) -> Option<ClaimedStep> {
     let mut claimed = store.claim_steps(controller, 10, LEASE, 1000).await.unwrap();
     assert!(claimed.len() <= 1, "{claimed:?}");
@@ -225,7 +229,7 @@ async fn a_lost_attempt_is_fenced_and_the_next_one_counts() {
 
     // A commit that began is not lost by its lease, and a cancel comes too late for it.
     let transfer = claim_one(&store, controller).await.unwrap();
-    store.begin_commit(transfer.step, 1, 7, NOW).await.unwrap();
+    store.begin_commit(transfer.step, 1, commit_of(7), NOW).await.unwrap();
     tokio::time::sleep(Duration::from_millis(5)).await;
     assert!(store.expired_leases().await.unwrap().is_empty());
     assert_eq!(store.unsettled_commits().await.unwrap().len(), 1);

@@ -11,7 +11,7 @@ use crate::store::claim::ClaimedStep;
 use crate::store::session::ProgressUpdate;
 use holdfast_proto::ids::MachineId;
 
-use super::claims::{claim_one, point, taken};
+use super::claims::{claim_one, commit_of, point, taken};
 use super::{connect, machines, queue, store};
 
 const NOW: Duration = Duration::ZERO;
@@ -121,7 +121,7 @@ async fn an_attempt_is_stalled_if_its_numbers_stand_still() {
 
     // A commit that began is the resolver's.
     long_ago().await;
-    store.begin_commit(step.step, step.attempt, 1, Duration::from_secs(60)).await.unwrap();
+    store.begin_commit(step.step, step.attempt, commit_of(1), Duration::from_secs(60)).await.unwrap();
     assert_eq!(store.stalled_attempts(other, patience).await.unwrap(), []);
     assert!(!store.end_stalled(found, patience, NOW).await.unwrap());
     store.commit_aborted(step.step, step.attempt, 1, NOW, NOW).await.unwrap();
@@ -191,7 +191,7 @@ async fn what_was_said_during_a_commit_counts_if_there_is_no_point() {
     let take = claim_one(&store, controller).await.unwrap();
     store.end_attempt(key(&take), taken(), NOW).await.unwrap();
     let step = claim_one(&store, controller).await.unwrap();
-    store.begin_commit(step.step, step.attempt, 7, LEASE).await.unwrap();
+    store.begin_commit(step.step, step.attempt, commit_of(7), LEASE).await.unwrap();
     let why = JobError { code: "disk_unreadable".to_owned(), ..JobError::no_progress() };
     for end in [AttemptEnd::Lost, AttemptEnd::Failed(why.clone()), AttemptEnd::Lost] {
         assert_eq!(store.end_attempt(key(&step), end, NOW).await.unwrap(), Recorded::Yes);
@@ -208,7 +208,7 @@ async fn what_was_said_during_a_commit_counts_if_there_is_no_point() {
 
     // There is one after all.
     let step = transfer(&store, controller, machine).await;
-    store.begin_commit(step.step, step.attempt, 8, LEASE).await.unwrap();
+    store.begin_commit(step.step, step.attempt, commit_of(8), LEASE).await.unwrap();
     store.end_attempt(key(&step), AttemptEnd::Cancelled, NOW).await.unwrap();
     store.record_point(point(machine, &step), NOW).await.unwrap();
     assert_eq!(state_of(&store, &step).await, ("done".to_owned(), None));

@@ -140,3 +140,6 @@ fn push_piece(pieces: &mut Vec<Piece>, cell_block: u32, block: u64) {
         pieces.push(Piece { cell_block, extent: Extent { first_block: block, block_count: 1 } });
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use chrono::{TimeDelta, Utc};
-use holdfast_vault_engine::{Action, BeginBackup, CollectOptions, Compaction, KeyFile, Storage, Vault};
+use futures::TryStreamExt as _;
+use holdfast_vault_engine::{
+    Action, BLOCK_SIZE, BeginBackup, CollectOptions, Compaction, DiskSpec, Extent, KeyFile, Storage, Vault,
+};
 use object_store::memory::InMemory;
 use uuid::Uuid;
 
@@ -54,6 +57,26 @@ async fn nothing_costs_many_requests() {
     assert!(incrementals.iter().all(|requests| *requests <= 50), "{incrementals:?}");
     assert!(restore <= 10 + 2 * points.len(), "{restore}");
     assert!(collections[0] <= 10 * points.len() && collections[1] <= 15 * points.len(), "{collections:?}");
+}
+
+/// Where little of a disk is data, a page of a delta speaks of hundreds of windows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_a_delta_is_read_once_however_many_windows_it_speaks_of() {
+    const BLOCKS: u64 = 1 << 22;
+    let counted = Faulty::over(Arc::new(InMemory::new()), Fault::NoSpace, "", usize::MAX, 0);
+    let storage = Storage::over(Arc::clone(&counted) as _);
+    let vault = Vault::create(storage, &KeyFile::new()).await.unwrap();
+    let disk = DiskSpec { name: "sda".to_owned(), size_bytes: BLOCKS * BLOCK_SIZE as u64 };
+    let sparse = BeginBackup { disks: vec![disk], ..request(Uuid::from_u128(1), &[]) };
+    let backup = begin(&vault, sparse).await.unwrap();
+    let zeros = vec![Extent { first_block: 0, block_count: BLOCKS }];
+    backup.push("sda", Vec::new(), zeros).await.unwrap();
+    let point = backup.prepare(&[]).await.unwrap().commit().await.unwrap();
+    counted.requests();
+    let windows = vault.open_disk(&point, "sda").await.unwrap().windows();
+    let windows: Vec<_> = windows.try_collect().await.unwrap();
+    let requests = counted.requests();
+    assert!(windows.len() > 50 && requests <= 10, "{requests} requests for {} windows", windows.len());
 }
 
 /// What was purged or given up is looked at once.

@@ -138,6 +138,22 @@ fn every_invariant_names_what_enforces_it() {
     }
 }
 
+#[test]
+fn every_dangerous_point_names_the_tests_that_hold_it() {
+    let text = std::fs::read_to_string(root().join("docs/testing.md")).unwrap();
+    let sources: String = files(".", "rs").into_iter().map(|source| source.text).collect();
+    let table = text.split("## Dangerous points").nth(1).unwrap().split("\n## ").next().unwrap();
+    let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
+    assert!(rows.len() > 20, "docs/testing.md lists the dangerous points");
+    for row in rows {
+        let tests: Vec<&str> = row.split('|').nth(2).unwrap().split('`').skip(1).step_by(2).collect();
+        assert!(!tests.is_empty(), "name the tests in backticks: {row}");
+        for test in tests {
+            assert!(is_run(&sources, test), "there is no test {test}, or it is switched off: {row}");
+        }
+    }
+}
+
 /// Whether a function is a test that nobody switched off.
 fn is_run(sources: &str, name: &str) -> bool {
     let (found, needle) = (sources.find(&format!("fn {name}(")), "test");

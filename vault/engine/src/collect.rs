@@ -101,12 +101,14 @@ impl Vault {
         options: CollectOptions,
         mut progress: impl FnMut(CollectionProgress) + Send,
     ) -> Result<CollectionReport, VaultError> {
-        self.check_present().await?;
-        let (collection, leap) = self.next_collection(&options).await?;
-        let mut run = CollectionRun::new(self.clone(), options, collection, leap);
+        let vault = self.metered();
+        vault.check_present().await?;
+        let (collection, leap) = vault.next_collection(&options).await?;
+        let mut run = CollectionRun::new(vault, options, collection, leap);
         run.report.epoch = 0;
         run.look_at_all(Purge::Assumed, &mut progress).await?;
         run.compact_all(Purge::Assumed, &mut progress).await?;
+        run.report.read_bytes = run.read_bytes();
         Ok(run.report)
     }
 
@@ -115,15 +117,16 @@ impl Vault {
     /// # Errors
     /// If the vault cannot be read or written. What is damaged ends no step: see [`CollectionReport::held`].
     pub async fn begin_collection(&self, options: CollectOptions) -> Result<CollectionRun, VaultError> {
-        self.check_present().await?;
-        let (collection, leap) = self.create_collection(&options).await?;
+        let vault = self.metered();
+        vault.check_present().await?;
+        let (collection, leap) = vault.create_collection(&options).await?;
         if let Some(leap) = leap {
             warn!(
                 ?leap,
                 "the clock leapt since the last collection: no point is purged until an operator says that it is right"
             );
         }
-        Ok(CollectionRun::new(self.clone(), options, collection, leap))
+        Ok(CollectionRun::new(vault, options, collection, leap))
     }
 }
 
@@ -188,6 +191,7 @@ impl CollectionRun {
         // What one object cannot hold stays where it is.
         self.left.truncate(MAX_CONDEMNED);
         self.vault.create_condemned(std::mem::take(&mut self.left)).await?;
+        self.report.read_bytes = self.read_bytes();
         let report = self.report;
         info!(
             epoch = report.epoch,
@@ -195,11 +199,16 @@ impl CollectionRun {
             compacted_bytes = report.compacted_bytes,
             condemned_bytes = report.condemned_bytes,
             deleted_bytes = report.deleted_bytes,
+            read_bytes = report.read_bytes,
             waiting = report.waiting_for.len(),
             held = report.held.len(),
             "collected"
         );
         Ok(report)
+    }
+
+    fn read_bytes(&self) -> u64 {
+        self.vault.storage().read_bytes()
     }
 
     async fn look_at_all(
@@ -217,7 +226,7 @@ impl CollectionRun {
                 machines: machines.len(),
                 condemned_bytes: dead_bytes,
                 compacted_bytes: 0,
-                read_bytes: self.lent.read_bytes,
+                read_bytes: self.read_bytes(),
             });
             match self.look_at(*machine, purge).await {
                 Ok(mark) => {
@@ -233,7 +242,6 @@ impl CollectionRun {
                 Err(error) => self.hold(*machine, error)?,
             }
         }
-        self.report.read_bytes = self.lent.read_bytes;
         // Others may need what their own machine does not.
         dead.retain(|(segment, _)| !self.lent.segments.contains(&SegmentId::from(*segment).any_generation()));
         if self.held.is_empty() {

@@ -3,7 +3,7 @@
 mod look;
 mod plan;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
@@ -20,7 +20,7 @@ use crate::segment::StoredCells;
 use crate::segment_id::SegmentId;
 use crate::{Point, Vault, VaultError, blocking};
 pub(crate) use look::Part;
-use plan::{Fetch, Plan};
+use plan::{Fetch, LastPages, Plan};
 
 /// Blocks that are planned at once: 256 MiB of disk.
 const WINDOW: u64 = 64 << 10;
@@ -68,6 +68,7 @@ struct Inner {
     size_bytes: u64,
     /// Oldest first, with the backup that wrote each.
     deltas: Vec<(u64, DeltaRoot)>,
+    last_pages: Mutex<LastPages>,
 }
 
 impl Vault {
@@ -82,6 +83,7 @@ impl Vault {
             disk: disk.to_owned(),
             size_bytes: entry.size_bytes,
             deltas: Vec::with_capacity(entry.stack.len()),
+            last_pages: Mutex::default(),
         };
         for delta in entry.stack.iter().rev() {
             let root = self

@@ -68,7 +68,7 @@ impl Header {
     /// # Errors
     /// [`VaultError::NotAVault`] without one.
     pub(crate) async fn read(storage: &Storage) -> Result<Self, VaultError> {
-        let header = match object::read(storage.objects(), name::HEADER).await {
+        let header = match object::read(storage, name::HEADER).await {
             Err(VaultError::Missing { .. }) => return Err(VaultError::NotAVault),
             other => other?,
         };

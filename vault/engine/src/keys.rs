@@ -157,7 +157,7 @@ type Unlocked = (Zeroizing<[u8; SECRET_LEN]>, RecipientInfo);
 
 async fn by_key(storage: &Storage, header: &Header, key: &KeyFile) -> Result<Unlocked, VaultError> {
     let first = name::key(header.key_id);
-    let damage = match object::read(storage.objects(), &first).await {
+    let damage = match object::read(storage, &first).await {
         Ok(sealed) => match age::decrypt(&key.identity, &sealed) {
             Ok(secret) => {
                 let secret = Zeroizing::new(secret);

@@ -8,6 +8,7 @@ use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt as _};
 
 use crate::VaultError;
+use crate::store::Storage;
 
 pub(crate) use create::{Created, create, finish_stale};
 
@@ -32,37 +33,34 @@ pub(crate) async fn exists(store: &dyn ObjectStore, name: &str) -> Result<bool, 
 }
 
 /// Reads an object whole.
-pub(crate) async fn read(store: &dyn ObjectStore, name: &str) -> Result<Bytes, VaultError> {
-    let result =
-        store.get(&Path::from(name)).await.map_err(|source| VaultError::unread("read", name, source))?;
+pub(crate) async fn read(storage: &Storage, name: &str) -> Result<Bytes, VaultError> {
+    let error = |source| VaultError::unread("read", name, source);
+    let result = storage.objects().get(&Path::from(name)).await.map_err(error)?;
     if result.meta.size > MAX_RECORD {
         return Err(VaultError::mismatch(name, format!("{} bytes are too many", result.meta.size)));
     }
-    result.bytes().await.map_err(|source| VaultError::unread("read", name, source))
+    Ok(storage.counted(result.bytes().await.map_err(error)?))
 }
 
 /// Reads the last `len` bytes (or all there are) and answers the object's size with them.
-pub(crate) async fn read_tail(
-    store: &dyn ObjectStore,
-    name: &str,
-    len: u64,
-) -> Result<(Bytes, u64), VaultError> {
+pub(crate) async fn read_tail(storage: &Storage, name: &str, len: u64) -> Result<(Bytes, u64), VaultError> {
     let options = GetOptions { range: Some(GetRange::Suffix(len)), ..GetOptions::default() };
     let error = |source| VaultError::unread("read the end of", name, source);
-    let result = store.get_opts(&Path::from(name), options).await.map_err(error)?;
+    let result = storage.objects().get_opts(&Path::from(name), options).await.map_err(error)?;
     let size = result.meta.size;
-    Ok((result.bytes().await.map_err(error)?, size))
+    Ok((storage.counted(result.bytes().await.map_err(error)?), size))
 }
 
 /// Reads exactly this range.
 pub(crate) async fn read_range(
-    store: &dyn ObjectStore,
+    storage: &Storage,
     name: &str,
     range: std::ops::Range<u64>,
 ) -> Result<Bytes, VaultError> {
     let wanted = range.end - range.start;
+    let store = storage.objects();
     let bytes = match store.get_range(&Path::from(name), range.clone()).await {
-        Ok(bytes) => bytes,
+        Ok(bytes) => storage.counted(bytes),
         Err(source) => {
             // Only a look at the object tells one that was cut off from a storage that fails.
             if let Ok(meta) = store.head(&Path::from(name)).await

@@ -10,7 +10,7 @@ use crate::{Vault, VaultError};
 impl Vault {
     /// Reads one, whatever it is.
     pub(crate) async fn read_any_record(&self, object: &str) -> Result<(Kind, Vec<u8>), VaultError> {
-        let bytes = object::read(self.store(), object).await?;
+        let bytes = object::read(self.storage(), object).await?;
         open_record(&self.inner.ring, object, &bytes).map_err(|source| VaultError::damaged(object, source))
     }
 

@@ -29,7 +29,7 @@ impl Vault {
     pub(crate) async fn read_segment(&self, id: SegmentId) -> Result<Segment, VaultError> {
         let name = id.name();
         let damaged = |source| VaultError::damaged(&name, source);
-        let (tail, size) = object::read_tail(self.store(), &name, TAIL).await?;
+        let (tail, size) = object::read_tail(self.storage(), &name, TAIL).await?;
         if size < (HEADER_LEN + FOOTER_LEN) as u64 || tail.len() < FOOTER_LEN {
             return Err(damaged(DecodeError::Truncated { what: "the segment" }));
         }
@@ -37,7 +37,7 @@ impl Vault {
         let header = if tail.len() as u64 == size {
             tail.slice(..HEADER_LEN)
         } else {
-            object::read_range(self.store(), &name, 0..HEADER_LEN as u64).await?
+            object::read_range(self.storage(), &name, 0..HEADER_LEN as u64).await?
         };
         let opener = Opener::new(&self.inner.ring, &name, &header).map_err(damaged)?;
         if opener.kind != Kind::Segment {
@@ -50,14 +50,14 @@ impl Vault {
             let offset = |at: u64| usize::try_from(at - tail_at).unwrap_or(usize::MAX);
             tail.slice(offset(layout.body_at)..offset(body_end))
         } else {
-            object::read_range(self.store(), &name, layout.body_at..body_end).await?
+            object::read_range(self.storage(), &name, layout.body_at..body_end).await?
         };
         Segment::open(id, size, opener, &layout, body.to_vec()).map_err(damaged)
     }
 
     /// Which blocks the cells of a segment hold.
     pub(crate) async fn segment_table(&self, segment: &Segment) -> Result<Vec<CellBlocks>, VaultError> {
-        let stored = object::read_range(self.store(), &segment.name, segment.table_range()).await?;
+        let stored = object::read_range(self.storage(), &segment.name, segment.table_range()).await?;
         segment.open_table(stored.to_vec())
     }
 }

@@ -7,8 +7,10 @@ mod s3;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use rustix::fs::{Advice, fadvise};
@@ -37,6 +39,8 @@ pub struct Storage {
     /// The vault, if it is one whose names the storage does not give out.
     arbitrated: Option<Uuid>,
     arbiter: Option<Arc<dyn Arbiter>>,
+    /// Bytes that were read through this handle and its clones.
+    read: Arc<AtomicU64>,
 }
 
 impl Storage {
@@ -57,7 +61,15 @@ impl Storage {
     /// Any store in which a name is durable as soon as it can be seen.
     #[must_use]
     pub fn over(objects: Arc<dyn ObjectStore>) -> Self {
-        Self { objects, root: None, patience: PATIENCE, object_lock: None, arbitrated: None, arbiter: None }
+        Self {
+            objects,
+            root: None,
+            patience: PATIENCE,
+            object_lock: None,
+            arbitrated: None,
+            arbiter: None,
+            read: Arc::default(),
+        }
     }
 
     /// The same, but a write whose outcome is not known is tried again for this long.
@@ -70,6 +82,20 @@ impl Storage {
     #[must_use]
     pub fn through(self, wrap: impl FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>) -> Self {
         Self { objects: wrap(self.objects), ..self }
+    }
+
+    /// The same place, through a handle of which is known what was read through it.
+    pub(crate) fn metered(&self) -> Self {
+        Self { read: Arc::default(), ..self.clone() }
+    }
+
+    pub(crate) fn read_bytes(&self) -> u64 {
+        self.read.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn counted(&self, read: Bytes) -> Bytes {
+        self.read.fetch_add(read.len() as u64, Ordering::Relaxed);
+        read
     }
 
     /// The directory, if it is one.

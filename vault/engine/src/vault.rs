@@ -26,11 +26,11 @@ use crate::{VaultError, name, probe};
 /// An unlocked vault. Cheap to clone.
 #[derive(Clone)]
 pub struct Vault {
+    storage: Arc<Storage>,
     pub(crate) inner: Arc<Inner>,
 }
 
 pub(crate) struct Inner {
-    pub(crate) storage: Storage,
     pub(crate) ring: Keyring,
     pub(crate) signer: Arc<Signer>,
     pub(crate) segments: Cache,
@@ -106,7 +106,7 @@ impl Vault {
     /// # Errors
     /// If the storage cannot be read, so that nobody knows.
     pub async fn is_in(storage: &Storage) -> Result<bool, VaultError> {
-        match object::read(storage.objects(), name::HEADER).await {
+        match object::read(storage, name::HEADER).await {
             Ok(_) => Ok(true),
             Err(VaultError::Missing { .. }) => Ok(false),
             Err(error) => Err(error),
@@ -145,8 +145,8 @@ impl Vault {
         }
         let ring = Keyring { vault: header.vault_id, key: DataKey::new(header.key_id, *data_key) };
         Ok(Self {
+            storage: Arc::new(storage),
             inner: Arc::new(Inner {
-                storage,
                 ring,
                 signer: Arc::new(signer),
                 segments: Cache::default(),
@@ -168,8 +168,8 @@ impl Vault {
     pub(crate) fn renewed(&self, samples: Option<Arc<Samples>>) -> Self {
         let inner = &self.inner;
         Self {
+            storage: Arc::clone(&self.storage),
             inner: Arc::new(Inner {
-                storage: inner.storage.clone(),
                 ring: inner.ring.clone(),
                 signer: inner.signer.clone(),
                 segments: Cache::default(),
@@ -179,6 +179,11 @@ impl Vault {
                 settled: Settled::default(),
             }),
         }
+    }
+
+    /// The same vault with the same in memory, through a handle of which is known what was read through it.
+    pub(crate) fn metered(&self) -> Self {
+        Self { storage: Arc::new(self.storage.metered()), inner: Arc::clone(&self.inner) }
     }
 
     #[must_use]
@@ -228,7 +233,7 @@ impl Vault {
     /// # Errors
     /// [`VaultError::Gone`] if it is not there.
     pub async fn check_present(&self) -> Result<(), VaultError> {
-        let header = match object::read(self.store(), name::HEADER).await {
+        let header = match object::read(self.storage(), name::HEADER).await {
             Err(VaultError::Missing { .. }) => return Err(VaultError::Gone),
             other => other?,
         };
@@ -242,15 +247,15 @@ impl Vault {
     /// # Errors
     /// As [`Vault::check_present`].
     pub async fn check_mounted(&self) -> Result<(), VaultError> {
-        if self.inner.storage.root().is_some() { self.check_present().await } else { Ok(()) }
+        if self.storage.root().is_some() { self.check_present().await } else { Ok(()) }
     }
 
     pub(crate) fn store(&self) -> &dyn ObjectStore {
-        self.inner.storage.objects()
+        self.storage.objects()
     }
 
     pub(crate) fn storage(&self) -> &Storage {
-        &self.inner.storage
+        &self.storage
     }
 }
 

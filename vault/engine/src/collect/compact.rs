@@ -99,7 +99,7 @@ impl CollectionRun {
                     machines: machines.len(),
                     condemned_bytes: self.report.condemned_bytes,
                     compacted_bytes: self.report.compacted_bytes,
-                    read_bytes: self.report.read_bytes,
+                    read_bytes: self.read_bytes(),
                 });
             }
         }

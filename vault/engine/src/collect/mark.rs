@@ -56,7 +56,6 @@ pub(super) struct Lent {
     pub(super) segments: HashSet<AnyGeneration>,
     /// Backups whose outcome was looked at, by machine.
     looked_at: HashMap<Uuid, HashSet<u64>>,
-    pub(super) read_bytes: u64,
 }
 
 /// What has to stay.
@@ -298,7 +297,6 @@ impl Vault {
         lent: &mut Lent,
     ) -> Result<(), VaultError> {
         let root = self.delta_root(machine, delta).await?;
-        lent.read_bytes += root.encode().len() as u64;
         for segment in segments_needed(machine, delta, &root) {
             match segment {
                 (owner, seq, number) if owner == machine => drop(live.segments.insert((seq, number))),

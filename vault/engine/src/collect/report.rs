@@ -23,7 +23,7 @@ pub struct CollectionReport {
     pub waiting_for: Vec<(Uuid, u64)>,
     /// Machines with damage that hides what they need, and why. If there is one, nothing is condemned or deleted.
     pub held: Vec<(Uuid, VaultError)>,
-    /// Read to find out, about.
+    /// Read from the storage for all of this; what was in memory was not read.
     pub read_bytes: u64,
     /// The clock leapt by so much: no window ended.
     pub clock_leap: Option<Duration>,

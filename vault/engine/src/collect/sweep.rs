@@ -79,7 +79,6 @@ impl CollectionRun {
                 Err(error) => self.hold(machine, error)?,
             }
         }
-        self.report.read_bytes = self.lent.read_bytes;
         if !self.held.is_empty() {
             return Ok(Vec::new());
         }

@@ -1,7 +1,8 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use holdfast_vault_format::Extent;
-use holdfast_vault_format::delta::{Place, Placed, SegmentRef, decode_extents};
+use holdfast_vault_format::delta::{PageRef, Place, Placed, SegmentRef, decode_extents};
 
 use crate::VaultError;
 use crate::segment_id::SegmentId;
@@ -27,6 +28,10 @@ pub(super) struct Fetch {
     range: std::ops::Range<u64>,
     pub(super) cells: Vec<(u32, Vec<Piece>)>,
 }
+
+/// By the backup that wrote a delta, the page of it that was read last: windows go upwards, and one page lies in hundreds of them where
+/// little of a disk is data, or little of it changed.
+pub(super) type LastPages = HashMap<u64, (PageRef, Arc<Vec<Placed>>)>;
 
 /// Cells by segment and number, with the pieces that are wanted of each.
 type Cells = BTreeMap<(SegmentId, u32), (SegmentRef, Vec<Piece>)>;
@@ -60,12 +65,11 @@ impl Inner {
         for (index, (seq, root)) in self.deltas.iter().enumerate() {
             let start = root.extent_pages.partition_point(|page| page.end_block <= first);
             for page in root.extent_pages[start..].iter().take_while(|page| page.first_block < end) {
-                let bytes = self.vault.delta_page(self.machine, *seq, page).await?;
-                let extents = decode_extents(&bytes, page).map_err(|source| {
-                    VaultError::damaged(&format!("a page of the delta of backup {seq}"), source)
-                })?;
-                for placed in extents {
-                    lay(&mut window, first, index, &placed);
+                let extents = self.page(*seq, page).await?;
+                let end_of = |placed: &Placed| placed.extent.first_block + placed.extent.block_count;
+                let start = extents.partition_point(|placed| end_of(placed) <= first);
+                for placed in extents[start..].iter().take_while(|placed| placed.extent.first_block < end) {
+                    lay(&mut window, first, index, placed);
                 }
             }
         }
@@ -75,6 +79,24 @@ impl Inner {
             })
         };
         (first..).zip(window).map(known).collect()
+    }
+
+    /// A page of the delta of a backup.
+    async fn page(&self, seq: u64, page: &PageRef) -> Result<Arc<Vec<Placed>>, VaultError> {
+        let last = self.last_pages().get(&seq).filter(|(last, _)| last == page).cloned();
+        if let Some((_, extents)) = last {
+            return Ok(extents);
+        }
+        let bytes = self.vault.delta_page(self.machine, seq, page).await?;
+        let extents = decode_extents(&bytes, page)
+            .map_err(|source| VaultError::damaged(&format!("a page of the delta of backup {seq}"), source))?;
+        let extents = Arc::new(extents);
+        self.last_pages().insert(seq, (*page, Arc::clone(&extents)));
+        Ok(extents)
+    }
+
+    fn last_pages(&self) -> MutexGuard<'_, LastPages> {
+        self.last_pages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A segment by its number in a delta.
@@ -140,3 +162,6 @@ fn push_piece(pieces: &mut Vec<Piece>, cell_block: u32, block: u64) {
         pieces.push(Piece { cell_block, extent: Extent { first_block: block, block_count: 1 } });
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -65,7 +65,7 @@ pub(super) async fn stored(
             continue;
         }
         let Some(id) = name::recipient_of(&path, header.key_id) else { continue };
-        let decoded = match object::read(storage.objects(), path.as_ref()).await {
+        let decoded = match object::read(storage, path.as_ref()).await {
             // Removed since.
             Err(VaultError::Missing { .. }) => continue,
             Err(error) if error.is_damage() => Err(error.to_string()),

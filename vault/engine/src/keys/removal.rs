@@ -70,7 +70,7 @@ impl Keys {
     /// Removes whoever is to be removed, if that is somebody else.
     async fn carry_out(&self, number: u32) -> Result<Uuid, VaultError> {
         let object = name::removal(self.header.key_id, number);
-        let sealed = object::read(self.storage.objects(), &object).await?;
+        let sealed = object::read(&self.storage, &object).await?;
         let (kind, body) = open_record(&self.ring(), &object, &sealed)
             .map_err(|source| VaultError::damaged(&object, source))?;
         let id = match Uuid::from_slice(&body) {
@@ -91,7 +91,7 @@ impl Keys {
     /// which somebody may have added who was killed, does not go.
     async fn check_own(&self) -> Result<(), VaultError> {
         let own = self.name_of(self.used.id);
-        object::read(self.storage.objects(), &own).await?;
+        object::read(&self.storage, &own).await?;
         self.storage.settle(&own).await
     }
 

@@ -186,5 +186,5 @@ async fn is_stored(storage: &Storage, name: &str, bytes: &Bytes) -> Result<Optio
     if found.meta.size != bytes.len() as u64 {
         return Ok(Some(false));
     }
-    Ok(Some(found.bytes().await.map_err(failed)? == *bytes))
+    Ok(Some(storage.counted(found.bytes().await.map_err(failed)?) == *bytes))
 }

@@ -81,7 +81,7 @@ impl StoredCells {
         cells: RangeInclusive<u32>,
     ) -> Result<Self, VaultError> {
         let (start, end) = (segment.range(*cells.start())?.start, segment.range(*cells.end())?.end);
-        let bytes = object::read_range(vault.store(), &segment.name, start..end).await?;
+        let bytes = object::read_range(vault.storage(), &segment.name, start..end).await?;
         Ok(Self { segment, start, bytes })
     }
 

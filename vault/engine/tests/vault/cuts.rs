@@ -24,9 +24,13 @@ use super::support::image::Random;
 use super::support::tape::Tape;
 use super::support::watched::{Change, Look, Watched, When};
 
-/// Cuts of each kind that are looked at: `HOLDFAST_CUTS`.
+/// Cuts of each kind that are looked at: `HOLDFAST_CUTS`, a number or `all`.
 fn cuts(default: usize) -> usize {
-    std::env::var("HOLDFAST_CUTS").map_or(default, |count| count.parse().unwrap())
+    match std::env::var("HOLDFAST_CUTS").as_deref() {
+        Ok("all") => usize::MAX,
+        Ok(count) => count.parse().unwrap(),
+        Err(_) => default,
+    }
 }
 
 /// So many moments, spread evenly; others of each kind, and with each `HOLDFAST_CUTS_SEED` (1). And those just after cells were

@@ -207,42 +207,47 @@ async fn a_cut_survives_merging_until_the_bottom() {
     assert!(changed_blocks(&backup, "sda", &model.image()).await.unwrap().is_empty());
 }
 
-/// The storage fails at each write of a backup of several segments whose last ones hold a merged delta: nothing that was
-/// there is lost, and the next attempt goes on from what was durable and merges as well.
+/// The storage is full at each write of a backup of several segments whose last one holds a merged delta, or an answer is lost: nothing
+/// that was there is lost, and the next attempt goes on from what was durable and merges as well.
 #[tokio::test(flavor = "multi_thread")]
 async fn faults_in_a_merging_commit() {
+    const CHANGED: usize = 34 * MIB;
+    // What the first of them holds for certain.
+    const SEGMENT: usize = 31 * MIB;
     let test = TestVault::new().await;
-    let mut image = Image::noise(170, 70 * MIB);
+    let mut image = Image::noise(170, 40 * MIB);
     let mut truths = vec![image.clone()];
     back_up(&test.vault, MACHINE, &[("sda", &image)]).await.unwrap();
-    for (fault, good) in
-        [(Fault::NoSpace, 0), (Fault::NoSpace, 1), (Fault::AnswerLost, 1), (Fault::NoSpace, 2)]
-    {
+    let mut refused = Vec::new();
+    for (fault, prefix, good, durable) in [
+        (Fault::NoSpace, "", 0, 0),
+        (Fault::NoSpace, "", 1, 0),
+        (Fault::NoSpace, "", 2, SEGMENT),
+        (Fault::NoSpace, "", 3, CHANGED),
+        (Fault::AnswerLost, "seg/", 1, CHANGED),
+    ] {
         // More than a segment of changes.
-        for byte in image.0[good * 7 * MIB..][..34 * MIB].iter_mut() {
+        for byte in image.0[good * MIB..][..CHANGED].iter_mut() {
             *byte ^= 0x55;
         }
-        let faulty = Faulty::new(&test.path, fault, "seg/", good, usize::MAX);
+        let faulty = Faulty::new(&test.path, fault, prefix, good, usize::MAX);
         let vault = test.open_through(faulty.clone()).await;
-        match back_up(&vault, MACHINE, &[("sda", &image)]).await {
-            // The delta was in the second segment: there is no third.
-            Ok(_) if (fault, good) == (Fault::NoSpace, 2) => truths.push(image.clone()),
-            // The answer was lost, and asking told that it is there.
-            Ok(_) if fault == Fault::AnswerLost => truths.push(image.clone()),
-            Ok(_) => panic!("{fault:?} after {good} segments did not matter"),
-            Err(error) => assert!(error.is_retryable(), "{}", chain(&error)),
-        }
+        let error = back_up(&vault, MACHINE, &[("sda", &image)]).await.unwrap_err();
+        let is_no_space = fault == Fault::NoSpace;
+        assert!(error.is_retryable() && error.is_no_space() == is_no_space, "{}", chain(&error));
+        refused.push(faulty.failed().swap_remove(0));
         faulty.heal();
-        let vault = test.reopen().await.unwrap();
         assert_eq!(good_points(&vault, MACHINE).await.len(), truths.len());
         let backup = begin(&vault, request(MACHINE, &[("sda", &image)])).await.unwrap();
         let sent = send_changes(&backup, "sda", &image).await.unwrap();
-        let durable = if good == 0 { 0 } else { 31 * MIB / BLOCK_SIZE };
-        assert!(sent <= 34 * MIB / BLOCK_SIZE - durable, "{sent} blocks were sent again");
+        assert!(sent <= (CHANGED - durable) / BLOCK_SIZE, "{sent} blocks were sent again after {good}");
         let point = backup.prepare(&[]).await.unwrap().commit().await.unwrap();
         assert_eq!(point.disks[0].stack.len(), 1);
         truths.push(image.clone());
     }
+    // All that it writes, in this order.
+    let expected = ["open/", "/00000000.0", "/00000001.0", "points/", "/00000001.0"];
+    assert!(refused.iter().zip(expected).all(|(name, part)| name.contains(part)), "{refused:?}");
     let vault = test.reopen().await.unwrap();
     for (point, truth) in good_points(&vault, MACHINE).await.iter().zip(&truths) {
         restore_disk(&vault, point, "sda", truth).await;

@@ -1,5 +1,6 @@
 //! Verification says exactly what a restore would meet, before somebody needs it.
 
+mod opening;
 mod subject;
 
 use std::collections::BTreeSet;
@@ -9,6 +10,7 @@ use holdfast_vault_engine::{
 };
 use uuid::Uuid;
 
+use opening::{Opened, harm_what_opens};
 use subject::{Subject, sound, told};
 
 use super::support::anatomy::{Anatomist, Region};
@@ -45,18 +47,18 @@ async fn what_is_whole_is_called_so() {
     assert!(error.to_string().contains("999"), "{error}");
 }
 
-/// Objects of every kind, and every region of them, each harmed in some way, `HOLDFAST_HARMS` times (200): told is exactly what does
-/// not restore any more, and what restores has the right bytes.
+/// Objects of every kind, and every region of them, each harmed in some way, until `HOLDFAST_HARMS` (200) harms were told: told is exactly
+/// what does not restore any more, and what restores has the right bytes.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_does_not_restore_is_told_and_nothing_else() {
     let harms: usize = std::env::var("HOLDFAST_HARMS").map_or(200, |count| count.parse().unwrap());
     let mut random = Random(7);
-    let (mut cases, mut data_only) = (0, 0);
+    let (mut tally, mut opened) = (Tally::default(), Opened::default());
     let (mut reached, mut exchanged) = (BTreeSet::new(), BTreeSet::new());
     let subjects = [Subject::new().await, Subject::worn().await, Subject::clones().await];
     // Each of them at least once.
     for round in 0.. {
-        if round >= subjects.len() && cases >= harms {
+        if round >= subjects.len() && tally.told >= harms {
             break;
         }
         let subject = subjects.get(round).unwrap_or_else(|| &subjects[random.below(subjects.len())]);
@@ -72,10 +74,10 @@ async fn what_does_not_restore_is_told_and_nothing_else() {
                 let (harm, bytes) = harmed(&mut random, &whole, at, &range);
                 std::fs::write(&path, &bytes).unwrap();
                 let what = format!("{harm} at {at} ({region:?}) of {name}");
-                cases += 1;
                 if !looked_at.contains(&name) {
                     // `open/` and `gc/` restore nothing: what they make others do is looked at in `believed`.
                     subject.check_harmless(&what).await;
+                    tally.harmless += 1;
                     continue;
                 }
                 reached.insert(region);
@@ -87,20 +89,33 @@ async fn what_does_not_restore_is_told_and_nothing_else() {
                     assert!(!subject.verify(VerifyDepth::ReadData).await.findings.is_empty(), "{what}");
                 } else {
                     let named: &[&str] = if name.starts_with("points/") { &[&name] } else { &[] };
-                    data_only += usize::from(subject.check(&what, named, is_data).await);
+                    tally.data_only += usize::from(subject.check(&what, named, is_data).await);
                 }
+                tally.told += 1;
             }
             std::fs::write(&path, &whole).unwrap();
-            cases += 1;
-            exchanged.insert(exchange(subject, &name, &looked_at, &mut random).await);
+            exchanged.insert(exchange(subject, &name, &looked_at, &mut random, &mut tally).await);
         }
+        harm_what_opens(subject, &mut random, &mut opened).await;
     }
-    assert!(data_only > harms / 10, "{cases} cases, {data_only} of data");
+    assert!(tally.data_only > harms / 10 && tally.harmless > 0, "{tally:?}");
+    assert!(opened.refused > 0 && opened.as_before > 0, "{opened:?}");
     for region in [Region::KnownCell, Region::KeptCell, Region::GoneCell] {
         assert!(reached.contains(&region), "{reached:?}");
     }
     assert_eq!(exchanged, BTreeSet::from(["another", "exchanged", "gone", "older"]));
-    println!("{cases} cases, {data_only} of data");
+    println!("{tally:?}, {opened:?}");
+}
+
+/// Harms by what came of them.
+#[derive(Debug, Default)]
+struct Tally {
+    /// Verification had to tell, and did.
+    told: usize,
+    /// Of those, what only reading the data shows.
+    data_only: usize,
+    /// No restore minds, or nobody can know.
+    harmless: usize,
 }
 
 /// Regions that are read only with the data.
@@ -119,6 +134,7 @@ async fn exchange(
     name: &str,
     looked_at: &BTreeSet<String>,
     random: &mut Random,
+    tally: &mut Tally,
 ) -> &'static str {
     let whole = subject.read(name);
     let kind = name.split('/').next().unwrap();
@@ -162,12 +178,14 @@ async fn exchange(
         looked_at.contains(name) || other.as_ref().is_some_and(|(other, _)| looked_at.contains(*other));
     if !is_seen || is_unseen && !was_purged(subject, name) {
         subject.check_harmless(&what).await;
+        tally.harmless += 1;
     } else {
         // A point of another life is a good one, and so is one whose purge is forgotten: only what they need is not there.
         let is_told = looked_at.contains(name) && kind == "points" && !is_unseen && how != "older";
         let named = std::iter::once(name).chain(other.as_ref().map(|(other, _)| &***other));
         let named: Vec<&str> = named.filter(|_| is_told).collect();
         subject.check(&what, &named, false).await;
+        tally.told += 1;
     }
     write(name, &whole);
     if let Some((other, bytes)) = other {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -64,6 +64,7 @@ pub(crate) struct Faulty {
     bad: Arc<AtomicUsize>,
     prefix: &'static str,
     requests: Arc<AtomicUsize>,
+    read: Arc<AtomicU64>,
     after_list: Arc<Mutex<Option<Then>>>,
     failed: Arc<Mutex<Vec<String>>>,
 }
@@ -98,8 +99,8 @@ impl Faulty {
         bad: usize,
     ) -> Arc<Self> {
         let (good, bad, requests) = (counter(good), counter(bad), counter(0));
-        let (failed, after_list) = (Arc::default(), Arc::default());
-        Arc::new(Self { inner, fault, good, bad, prefix, requests, after_list, failed })
+        let (read, failed, after_list) = (Arc::default(), Arc::default(), Arc::default());
+        Arc::new(Self { inner, fault, good, bad, prefix, requests, read, after_list, failed })
     }
 
     /// Does this once, when the next listing of what is below the prefix was told to its end.
@@ -135,6 +136,11 @@ impl Faulty {
     /// Requests since the last time, whatever became of them.
     pub(crate) fn requests(&self) -> usize {
         self.requests.swap(0, Ordering::SeqCst)
+    }
+
+    /// Bytes that were read since the last time.
+    pub(crate) fn read(&self) -> u64 {
+        self.read.swap(0, Ordering::SeqCst)
     }
 
     fn count(&self) {
@@ -246,7 +252,14 @@ impl ObjectStore for Faulty {
             };
             return Box::pin(async { Err(Error::Generic { store: "faulty", source: Box::new(error) }) });
         }
-        self.inner.get_opts(location, options)
+        Box::pin(async move {
+            let is_head = options.head;
+            let found = self.inner.get_opts(location, options).await?;
+            if !is_head {
+                self.read.fetch_add(found.range.end - found.range.start, Ordering::SeqCst);
+            }
+            Ok(found)
+        })
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use chrono::{TimeDelta, Utc};
 use holdfast_vault_engine::{
-    Action, CollectOptions, Compaction, LockMode, Point, PointStatus, Samples, Vault, VerifyDepth,
-    VerifyPace, VerifyReport, VerifyScope,
+    Action, CollectOptions, Compaction, KeyFile, Keys, LockMode, Point, PointStatus, Samples, Storage,
+    Unlock, Vault, VerifyDepth, VerifyPace, VerifyReport, VerifyScope,
 };
 use uuid::Uuid;
 
@@ -27,6 +27,8 @@ pub(super) struct Subject {
     /// Those that are not purged.
     pub(super) points: Vec<Point>,
     pub(super) anatomist: Anatomist,
+    /// Keys that open it, and the object of each.
+    pub(super) keys: [(KeyFile, String); 2],
     /// By point, of all that ever were.
     truth: HashMap<Uuid, [Image; 2]>,
     /// What lay under the same name in another life of the vault, or what another generation has.
@@ -123,8 +125,18 @@ impl Subject {
     async fn empty() -> Self {
         let test = TestVault::new().await;
         let anatomist = Anatomist::new(&test.path, &test.key_path);
+        let storage = Storage::directory(&test.path).unwrap();
+        let first = Keys::unlock(storage, Unlock::Key(&test.key)).await.unwrap();
+        let (key, second) = (first.used().id, KeyFile::new());
+        let added = first.add_identity("second", &second.public()).await.unwrap();
+        let removed = first.add_identity("third", &KeyFile::new().public()).await.unwrap();
+        first.remove(removed.id).await.unwrap();
+        let keys = [
+            (KeyFile::load(&test.key_path).unwrap(), format!("keys/{key}")),
+            (second, format!("keys/{key}.{}", added.id)),
+        ];
         let (truth, older) = (HashMap::new(), BTreeMap::new());
-        Self { test, machine: Uuid::new_v4(), points: Vec::new(), anatomist, truth, older }
+        Self { test, machine: Uuid::new_v4(), points: Vec::new(), anatomist, keys, truth, older }
     }
 
     async fn back_up(&mut self, vault: &Vault, machine: Uuid, images: &[Image; 2]) {
@@ -150,7 +162,10 @@ impl Subject {
 
     /// Restores every disk of every point that is listed. Panics on wrong bytes.
     pub(super) async fn restore_all(&self) -> Restored {
-        let vault = self.test.reopen().await.unwrap();
+        self.restore_from(&self.test.reopen().await.unwrap()).await
+    }
+
+    pub(super) async fn restore_from(&self, vault: &Vault) -> Restored {
         let mut restored = Restored { broken: Disks::new(), whole: BTreeSet::new() };
         let machines: BTreeSet<Uuid> = self.points.iter().map(|point| point.machine).collect();
         for machine in machines {
@@ -163,7 +178,7 @@ impl Subject {
                         let truth = self.truth.get(&point.id).expect("a point is listed that nobody made");
                         let before = restored.broken.len();
                         for (disk, content) in DISKS.iter().zip(truth) {
-                            match restore(&vault, &point, disk).await {
+                            match restore(vault, &point, disk).await {
                                 Ok(image) => {
                                     assert!(image == *content, "WRONG BYTES: {disk} of {}", point.seq);
                                 }
@@ -236,7 +251,12 @@ impl Subject {
     /// Everything but what opens the vault.
     pub(super) fn all_objects(&self) -> Vec<String> {
         let names = self.test.objects().into_iter();
-        names.filter(|name| name != "vault.json" && !name.starts_with("keys/")).collect()
+        names.filter(|name| !opens(name)).collect()
+    }
+
+    /// What opens the vault, and what says that a key was removed.
+    pub(super) fn opening(&self) -> Vec<String> {
+        self.test.objects().into_iter().filter(|name| opens(name)).collect()
     }
 
     pub(super) fn read(&self, name: &str) -> Vec<u8> {
@@ -261,6 +281,10 @@ impl Subject {
         let next = format!("{point}.{:08}", number.parse::<u32>().unwrap() + 1);
         name.starts_with("points/") && !self.test.path.join(next).try_exists().unwrap()
     }
+}
+
+fn opens(name: &str) -> bool {
+    name == "vault.json" || name.starts_with("keys/")
 }
 
 fn point_name(point: &Point) -> String {

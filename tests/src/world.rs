@@ -34,8 +34,17 @@ impl World {
     /// With other periods than the usual ones.
     #[must_use]
     pub fn start_with(postgres: Postgres, timing: &[(&str, &str)]) -> Self {
-        let folder = tempfile::Builder::new().prefix("hf-test-").tempdir().unwrap();
-        Self::start_in(folder, postgres, timing)
+        Self::start_in(temporary_folder(), postgres, timing)
+    }
+
+    /// A folder for [`World::start_in`], whose controller finds some configuration besides the usual periods.
+    #[must_use]
+    pub fn folder_with(configuration: &str) -> TempDir {
+        let folder = temporary_folder();
+        let data = folder.path().join("controller");
+        fs::create_dir(&data).unwrap();
+        fs::write(data.join("controller.toml"), configuration).unwrap();
+        folder
     }
 
     /// In a folder that may be prepared: the controller's data goes to `controller`.
@@ -186,6 +195,10 @@ impl World {
         image::assert_same(expected, &file);
         fs::remove_file(&file).unwrap();
     }
+}
+
+fn temporary_folder() -> TempDir {
+    tempfile::Builder::new().prefix("hf-test-").tempdir().unwrap()
 }
 
 impl Drop for World {

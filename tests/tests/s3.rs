@@ -18,10 +18,7 @@ fn what_is_backed_up_to_s3_comes_back_through_every_controller() {
         return;
     };
     let place = server.new_place();
-    let folder = tempfile::Builder::new().prefix("hf-test-").tempdir().unwrap();
-    fs::create_dir(folder.path().join("controller")).unwrap();
-    fs::write(folder.path().join("controller/controller.toml"), server.vault_table(&place)).unwrap();
-    let world = World::start_in(folder, Postgres::shared(), &[]);
+    let world = World::start_in(World::folder_with(&server.vault_table(&place)), Postgres::shared(), &[]);
     assert!(!world.controller.vault_dir().try_exists().unwrap(), "there is a vault in a folder as well");
     let mut other = world.controller.beside(&world.path("controller-2"), &world.logs());
     other.start();
@@ -98,10 +95,8 @@ fn a_server_that_takes_names_twice_holds_a_vault_whose_names_are_in_the_database
         return;
     };
     let place = server.new_place();
-    let folder = tempfile::Builder::new().prefix("hf-test-").tempdir().unwrap();
+    let folder = World::folder_with(&server.vault_table(&place));
     let data = folder.path().join("controller");
-    fs::create_dir(&data).unwrap();
-    fs::write(data.join("controller.toml"), server.vault_table(&place)).unwrap();
     let init = |options: &[&str]| {
         let mut command = program::command("holdfast-controller");
         command.args(["init", "--data-dir"]).arg(&data).args(options).output().unwrap()
@@ -165,10 +160,7 @@ fn what_is_locked_outlives_whoever_has_the_buckets_key() {
         return;
     };
     let place = server.new_place();
-    let folder = tempfile::Builder::new().prefix("hf-test-").tempdir().unwrap();
-    fs::create_dir(folder.path().join("controller")).unwrap();
-    fs::write(folder.path().join("controller/controller.toml"), server.vault_table(&place)).unwrap();
-    let mut world = World::start_in(folder, Postgres::shared(), &[]);
+    let mut world = World::start_in(World::folder_with(&server.vault_table(&place)), Postgres::shared(), &[]);
     let disk = Image::random(&world.path("disk.raw"), 24 * MIB + 77, 1);
     let _agent = world.running_agent("web1", &[("data", &disk.path)]);
     let mut points = Vec::new();

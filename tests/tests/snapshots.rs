@@ -10,6 +10,9 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 const MIB: u64 = 1 << 20;
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The agent, with the first disk cloned and both frozen.
+const BETWEEN_CLONES: &str = "agent between two clones";
 
 struct Rig {
     agent: Agent,
@@ -64,13 +67,13 @@ fn disks_in_use_are_backed_up_at_one_instant() {
     assert!(sent < 3 * MIB, "{point:#}");
 }
 
-/// Each of the four dies twice. `HOLDFAST_FAULT_ROUNDS` gives more rounds, `HOLDFAST_FAULT_SEED` other ones.
+/// Each of the five dies twice. `HOLDFAST_FAULT_ROUNDS` gives more rounds, `HOLDFAST_FAULT_SEED` other ones.
 #[test]
 fn whatever_dies_the_disks_thaw_and_the_next_point_is_good() {
     if !is_root_or_skips("whatever_dies_the_disks_thaw_and_the_next_point_is_good") {
         return;
     }
-    let (rounds, seed) = (fault::rounds(8), fault::seed());
+    let (rounds, seed) = (fault::rounds(10), fault::seed());
     let mut rig = Rig::new(Postgres::own());
     let began = std::time::Instant::now();
     let first = rig.world.back_up("web1");
@@ -79,14 +82,22 @@ fn whatever_dies_the_disks_thaw_and_the_next_point_is_good() {
     for round in 0..rounds {
         let mut random = StdRng::seed_from_u64(seed + round);
         let moment = Duration::from_millis(random.random_range(0..usual));
-        let victim =
-            ["agent", "agent and watchdog", "controller", "Postgres"][usize::try_from(round % 4).unwrap()];
+        let victim = [BETWEEN_CLONES, "agent", "agent and watchdog", "controller", "Postgres"]
+            [usize::try_from(round % 5).unwrap()];
         rig.disks.add_file("first", &format!("round-{round}"), MIB, round);
         let since = rig.disks.acknowledged();
+        if victim == BETWEEN_CLONES {
+            rig.agent.stop();
+            rig.agent.start_with("agent::disk_cloned=1*return");
+        }
         let job = rig.world.start_backup("web1");
-        std::thread::sleep(moment);
+        if victim == BETWEEN_CLONES {
+            rig.agent.wait_for_crash("agent::disk_cloned", PATIENCE);
+        } else {
+            std::thread::sleep(moment);
+        }
         match victim {
-            "agent" => {
+            BETWEEN_CLONES | "agent" => {
                 rig.agent.kill();
                 // The watchdog thaws, not the next start.
                 rig.disks.assert_writable();

@@ -9,7 +9,7 @@ use holdfast_vault_engine::{Action, Event, LockMode};
 
 use crate::error::status_of;
 use crate::retry::within;
-use crate::{CataloguedPoint, Gateway, PointLocation};
+use crate::{CataloguedPoint, Gateway, PointLocation, crash_point};
 
 /// What an operator, or a policy, decides about a point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +60,7 @@ impl Gateway {
         };
         let decided = self.inner.vault.decide_point(machine.0, seq, action, actor).await;
         decided.map_err(|error| status_of(&error))?;
+        crash_point("gateway::decided");
         self.follow_point(location).await?;
         match decision {
             Decision::Lock { .. } => self.enforce_lock(location).await,

@@ -74,6 +74,10 @@ fn vault(seeds: &mut Seeds) {
     }
     let abort = Abort { machine: MACHINE, seq: 4, reason: "another attempt began".to_owned() };
     seeds.put("record", &[&[2], &abort.encode()]);
+    // Of the first recipient, and of one that is not there.
+    for removed in [KEY, MACHINE] {
+        seeds.put("record", &[&[8], removed.as_bytes()]);
+    }
     for blocks in [1, 2, 32] {
         let cell = made_cell(0, blocks);
         seeds.put("cell", &[&[u8::try_from(blocks - 1).expect("few") << 1], &cell.data]);

@@ -41,6 +41,7 @@ static ROOT: LazyLock<PathBuf> = LazyLock::new(|| {
     for parent in ["open", "points"] {
         fs::create_dir_all(root.join(format!("{parent}/{MACHINE}"))).expect("a directory can be made");
     }
+    fs::create_dir_all(root.join("keys")).expect("a directory can be made");
     root
 });
 
@@ -178,6 +179,11 @@ pub fn point_name(seq: u64) -> String {
 #[must_use]
 pub fn segment_name(seq: u64, number: u32) -> String {
     format!("seg/{MACHINE}/{seq:020}/{number:08}.0")
+}
+
+#[must_use]
+pub fn removal_name(number: u32) -> String {
+    format!("keys/{KEY}.{number:08}")
 }
 
 /// Seals a body as the vault would.

@@ -1,12 +1,18 @@
-//! Points, opens, aborts, events and collections, opened; points and events as they are signed.
+//! Points, opens, aborts, events and collections, opened; points and events as they are signed; removals of keys, carried out.
 #![no_main]
 
-use holdfast_fuzz::vault::signer;
+use std::sync::{Arc, LazyLock};
+
+use holdfast_fuzz::vault::{block_on, key_file, open, put, removal_name, seal, signer, storage};
+use holdfast_vault_engine::{KeyFile, Keys, Unlock};
 use holdfast_vault_format::DecodeError;
 use holdfast_vault_format::collection::{Collection, Condemned};
+use holdfast_vault_format::container::Kind;
 use holdfast_vault_format::event::Event;
 use holdfast_vault_format::record::{Abort, Open, Point, verify};
 use libfuzzer_sys::fuzz_target;
+use object_store::memory::InMemory;
+use uuid::Uuid;
 
 fuzz_target!(|data: &[u8]| {
     let Some((&mode, data)) = data.split_first() else { return };
@@ -49,6 +55,33 @@ fuzz_target!(|data: &[u8]| {
             assert_eq!(condemned.encode(), data, "what is condemned has one encoding");
             assert!(condemned.segments.is_sorted(), "in ascending order");
         }
+        8 => carry_out(data),
         _ => {}
     }
 });
+
+/// A vault that opens for two, and the second one.
+static TWO: LazyLock<(Arc<InMemory>, Uuid)> = LazyLock::new(|| {
+    let (store, _) = open(Vec::new());
+    let keys = unlock(&store).expect("its own key opens it");
+    let added = block_on(keys.add_identity("second", &KeyFile::new().public())).expect("one more is taken");
+    (store, added.id)
+});
+
+fn unlock(store: &Arc<InMemory>) -> Option<Keys> {
+    static OWN: LazyLock<KeyFile> = LazyLock::new(key_file);
+    block_on(Keys::unlock(storage(Arc::clone(store)), Unlock::Key(&OWN))).ok()
+}
+
+/// Somebody began to remove whom the fuzzer likes; then the second is removed.
+fn carry_out(body: &[u8]) {
+    let (two, second) = &*TWO;
+    let store = Arc::new(two.fork());
+    let name = removal_name(1);
+    put(&store, vec![(name.clone(), seal(Kind::Removal, &name, body))]);
+    let keys = unlock(&store).expect("its own key opens it");
+    let removed = block_on(keys.remove(*second));
+    let is_own = body == keys.used().id.as_bytes();
+    assert_eq!(removed.is_ok(), body.len() == 16 && !is_own, "{removed:?}");
+    assert!(unlock(&store).is_some(), "the one that is used is never removed");
+}

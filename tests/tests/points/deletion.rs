@@ -319,6 +319,37 @@ fn a_collection_that_dies_is_finished_by_the_next() {
     assert!(left < SIZE + 2 * MIB, "{left} bytes for one point");
 }
 
+/// Nobody asks again: whoever asked goes before the controller is back.
+#[test]
+fn what_was_decided_when_the_controller_died_comes_to_the_catalogue() {
+    let mut rig = Rig::with_points(&[], 1);
+    let (failpoint, point) = ("gateway::decided", rig.id(0).to_owned());
+    for (known, (decision, state, lock)) in (0..).zip([
+        (&["delete"][..], "soft_deleted", Value::Null),
+        (&["undelete"], "listed", Value::Null),
+        (&["lock", "--for", "1h"], "listed", "governance".into()),
+        (&["unlock"], "listed", Value::Null),
+    ]) {
+        let world = &mut rig.world;
+        world.controller.stop();
+        world.controller.start_with(&format!("{failpoint}=1*return"));
+        let asked = world.cli.spawn(&[&["point", decision[0], &point], &decision[1..]].concat());
+        world.controller.wait_for_crash(failpoint, PATIENCE);
+        drop(asked);
+        let catalogued = world.database.number("SELECT decisions::bigint FROM points");
+        assert_eq!(catalogued, known, "{decision:?}: it died too late");
+        world.controller.start();
+        wait::until("the catalogue to follow", PATIENCE, || {
+            let shown = world.point(&point);
+            (shown["state"] == state && shown["lock"]["mode"] == lock).then_some(())
+        });
+    }
+    let audited = "SELECT action FROM audit WHERE actor = 'operator' AND action LIKE 'point.%' ORDER BY id";
+    let decisions = ["delete", "undelete", "lock", "unlock"].map(|name| format!("point.{name}"));
+    assert_eq!(rig.world.database.texts(audited), decisions);
+    rig.assert_restore(&[0]);
+}
+
 /// What the vault says of a point wins, also over a catalogue that missed it.
 #[test]
 fn the_catalogue_follows_the_vault() {

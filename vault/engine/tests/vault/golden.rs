@@ -1,5 +1,6 @@
 //! Vaults of earlier versions stay readable: `tests/golden/<format>` was written by the version that wrote that format first, and is
-//! never written again.
+//! never written again; `<format>-database` is another one of it, whose names the controllers' database gives out, with the objects that
+//! come and go.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,13 +9,17 @@ use std::sync::Arc;
 use chrono::{TimeDelta, Utc};
 use holdfast_vault_engine::{
     Action, CollectOptions, Compaction, KeyFile, Keys, LockMode, Passphrase, PointStatus, Samples, Storage,
-    Unlock, Vault, VerifyDepth, VerifyPace, VerifyScope,
+    Unlock, Vault, VaultError, VerifyDepth, VerifyPace, VerifyScope,
 };
 use tempfile::TempDir;
 use uuid::Uuid;
 
+use super::arbiter::Names;
 use super::collect::AT_ONCE;
-use super::support::{Image, TestVault, back_up, begin, request, restore, restore_disk, send_changes};
+use super::support::agent::changed_blocks;
+use super::support::{
+    Image, TestVault, back_up, begin, finish, request, restore, restore_disk, send_changes,
+};
 use crate::support::garbage::collect_garbage;
 
 const PASSPHRASE: &str = "a passphrase of a golden vault";
@@ -99,6 +104,146 @@ async fn a_vault_of_format_1_reads_and_goes_on() {
     restore_disk(&vault, &next, "sda", &image).await;
     let after = told(&contents(&vault).await);
     assert!(expected.lines().all(|line| after.contains(line)), "{after}");
+}
+
+/// The files of a vault, sorted.
+fn objects(vault: &Path) -> Vec<String> {
+    let mut folders = vec![vault.to_owned()];
+    let mut names = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            match entry.file_type().unwrap().is_dir() {
+                true => folders.push(entry.path()),
+                false => {
+                    names.push(entry.path().strip_prefix(vault).unwrap().to_str().unwrap().to_owned());
+                }
+            }
+        }
+    }
+    names.sort();
+    names
+}
+
+fn arbitrated(vault: &Path) -> Storage {
+    Storage::directory(vault).unwrap().with_arbiter(Arc::new(Names::default()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vault_of_format_1_whose_names_are_in_a_database_reads_and_goes_on() {
+    let (_dir, path) = copied("1-database");
+    let expected = std::fs::read_to_string(path.join("contents")).unwrap();
+    let (vault_dir, one, two) = (path.join("vault"), Uuid::from_u128(1), Uuid::from_u128(2));
+    let before = objects(&vault_dir);
+    let kept = |kind: &str, ending: &str| {
+        before.iter().filter(|name| name.starts_with(kind) && name.ends_with(ending)).count()
+    };
+    assert_eq!((kept("open/", ""), kept("gc/", ".set"), kept("gc/", ".done")), (2, 1, 1), "{before:?}");
+    assert_eq!(kept("keys/", ".00000001"), 1, "{before:?}");
+    let (first, second) =
+        (KeyFile::load(&path.join("first.key")).unwrap(), KeyFile::load(&path.join("second.key")).unwrap());
+    let removed = Vault::open(Storage::directory(&vault_dir).unwrap(), &second).await;
+    assert!(matches!(removed, Err(VaultError::WrongKey { .. })), "{removed:?}");
+
+    // Reading asks nobody for a name.
+    let reader = Vault::open(Storage::directory(&vault_dir).unwrap(), &first).await.unwrap();
+    assert_eq!(told(&contents(&reader).await), expected);
+    let report =
+        reader.verify(VerifyScope::Vault, VerifyDepth::ReadData, VerifyPace::Full, |_| {}).await.unwrap();
+    assert!(report.findings.is_empty() && report.read_segments > 3, "{report:?}");
+    let actions = async |seq| {
+        let events = reader.events(one, seq).await.unwrap();
+        events.into_iter().map(|event| event.action).collect::<Vec<_>>()
+    };
+    assert!(matches!(actions(1).await[..], [Action::Delete { .. }, Action::Undelete]));
+    let locked = actions(2).await;
+    assert!(matches!(locked[..], [Action::Lock { mode: LockMode::Compliance, .. }]), "{locked:?}");
+    let unlocked = actions(3).await;
+    assert!(matches!(unlocked[..], [Action::Lock { .. }, Action::Unlock]), "{unlocked:?}");
+    let unasked = reader.decide_point(one, 3, AT_ONCE, "golden").await;
+    assert!(matches!(unasked, Err(VaultError::NoArbiter)), "{unasked:?}");
+
+    // It can be worked with: nobody deletes what is locked, what a dead backup sent is taken over, and what was condemned goes.
+    let vault = Vault::open(arbitrated(&vault_dir), &first).await.unwrap();
+    let refused = vault.decide_point(one, 2, AT_ONCE, "golden").await;
+    assert!(matches!(refused, Err(VaultError::Refused { .. })), "{refused:?}");
+    let sent = sent_and_not_committed(&last_of_one(&vault).await);
+    let next = begin(&vault, request(one, &[("sda", &sent)])).await.unwrap();
+    assert!(changed_blocks(&next, "sda", &sent).await.unwrap().is_empty());
+    let next = finish(&next, &[("sda", &sent)]).await.unwrap();
+    for _ in 0..2 {
+        let later = CollectOptions::new(Utc::now() + TimeDelta::hours(1));
+        let report = collect_garbage(&vault, later, |_| {}).await.unwrap();
+        assert!(report.held.is_empty(), "{report:?}");
+    }
+    let left = objects(&vault_dir);
+    assert!(!left.iter().any(|name| name.starts_with("open/") || name.ends_with(".set")), "{left:?}");
+    restore_disk(&vault, &next, "sda", &sent).await;
+    let after = told(&contents(&vault).await);
+    assert!(expected.lines().all(|line| after.contains(line)), "{after}");
+    back_up(&vault, two, &[("sda", &sent)]).await.unwrap();
+}
+
+async fn last_of_one(vault: &Vault) -> Image {
+    let newest = vault.points(Uuid::from_u128(1)).await.unwrap().pop().unwrap();
+    let PointStatus::Ok(newest) = newest else { panic!("{newest:?}") };
+    restore(vault, &newest, "sda").await.unwrap()
+}
+
+/// What the disk of the first machine was when a backup began that has no outcome.
+fn sent_and_not_committed(before: &Image) -> Image {
+    let mut image = before.clone();
+    image.change(30, 3);
+    image
+}
+
+/// How `1-database` was made, like the other one.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "makes a golden vault"]
+async fn make_a_golden_vault_with_names_in_a_database() {
+    let Ok(into) = std::env::var("HOLDFAST_GOLDEN") else { return };
+    let into = PathBuf::from(into);
+    let path = into.join("vault");
+    std::fs::create_dir(&path).unwrap();
+    let first = KeyFile::generate(&into.join("first.key")).unwrap();
+    Vault::create_arbitrated(Storage::directory(&path).unwrap(), &first).await.unwrap();
+    let vault = Vault::open(arbitrated(&path), &first).await.unwrap();
+    let (one, two) = (Uuid::from_u128(1), Uuid::from_u128(2));
+    let mut image = Image::noise(1, 30_001);
+    for round in 0..3 {
+        image.change(10 + round, 2);
+        back_up(&vault, one, &[("sda", &image)]).await.unwrap();
+    }
+    let century = (Utc::now() + TimeDelta::days(36_500)).timestamp_micros();
+    for (seq, action) in [
+        (1, Action::Delete { window_seconds: 3_000_000_000 }),
+        (1, Action::Undelete),
+        (2, Action::Lock { mode: LockMode::Compliance, until: century }),
+        (3, Action::Lock { mode: LockMode::Governance, until: century }),
+        (3, Action::Unlock),
+    ] {
+        vault.decide_point(one, seq, action, "golden").await.unwrap();
+    }
+    // What the first one alone needed is freed; what the second one alone needed, a backup may yet use that has not ended.
+    let mut worn = Vec::new();
+    for round in 0..3 {
+        worn.push(back_up(&vault, two, &[("sda", &Image::noise(20 + round, 10_000))]).await.unwrap().seq);
+    }
+    vault.decide_point(two, worn[0], AT_ONCE, "golden").await.unwrap();
+    collect_garbage(&vault, CollectOptions::new(Utc::now()), |_| {}).await.unwrap();
+    let image = sent_and_not_committed(&last_of_one(&vault).await);
+    let open = begin(&vault, request(one, &[("sda", &image)])).await.unwrap();
+    send_changes(&open, "sda", &image).await.unwrap();
+    open.flush().await.unwrap();
+    vault.decide_point(two, worn[1], AT_ONCE, "golden").await.unwrap();
+    let report = collect_garbage(&vault, CollectOptions::new(Utc::now()), |_| {}).await.unwrap();
+    assert!(report.condemned_segments > 0 && report.deleted_segments == 0, "{report:?}");
+    back_up(&vault, two, &[("sda", &Image::noise(29, 10_000))]).await.unwrap();
+    let keys = Keys::unlock(arbitrated(&path), Unlock::Key(&first)).await.unwrap();
+    let second = KeyFile::generate(&into.join("second.key")).unwrap();
+    let added = keys.add_identity("second", &second.public()).await.unwrap();
+    keys.remove(added.id).await.unwrap();
+    let told = told(&contents(&Vault::open(arbitrated(&path), &first).await.unwrap()).await);
+    std::fs::write(into.join("contents"), told).unwrap();
 }
 
 /// How the golden vault was made: `HOLDFAST_GOLDEN=DIR cargo test ... make_a_golden_vault -- --ignored`.

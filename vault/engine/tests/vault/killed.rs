@@ -2,15 +2,16 @@
 //! it had said stays true.
 //!
 //! The child is this test program itself. It says what it did in a file, a line at a time, and only after it was done; what it means to
-//! take away it says before.
+//! take away it says before. It says what it begins as well: so each kind of work is what is killed now and then, and that is counted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use holdfast_vault_engine::{
@@ -33,6 +34,14 @@ const CLONE: Uuid = Uuid::from_u128(MACHINES);
 fn machines() -> impl Iterator<Item = Uuid> {
     (1..=MACHINES).map(Uuid::from_u128)
 }
+
+/// What can be interrupted. A backup over several deltas nearly always merges some.
+const WORKS: [&str; 9] =
+    ["receive", "deltas", "merge", "commit", "delete", "undelete", "lock", "restore", "collect"];
+/// With more points a machine is not backed up: all of them are restored after each kill.
+const MANY: usize = 8;
+/// How long at most it is let do that, in milliseconds; what lasts shorter is over by then, and something else is killed.
+const WAITS: [u64; 4] = [1, 5, 50, 400];
 
 /// The folder that both work in.
 struct Place {
@@ -59,7 +68,8 @@ impl Place {
         let mut folders = vec![self.dir.join("vault/seg")];
         let mut count = 0;
         while let Some(folder) = folders.pop() {
-            for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            // There is none before the first segment.
+            for entry in std::fs::read_dir(folder).into_iter().flatten().map(Result::unwrap) {
                 match entry.file_type().unwrap().is_dir() {
                     true => folders.push(entry.path()),
                     false => count += usize::from(entry.path().extension().is_some_and(|name| name == "1")),
@@ -74,6 +84,20 @@ impl Place {
         let names = std::fs::read_dir(&self.dir).unwrap().map(|entry| entry.unwrap().file_name());
         let numbers = names.filter_map(|name| name.to_str()?.strip_prefix("image-")?.parse().ok());
         numbers.filter(|number| *number > after).collect()
+    }
+
+    fn said_bytes(&self) -> u64 {
+        std::fs::metadata(self.dir.join("said")).map_or(0, |file| file.len())
+    }
+
+    /// What it is in the midst of, if it said so after these bytes.
+    fn under_way(&self, after: u64) -> Option<&'static str> {
+        let mut end = [0; 64];
+        let at = self.said_bytes().saturating_sub(end.len() as u64).max(after);
+        let read = File::open(self.dir.join("said")).ok()?.read_at(&mut end, at).ok()?;
+        let line = std::str::from_utf8(&end[..read]).ok()?.trim_end().rsplit('\n').next()?;
+        let work = line.strip_prefix("begins ")?;
+        WORKS.into_iter().find(|known| *known == work)
     }
 
     fn said(&self) -> Vec<Vec<String>> {
@@ -116,19 +140,24 @@ impl Child {
         self.said.write_all(format!("{line}\n").as_bytes()).unwrap();
     }
 
+    fn begins(&mut self, work: &str) {
+        assert!(WORKS.contains(&work), "{work}");
+        self.say(&format!("begins {work}"));
+    }
+
     async fn work(&mut self) {
         loop {
+            self.say("idle");
             let machine = Uuid::from_u128(u128::from(self.random.next()) % MACHINES + 1);
-            match self.random.below(14) {
+            match self.random.below(16) {
                 0..=5 => self.back_up(machine).await,
-                6..=9 => self.decide(machine, AT_ONCE).await,
-                10 => {
+                6..=9 => self.decide(machine, "delete", AT_ONCE).await,
+                10..=11 => self.decide(machine, "undelete", Action::Undelete).await,
+                12 => {
                     let until = (Utc::now() + chrono::TimeDelta::milliseconds(200)).timestamp_micros();
-                    let lock = Action::Lock { mode: LockMode::Governance, until };
-                    let action = if self.random.below(2) == 0 { Action::Undelete } else { lock };
-                    self.decide(machine, action).await;
+                    self.decide(machine, "lock", Action::Lock { mode: LockMode::Governance, until }).await;
                 }
-                11 => self.restore(machine).await,
+                13 => self.restore(machine).await,
                 _ => self.collect().await,
             }
         }
@@ -136,6 +165,10 @@ impl Child {
 
     async fn back_up(&mut self, machine: Uuid) {
         let points = points(&self.vault, machine).await;
+        if points.len() > MANY {
+            return self.decide(machine, "delete", AT_ONCE).await;
+        }
+        let is_stacked = points.last().is_some_and(|(point, _)| point.disks[0].stack.len() > 1);
         let mut image = match points.last() {
             Some((point, _)) => self.place.image(point.step_id.as_u128()),
             None if machine == CLONE => Image::mixed(1, 400_000),
@@ -149,10 +182,12 @@ impl Child {
         self.next_image += 1;
         let number = self.next_image;
         std::fs::write(self.place.dir.join(format!("image-{number}")), &image.0).unwrap();
+        self.begins("receive");
         let vault = if machine == CLONE { &self.deduplicating } else { &self.vault };
         // Some are full, as after damage: long enough to be killed in.
         let damaged =
             if seed.is_multiple_of(3) { vault.point_seqs(machine).await.unwrap() } else { Vec::new() };
+        let deltas = if is_stacked && damaged.is_empty() { "merge" } else { "deltas" };
         let request =
             BeginBackup { step_id: Uuid::from_u128(number), damaged, ..request(machine, &[("sda", &image)]) };
         let backup = begin(vault, request).await.unwrap();
@@ -166,13 +201,17 @@ impl Child {
                 }
                 let blocks: Vec<String> = blocks.iter().map(ToString::to_string).collect();
                 self.say(&format!("acknowledged {machine} {} {number} {}", backup.seq(), blocks.join(",")));
+                self.begins("receive");
             }
         }
-        let point = backup.prepare(&[]).await.unwrap().commit().await.unwrap();
+        self.begins(deltas);
+        let prepared = backup.prepare(&[]).await.unwrap();
+        self.begins("commit");
+        let point = prepared.commit().await.unwrap();
         self.say(&format!("point {machine} {}", point.seq));
     }
 
-    async fn decide(&mut self, machine: Uuid, action: Action) {
+    async fn decide(&mut self, machine: Uuid, work: &str, action: Action) {
         let points = points(&self.vault, machine).await;
         // One is left to build upon, mostly.
         let Some((point, _)) = points.get(self.random.below(points.len().max(1))) else { return };
@@ -182,6 +221,7 @@ impl Child {
         if action == AT_ONCE {
             self.say(&format!("delete {machine} {}", point.seq));
         }
+        self.begins(work);
         match self.vault.decide_point(machine, point.seq, action, "killed").await {
             Ok(_) | Err(VaultError::Refused { .. }) => {}
             Err(error) => panic!("{error:?}"),
@@ -189,6 +229,7 @@ impl Child {
     }
 
     async fn restore(&mut self, machine: Uuid) {
+        self.begins("restore");
         for (point, _) in points(&self.vault, machine).await {
             let restored = restore(&self.vault, &point, "sda").await.unwrap();
             assert!(restored == self.place.image(point.step_id.as_u128()), "point {}", point.seq);
@@ -196,6 +237,7 @@ impl Child {
     }
 
     async fn collect(&mut self) {
+        self.begins("collect");
         let two = self.random.below(3) == 0;
         let collect = async || collect_garbage(&self.vault, options(), |_| {}).await.unwrap();
         let reports = match two {
@@ -326,9 +368,10 @@ async fn whatever_is_killed_what_was_said_stays_true() {
     let place = Place::open(dir.path());
     let mut random = Random(first);
     let (mut listed, mut taken_over, mut replaced) = (0, 0, 0);
+    let mut interrupted = BTreeMap::from(WORKS.map(|work| (work, 0)));
     for seed in first..first + kills {
         println!("seed {seed}");
-        let said = place.said().len();
+        let said = place.said_bytes();
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "killed::child", "--ignored", "--nocapture"])
             .env(CHILD, format!("{seed} {}", dir.path().display()))
@@ -337,14 +380,19 @@ async fn whatever_is_killed_what_was_said_stays_true() {
             .spawn()
             .unwrap();
         // Some are killed before they say anything, most in the middle of something.
-        if seed % 8 > 0 {
-            has_said_more(&place, said).await;
+        let mut wait = 400;
+        if let Some(work) = usize::try_from(seed % 10).unwrap().checked_sub(1) {
+            is_under_way(&place, said, WORKS[work]).await;
+            wait = WAITS[random.below(WAITS.len())];
         }
-        tokio::time::sleep(Duration::from_millis(random.next() % 400)).await;
+        tokio::time::sleep(Duration::from_millis(random.next() % wait)).await;
         let ended = child.try_wait().unwrap();
         child.kill().unwrap();
         let output = child.wait_with_output().unwrap();
         assert!(ended.is_none(), "the child failed: {}", String::from_utf8_lossy(&output.stderr));
+        if let Some(work) = place.under_way(said) {
+            *interrupted.entry(work).or_default() += 1;
+        }
         listed = check(&place).await;
         taken_over += check_acknowledged(&place).await;
         replaced += place.later_generations();
@@ -367,18 +415,17 @@ async fn whatever_is_killed_what_was_said_stays_true() {
     assert_eq!(check(&place).await, points_left(&vault).await);
     println!(
         "{listed} points at the end, {taken_over} acknowledged blocks taken over, {replaced} times a segment of a later \
-         generation was there"
+         generation was there; killed in the midst of {interrupted:?}"
     );
-    assert!(listed > 0 && (kills < 100 || taken_over > 0 && replaced > 0), "nothing was proved");
+    let each = interrupted.values().all(|kills| *kills > 0);
+    assert!(listed > 0 && (kills < 100 || taken_over > 0 && replaced > 0 && each), "nothing was proved");
 }
 
-/// Waits until the child has begun to work, however slow the machine is, or has failed to.
-async fn has_said_more(place: &Place, than: usize) {
-    for _ in 0..600 {
-        if place.said().len() > than {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+/// Waits until the child is in the midst of that, however slow the machine is, or has failed.
+async fn is_under_way(place: &Place, after: u64, work: &str) {
+    let began = Instant::now();
+    while place.under_way(after) != Some(work) && began.elapsed() < Duration::from_secs(30) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 

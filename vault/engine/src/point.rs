@@ -180,7 +180,7 @@ impl Vault {
         let outcome = self.look(machine, seq).await?;
         if outcome.is_some() {
             // Whoever decided may have been killed before the name was durable.
-            self.storage().settle(&name::point(machine, seq)).await?;
+            self.storage().make_durable(&name::point(machine, seq)).await?;
         }
         Ok(outcome)
     }

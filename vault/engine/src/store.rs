@@ -138,7 +138,7 @@ impl Storage {
     ///
     /// # Errors
     /// If a directory cannot be synced: then nothing may be built on the name.
-    pub(crate) async fn settle(&self, name: &str) -> Result<(), VaultError> {
+    pub(crate) async fn make_durable(&self, name: &str) -> Result<(), VaultError> {
         let Some(root) = self.root.clone() else { return Ok(()) };
         let leaf = root.join(name);
         let sync = move || {

@@ -49,7 +49,7 @@ pub(super) async fn adopt(
     }
     if let Some((number, generation)) = newest.first_key_value() {
         // Their writer may have been killed before their names were durable; all of them are in one directory.
-        vault.storage().settle(&name::segment(request.machine, seq, *number, *generation)).await?;
+        vault.storage().make_durable(&name::segment(request.machine, seq, *number, *generation)).await?;
     }
     for (number, generation) in newest {
         let id = SegmentId { machine: request.machine, seq, number, generation };

@@ -295,7 +295,7 @@ pub(super) async fn borrow(
     if condemned.contains(&id.into()) || !object::exists(vault.store(), &id.name()).await? {
         return Ok(None);
     }
-    vault.storage().settle(&id.name()).await?;
+    vault.storage().make_durable(&id.name()).await?;
     vault.segment(id).await.map(Some)
 }
 

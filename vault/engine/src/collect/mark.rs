@@ -264,7 +264,7 @@ impl Vault {
     /// What was decided and is forgotten by a power cut would be undecided again; all of it is in one directory.
     async fn settle_decisions(&self, machine: Uuid, names: &PointNames) -> Result<(), VaultError> {
         match names.seqs.keys().next() {
-            Some(seq) => self.storage().settle(&name::point(machine, *seq)).await,
+            Some(seq) => self.storage().make_durable(&name::point(machine, *seq)).await,
             None => Ok(()),
         }
     }

@@ -69,7 +69,7 @@ impl Vault {
             let id = SegmentId { machine, seq, number, generation };
             match self.read_segment(id).await {
                 Ok(segment) if needed.is_in(&segment) => {
-                    self.storage().settle(&id.name()).await?;
+                    self.storage().make_durable(&id.name()).await?;
                     return Ok(Some(generation));
                 }
                 Ok(_) => {}

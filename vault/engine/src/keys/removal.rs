@@ -92,7 +92,7 @@ impl Keys {
     async fn check_own(&self) -> Result<(), VaultError> {
         let own = self.name_of(self.used.id);
         object::read(&self.storage, &own).await?;
-        self.storage.settle(&own).await
+        self.storage.make_durable(&own).await
     }
 
     fn ring(&self) -> Keyring {

@@ -48,7 +48,7 @@ pub(crate) async fn create(storage: &Storage, name: &str, bytes: Bytes) -> Resul
         Some(arbitration) => claim_and_write(storage, arbitration, name, &bytes).await?,
     };
     // Also what was created now: its directory may be one that another writer made and has not synced yet.
-    storage.settle(name).await?;
+    storage.make_durable(name).await?;
     Ok(created)
 }
 
@@ -101,7 +101,7 @@ async fn finish(storage: &Storage, claim: &Claim) -> Result<(), VaultError> {
     let content = claim.content()?;
     if is_stored(storage, &claim.name, content).await?.is_none() {
         write(storage, &claim.name, content, PutMode::Overwrite).await?;
-        storage.settle(&claim.name).await?;
+        storage.make_durable(&claim.name).await?;
         info!(name = claim.name, "what somebody began to store is stored");
     }
     Ok(())

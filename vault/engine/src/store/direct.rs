@@ -27,7 +27,7 @@ const LEAST_BYTES: usize = 1 << 20;
 
 type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 
-/// A directory that is told of new objects by [`Storage::settle`](super::Storage::settle), which makes their names durable.
+/// A directory that is told of new objects by [`Storage::make_durable`](super::Storage::make_durable), which makes their names durable.
 #[derive(Debug)]
 pub(super) struct DirectWrites(pub(super) LocalFileSystem);
 

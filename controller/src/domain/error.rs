@@ -68,13 +68,12 @@ impl JobError {
         }
     }
 
-    /// It was still queued.
     pub(crate) fn machine_removed() -> Self {
         Self {
             code: "machine_removed".to_owned(),
             fault: Fault::User,
             retryable: false,
-            message: "the machine was removed before the job began".to_owned(),
+            message: "the machine was removed before the job ended".to_owned(),
             action: String::new(),
         }
     }

@@ -105,7 +105,8 @@ impl JobError {
             fault: Fault::System,
             retryable: true,
             message: "the agent reported a point that the catalogue does not have of this attempt".to_owned(),
-            action: String::new(),
+            action: "it is tried again by itself; if it stays so, look at the logs of agent and controller"
+                .to_owned(),
         }
     }
 

@@ -76,7 +76,7 @@ pub(super) fn check_disks(disks: Vec<Disk>) -> Result<Vec<DiskRow>, Status> {
 }
 
 fn read_snapshots(ids: &[String]) -> Result<Vec<SnapshotId>, Status> {
-    ids.iter().map(|id| Ok(SnapshotId::from_wire(id)?)).collect()
+    ids.iter().map(|id| SnapshotId::from_wire(id)).collect()
 }
 
 pub(super) fn read_attempt(attempt: &StepAttempt) -> Result<(StepId, i64), Status> {

@@ -240,7 +240,7 @@ fn what_the_job_becomes() {
     let last = EndedStep { kind: ReleaseSnapshot, tries: MAX_TRIES };
     let end = Next::End { state: StepState::Failed, skip: Vec::new(), job: failed, error: some(&lost) };
     assert_eq!(after_step(&job(), last, Lost), end);
-    assert_eq!(after_step(&job(), step(ReleaseSnapshot), GivenUp(lost.clone())), end);
+    assert_eq!(after_step(&job(), step(ReleaseSnapshot), GivenUp(lost)), end);
 }
 
 #[test]

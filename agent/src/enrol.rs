@@ -46,7 +46,7 @@ pub(crate) enum EnrolError {
     Dial(DialError),
     #[error("cannot use the CA")]
     Ca(#[from] TlsError),
-    #[error("the controller did not answer in time; run it again with the same token")]
+    #[error("the controller did not answer in time")]
     Timeout,
     #[error("the controller refused: {message} ({code})")]
     Refused { message: String, code: String, action: String },
@@ -71,9 +71,15 @@ impl EnrolError {
             Self::Refused { action, .. } if !action.is_empty() => action.as_str(),
             Self::OtherCa => "compare --ca-file or --ca-fingerprint with the controller's pki/ca.pem",
             Self::ReadFile { .. } => "check the path and its permissions",
-            Self::Refused { .. } | Self::Key(_) | Self::Ca(_) | Self::Timeout | Self::Identity(_) => {
-                return None;
+            Self::Key(_) => {
+                "see that `state_dir` in agent.toml can be written to and has room, and run it again"
             }
+            Self::Ca(_) => "give the controller's pki/ca.pem, as it is, with --ca-file",
+            Self::Timeout => "run it again with the same token; if it stays so, look at the controller's log",
+            Self::Identity(_) => {
+                "see that `state_dir` in agent.toml can be written to and has room, and run it again with the same token: the key is kept"
+            }
+            Self::Refused { .. } => return None,
         };
         Some(action.to_owned())
     }

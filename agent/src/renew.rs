@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use holdfast_proto::error::detail_of;
+use holdfast_proto::error::{ErrorDetail, detail_of};
 use holdfast_proto::v1::RenewCertificateRequest;
 use holdfast_proto::v1::agent_service_client::AgentServiceClient;
 use rand::RngExt as _;
@@ -43,12 +43,22 @@ enum RenewError {
     Key(#[from] rcgen::Error),
     #[error("the controller did not answer in time")]
     Timeout,
-    #[error("the controller refused: {0}")]
-    Refused(String),
+    #[error("the controller refused: {}", .0.message)]
+    Refused(Box<ErrorDetail>),
     #[error("the new certificate cannot be used")]
     Identity(#[from] IdentityError),
     #[error("the new certificate cannot be used for TLS")]
     Tls(#[from] TlsError),
+}
+
+impl RenewError {
+    /// What a person can do, if the controller says it.
+    fn action(&self) -> Option<&str> {
+        match self {
+            Self::Refused(detail) => Some(detail.action.as_str()).filter(|action| !action.is_empty()),
+            Self::Key(_) | Self::Timeout | Self::Identity(_) | Self::Tls(_) => None,
+        }
+    }
 }
 
 impl Renewal {
@@ -93,7 +103,8 @@ impl Renewal {
             match self.renew(identity, channel).await {
                 Ok(renewed) => return Ok(renewed),
                 Err(error) => {
-                    tracing::warn!(error = crate::error::chain(&error), "the certificate was not renewed");
+                    let (error, next) = (crate::error::chain(&error), error.action());
+                    tracing::warn!(error, next, "the certificate was not renewed");
                 }
             }
             tokio::time::sleep(backoff.next_wait()).await;
@@ -108,7 +119,7 @@ impl Renewal {
         })
         .await
         .map_err(|_| RenewError::Timeout)?
-        .map_err(|status| RenewError::Refused(detail_of(&status).message))?
+        .map_err(|status| RenewError::Refused(Box::new(detail_of(&status))))?
         .into_inner();
         let renewed = Identity {
             record: AgentRecord { certified_at: Utc::now(), ..identity.record.clone() },

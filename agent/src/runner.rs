@@ -131,6 +131,13 @@ impl Runner {
         }
     }
 
+    /// Stops everything; nobody wants to hear of any of it.
+    pub(crate) fn abandon_all(&self) {
+        for attempt in self.running() {
+            self.abandon(attempt);
+        }
+    }
+
     /// Forgets the result of an attempt that is not current any more, or stops it if it still runs.
     pub(crate) fn drop_stale(&self, attempt: Attempt) {
         self.abandon(attempt);
@@ -146,9 +153,7 @@ impl Runner {
 
     /// Stops everything without reports: the controller hears at the next Hello that nothing runs.
     pub(crate) async fn shut_down(&self) {
-        for attempt in self.running() {
-            self.abandon(attempt);
-        }
+        self.abandon_all();
         self.tracker.close();
         self.tracker.wait().await;
     }

@@ -75,6 +75,9 @@ impl Session {
                 break;
             };
             self.live.send_replace(None);
+            if ended.is_for_good() {
+                self.let_go();
+            }
             let wait = backoff.next_wait();
             self.log_end(&ended, wait);
             if stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
@@ -105,6 +108,15 @@ impl Session {
         ended
     }
 
+    /// Nobody wants what this agent does and holds, and nobody else will tell it so: clones on file systems in use would grow for ever.
+    fn let_go(&self) {
+        self.runner.abandon_all();
+        for id in self.snapshots.ids() {
+            // In the background; it is not listed any more.
+            self.snapshots.release(id);
+        }
+    }
+
     fn log_end(&self, ended: &SessionError, wait: Duration) {
         let (error, next, wait_ms) = (crate::error::chain(ended), ended.action(), wait.as_millis());
         let refused = matches!(
@@ -125,6 +137,11 @@ impl Session {
 }
 
 impl SessionError {
+    /// Whether no session of this agent will be welcome again.
+    fn is_for_good(&self) -> bool {
+        matches!(self, Self::Ended(status) if detail_of(status).code == REVOKED)
+    }
+
     /// What a person can do, if it is known here.
     fn action(&self) -> Option<&'static str> {
         match self {
@@ -136,6 +153,9 @@ impl SessionError {
         }
     }
 }
+
+/// The controller's word for an agent whose machine was removed, or in whose place another one is.
+const REVOKED: &str = "agent_revoked";
 
 const COMPARE_OR_ENROL: &str = "compare `date -u` here and on the controller, and set the clock that is wrong; if both are right, the certificate ran out: an \
      operator makes a token with `holdfast token create --machine NAME`, and `holdfast-agent enrol --force` uses it here";

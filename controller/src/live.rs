@@ -149,10 +149,9 @@ impl Sessions {
         Heard { sessions: self, heard, is_written: false }
     }
 
-    /// The sessions of these, if they still are the ones.
-    pub(crate) fn find(&self, sessions: &[(AgentId, i64)]) -> Vec<Arc<Live>> {
-        let found = |(agent, epoch): &(AgentId, i64)| self.get(*agent).filter(|live| live.epoch == *epoch);
-        sessions.iter().filter_map(found).collect()
+    /// This session of an agent, if it still is the one.
+    pub(crate) fn find(&self, agent: AgentId, epoch: i64) -> Option<Arc<Live>> {
+        self.get(agent).filter(|live| live.epoch == epoch)
     }
 
     /// The sessions of a machine: of two agents, while one takes the other's place.

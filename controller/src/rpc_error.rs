@@ -31,6 +31,8 @@ fn describe(error: &StoreError) -> (Code, ErrorDetail) {
                 "job" => "`holdfast job list` shows the jobs",
                 "point" => "a point is an id or MACHINE@latest; `holdfast point list` shows the points",
                 "policy" => "`holdfast policy list` shows the policies",
+                "step" => "its job is forgotten, and there is nothing to do; `holdfast job list` shows the jobs that are there",
+                "agent" => "enrol it again with a new token of `holdfast token create`",
                 _ => "",
             }),
         ),
@@ -73,7 +75,11 @@ fn describe(error: &StoreError) -> (Code, ErrorDetail) {
             Code::Unauthenticated,
             user_error("token_refused", message).action("make a new one with `holdfast token create`"),
         ),
-        StoreError::RequestReused { .. } => (Code::AlreadyExists, user_error("request_reused", message)),
+        StoreError::RequestReused { .. } => (
+            Code::AlreadyExists,
+            user_error("request_reused", message)
+                .action("give each request an id of its own, and the same one only to its repetitions"),
+        ),
         StoreError::JobEnded { .. } => (
             Code::FailedPrecondition,
             user_error("job_ended", message)
@@ -84,7 +90,11 @@ fn describe(error: &StoreError) -> (Code, ErrorDetail) {
             Code::NotFound,
             user_error("disk_not_found", message).action("`holdfast machine show MACHINE` lists its disks"),
         ),
-        StoreError::TooManyLabels => (Code::InvalidArgument, user_error("invalid_label", message)),
+        StoreError::TooManyLabels => (
+            Code::InvalidArgument,
+            user_error("invalid_label", message)
+                .action("`holdfast machine show MACHINE` lists its labels: remove some, or give fewer"),
+        ),
         StoreError::PolicyChanged { .. } => (
             Code::Aborted,
             user_error("policy_changed", message).action(
@@ -127,4 +137,27 @@ pub(crate) fn is_unavailable(status: &Status) -> bool {
 /// INVALID_ARGUMENT with a code of its own.
 pub(crate) fn invalid(code: &str, message: impl Into<String>) -> Status {
     user_error(code, message).into_status(Code::InvalidArgument)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_caller_can_do_is_said() {
+        let missing = |noun| StoreError::NotFound { noun, name: "x".to_owned() };
+        for error in [
+            missing("machine"),
+            missing("job"),
+            missing("point"),
+            missing("policy"),
+            missing("step"),
+            missing("agent"),
+            StoreError::RequestReused { id: uuid::Uuid::nil() },
+            StoreError::TooManyLabels,
+            StoreError::MachineQuarantined { reason: "copied".to_owned() },
+        ] {
+            assert_ne!(describe(&error).1.action, "", "{error:?}");
+        }
+    }
 }

@@ -5,4 +5,4 @@ mod report;
 mod run;
 mod wire;
 
-pub(crate) use run::{end_superseded, run};
+pub(crate) use run::{end_over, run};

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use holdfast_proto::MAX_MESSAGE_BYTES;
-use holdfast_proto::ids::SnapshotId;
+use holdfast_proto::ids::{SnapshotId, StepId};
 use holdfast_proto::v1::agent_service_client::AgentServiceClient;
 use holdfast_proto::v1::{
     AckResult, AgentMessage, ControllerMessage, Disk, DisksChanged, Dispatch, Heartbeat, Hello, Pong,
@@ -173,12 +173,18 @@ impl<'a> Link<'a> {
 
 impl Session {
     fn hello(&self, disks: Vec<Disk>) -> Hello {
+        // First: what a step that ends meanwhile has taken is in the spool, and not removed.
+        let snapshots = self.snapshots.with_steps();
+        let running = self.runner.running();
+        let is_settled = |step: StepId| !running.iter().any(|attempt| attempt.step == step);
+        let settled = snapshots.iter().filter(|(_, step)| is_settled(*step));
         Hello {
             boot_id: self.boot_id.clone(),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             disks,
-            snapshot_ids: self.snapshots.ids().iter().map(ToString::to_string).collect(),
-            running: self.runner.running().into_iter().map(Attempt::to_wire).collect(),
+            snapshot_ids: snapshots.iter().map(|(id, _)| id.to_string()).collect(),
+            settled_snapshot_ids: settled.map(|(id, _)| id.to_string()).collect(),
+            running: running.into_iter().map(Attempt::to_wire).collect(),
         }
     }
 

@@ -1,15 +1,18 @@
 use std::time::Duration;
 
+use holdfast_proto::error::{ErrorDetailExt as _, agent_error};
 use holdfast_proto::ids::StepId;
 use holdfast_proto::v1::{
     AckResult, CancelStep, Consistency, Fault, Ping, ReleaseSnapshot, SnapshotTaken, TakeSnapshot,
     TransferData, agent_message, controller_message, dispatch::Step, step_report::Outcome,
 };
+use tonic::Code;
 
 use crate::attempt::Attempt;
 use crate::backoff::Backoff;
 use crate::testing::agent::TestMachine;
 use crate::testing::controller::{TestController, TestSession};
+use crate::testing::hook_dir::HookDir;
 
 fn take(names: &[&str]) -> Step {
     let disk_names = names.iter().map(|name| (*name).to_owned()).collect();
@@ -191,6 +194,71 @@ async fn running_attempts_are_told_abandoned_fenced_and_cancelled() {
     drop(session);
     let (_session, hello) = controller.session().await;
     assert!(hello.snapshot_ids.is_empty());
+    agent.stop().await;
+}
+
+/// Nobody would ever tell it again.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_refused_for_good_stops_and_keeps_no_snapshot() {
+    let mut controller = TestController::start().await;
+    controller.gateway.state().hang_open = true;
+    let mut machine = TestMachine::new();
+    machine.disk("data", &[1; 5000]);
+    let agent = machine.start(&controller);
+    let mut session = controller.welcome().await;
+    let snapshot = taken(&mut session).await.snapshot_id;
+    session.dispatch(attempt(1), transfer(&snapshot)).await;
+    let refusal = |code| agent_error(code, "no").into_status(Code::PermissionDenied);
+    session.refuse(refusal("machine_quarantined")).await;
+    let (session, hello) = controller.session().await;
+    assert_eq!((hello.snapshot_ids, hello.running.len()), (vec![snapshot], 1), "an operator may lift that");
+    session.refuse(refusal("agent_revoked")).await;
+    let mut left = 1;
+    while left > 0 {
+        // What it stops takes a moment.
+        let (session, hello) = controller.session().await;
+        assert_eq!(hello.snapshot_ids, [""; 0]);
+        left = hello.running.len();
+        session.refuse(refusal("agent_revoked")).await;
+    }
+    agent.stop().await;
+}
+
+/// One of an earlier process is found while another one is being taken.
+#[tokio::test(flavor = "multi_thread")]
+async fn it_tells_which_snapshots_are_not_being_taken() {
+    let Some(hooks) = HookDir::new() else { return };
+    let mut controller = TestController::start().await;
+    let mut machine = TestMachine::new();
+    machine.disk("data", &[1; 5000]);
+    machine.disk("other", &[1; 5000]);
+    let (shown, go) = (hooks.path().join("shown"), hooks.path().join("go"));
+    let body = format!("touch {shown:?}\nwhile [ ! -e {go:?} ]; do sleep 0.05; done");
+    machine.extra = format!("[hooks]\nafter_snapshot = {:?}\n", hooks.script("show", &body));
+    std::fs::write(&go, b"").unwrap();
+    let agent = machine.start(&controller);
+    let mut session = controller.welcome().await;
+    let Outcome::SnapshotTaken(earlier) = session.carry_out(take(&["data"])).await else { panic!() };
+    let earlier = earlier.snapshot_id;
+    std::fs::remove_file(&go).unwrap();
+    std::fs::remove_file(&shown).unwrap();
+    let taking = attempt(1);
+    session.dispatch(taking, take(&["other"])).await;
+    while !shown.try_exists().unwrap() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    drop(session);
+
+    let (mut session, hello) = controller.session().await;
+    assert_eq!((hello.snapshot_ids.len(), hello.running), (2, vec![taking.to_wire()]));
+    assert_eq!(hello.settled_snapshot_ids, std::slice::from_ref(&earlier));
+    session.abandon(Vec::new(), vec![earlier]).await;
+    std::fs::write(&go, b"").unwrap();
+    let Some(Outcome::SnapshotTaken(taken)) = session.terminal_report().await.outcome else { panic!() };
+    drop(session);
+    let (_session, hello) = controller.session().await;
+    assert_eq!(hello.snapshot_ids, std::slice::from_ref(&taken.snapshot_id));
+    assert_eq!(hello.settled_snapshot_ids, [taken.snapshot_id]);
     agent.stop().await;
 }
 

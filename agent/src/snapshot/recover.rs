@@ -1,8 +1,9 @@
 //! What an earlier process left: first thawed, then loaded or removed.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use holdfast_proto::ids::{SnapshotId, StepId};
@@ -32,6 +33,8 @@ enum Recovered {
     InTime,
     /// The registry will say so: [`Snapshots::late`].
     Late,
+    /// Nor ever by this process.
+    Never,
 }
 
 fn recover_within(limit: Duration, snapshots: &Arc<Snapshots>, configured: Vec<DiskSource>) -> Recovered {
@@ -40,22 +43,42 @@ fn recover_within(limit: Duration, snapshots: &Arc<Snapshots>, configured: Vec<D
         tracing::error!(%error, "cannot list the journals of the snapshots");
         Vec::new()
     });
+    let recovering = move |snapshots: &Snapshots| recover_all(snapshots, found, &configured);
+    wait_for(recovering, limit, snapshots)
+}
+
+fn wait_for(
+    recovery: impl FnOnce(&Snapshots) + Send + 'static,
+    limit: Duration,
+    snapshots: &Arc<Snapshots>,
+) -> Recovered {
     let (sender, done) = mpsc::channel();
     // Who comes second knows of the other one: that what is found is told is not left to when the channel ends.
     let is_over = Arc::new(AtomicBool::new(false));
     let (recovering, was_over) = (Arc::clone(snapshots), Arc::clone(&is_over));
     std::thread::spawn(move || {
-        recover_all(&recovering, found, &configured);
+        recovery(&recovering);
         if was_over.swap(true, Ordering::AcqRel) {
             recovering.found_late();
         }
         let _ = sender.send(());
     });
-    if done.recv_timeout(limit).is_ok() || is_over.swap(true, Ordering::AcqRel) {
-        return Recovered::InTime;
+    match done.recv_timeout(limit) {
+        Ok(()) => Recovered::InTime,
+        Err(RecvTimeoutError::Disconnected) => {
+            tracing::error!(
+                "what earlier snapshots left is not cleaned up: recovery panicked; restart the agent"
+            );
+            Recovered::Never
+        }
+        Err(RecvTimeoutError::Timeout) if is_over.swap(true, Ordering::AcqRel) => Recovered::InTime,
+        Err(RecvTimeoutError::Timeout) => {
+            tracing::error!(
+                "what earlier snapshots left is not cleaned up yet: a file system does not answer"
+            );
+            Recovered::Late
+        }
     }
-    tracing::error!("what earlier snapshots left is not cleaned up yet: a file system does not answer");
-    Recovered::Late
 }
 
 fn recover_all(snapshots: &Snapshots, found: Vec<Journal>, configured: &[DiskSource]) {

@@ -82,6 +82,11 @@ impl Snapshots {
         self.lock().keys().copied().collect()
     }
 
+    /// All that are held, each with the step that it was taken for.
+    pub(crate) fn with_steps(&self) -> Vec<(SnapshotId, StepId)> {
+        self.lock().values().map(|held| (held.snapshot.id, held.snapshot.step)).collect()
+    }
+
     /// Lets go of a snapshot; one that is unknown is gone already. From now on it is not listed, and in the background
     /// what it is made of is removed; if that fails, it is listed again, and [`watch`](Self::watch) tries it again.
     pub(crate) fn release(self: &Arc<Self>, id: SnapshotId) -> JoinHandle<io::Result<()>> {

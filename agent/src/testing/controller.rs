@@ -97,6 +97,11 @@ impl TestSession {
         self.outbound.send(Ok(ControllerMessage { kind: Some(kind) })).await.unwrap();
     }
 
+    /// Ends the session with this error.
+    pub(crate) async fn refuse(self, status: Status) {
+        self.outbound.send(Err(status)).await.unwrap();
+    }
+
     pub(crate) async fn abandon(&self, attempts: Vec<Attempt>, remove_snapshot_ids: Vec<String>) {
         let attempts = attempts
             .into_iter()

@@ -81,6 +81,8 @@ impl TransferError {
     }
 }
 
+const SEE_CONTROLLER: &str = "see that the controller runs and can be reached from this machine; its log may say why it ended the connection";
+
 /// HTTP/2 errors come as INTERNAL too, but only the gateway's own errors carry a detail.
 fn has_detail(status: &Status) -> bool {
     status.metadata().contains_key(holdfast_proto::error::ERROR_TRAILER)
@@ -103,11 +105,15 @@ impl From<TransferError> for StepFailure {
                 .retryable()
                 .action("see whether the storage answers, and the machine's kernel log"),
             TransferError::Lost { status, .. } if has_detail(&status) => detail_of(&status),
-            TransferError::MapDamaged { .. }
-            | TransferError::Dial(_)
-            | TransferError::Timeout { .. }
-            | TransferError::Lost { .. }
-            | TransferError::Unacknowledged => system_error("transfer_failed", message).retryable(),
+            TransferError::MapDamaged { .. } => system_error("transfer_failed", message).retryable().action(
+                "see in the machine's kernel log whether the disk of the agent's state directory fails",
+            ),
+            TransferError::Dial(error) => system_error("transfer_failed", message)
+                .retryable()
+                .action(error.action().unwrap_or(SEE_CONTROLLER)),
+            TransferError::Timeout { .. } | TransferError::Lost { .. } | TransferError::Unacknowledged => {
+                system_error("transfer_failed", message).retryable().action(SEE_CONTROLLER)
+            }
             TransferError::Protocol { .. } => system_error("transfer_failed", message)
                 .action("compare the versions of agent and controller"),
         };
@@ -121,4 +127,41 @@ pub(super) fn joined<T>(result: Result<T, JoinError>) -> Result<T, TransferError
         Ok(panic) => std::panic::resume_unwind(panic),
         Err(_) => TransferError::Stopped,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_proto::error::user_error;
+
+    use super::*;
+
+    #[test]
+    fn what_ends_a_transfer_says_what_to_do() {
+        let clock = || DialError::Clock {
+            address: "gateway:7443".parse().unwrap(),
+            validity: "is valid from tomorrow on".to_owned(),
+            now: "today".to_owned(),
+        };
+        let action = |error: TransferError| match StepFailure::from(error) {
+            StepFailure::Failed(detail) => detail.action,
+            StepFailure::Cancelled => panic!(),
+        };
+        assert_eq!(action(TransferError::Dial(clock())), clock().action().unwrap());
+        for error in [
+            TransferError::MapDamaged { disk: "data".to_owned() },
+            TransferError::Timeout { what: "answer" },
+            TransferError::of_status("send", Status::unavailable("gone")),
+            TransferError::Unacknowledged,
+        ] {
+            assert_ne!(action(error), "");
+        }
+    }
+
+    /// An operator has to act, and nothing is lost that comes back by itself.
+    #[test]
+    fn a_quarantine_is_final() {
+        let quarantined = user_error("machine_quarantined", "copied").into_status(Code::FailedPrecondition);
+        let error = TransferError::of_status("open", quarantined);
+        assert!(!error.is_loss(), "{error:?}");
+    }
 }

@@ -121,5 +121,6 @@ pub(crate) fn busy(message: &str) -> Status {
 pub(crate) fn internal() -> Status {
     system_error("internal", "the gateway's task ended unexpectedly")
         .retryable()
+        .action("try again; if it stays so, the controller's log says why")
         .into_status(Code::Unavailable)
 }

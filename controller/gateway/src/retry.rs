@@ -39,6 +39,7 @@ pub(crate) async fn within<T>(answer: impl Future<Output = Result<T, Status>>) -
     timeout(ANSWER, answer).await.unwrap_or_else(|_| {
         Err(system_error("control_plane_unavailable", "the control plane did not answer in time")
             .retryable()
+            .action("try again; if it stays so, look at the controller's log and its database")
             .into_status(Code::Unavailable))
     })
 }

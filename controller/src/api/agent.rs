@@ -72,6 +72,7 @@ impl AgentService for AgentApi {
         let Ok(_permit) = self.enrolments.try_acquire() else {
             return Err(system_error("too_many_enrolments", "too many agents enrol at once")
                 .retryable()
+                .action("run it again in a moment, with the same token")
                 .into_status(Code::ResourceExhausted));
         };
         let request = request.into_inner();

@@ -6,7 +6,7 @@
 //!        └─ snapshot lost ──┘   (next round)
 //! ```
 //! `release_snapshot` runs after every outcome of a transfer; its own failure is a warning, because the agent goes on trying,
-//! and its next Hello removes what no job needs.
+//! its next Hello removes what no job needs, and an agent that is refused for good removes everything.
 
 use std::time::Duration;
 
@@ -28,8 +28,8 @@ pub(crate) enum StepOutcome {
     Cancelled,
     /// Nobody knows, and nobody will report any more.
     Lost,
-    /// Nobody runs it: its agent has been away for too long. It is not tried again.
-    GivenUp,
+    /// Nobody runs it, and nobody will, for this reason.
+    GivenUp(JobError),
 }
 
 /// All that the decision needs to know of a job.
@@ -39,7 +39,7 @@ pub(crate) struct JobView {
     pub(crate) round: i32,
     /// The agent reported a snapshot in this round.
     pub(crate) has_snapshot: bool,
-    /// A transfer of an earlier or this round committed a point.
+    /// Its transfer committed a point: no round follows that.
     pub(crate) has_point: bool,
     /// Why the job will fail, if it is known already.
     pub(crate) error: Option<JobError>,
@@ -94,7 +94,7 @@ impl Retry {
 /// Decides what follows the end of an attempt.
 pub(crate) fn after_step(job: &JobView, step: EndedStep, outcome: StepOutcome) -> Next {
     let outcome = match outcome {
-        StepOutcome::Lost | StepOutcome::GivenUp | StepOutcome::Failed(_)
+        StepOutcome::Lost | StepOutcome::GivenUp(_) | StepOutcome::Failed(_)
             if job.cancel_requested && step.kind != StepKind::ReleaseSnapshot =>
         {
             StepOutcome::Cancelled
@@ -147,7 +147,8 @@ fn after_take_snapshot(job: &JobView, step: EndedStep, outcome: StepOutcome) -> 
         },
         StepOutcome::Cancelled => end(JobState::Cancelled, JobError::cancelled()),
         StepOutcome::Lost if step.tries < MAX_TRIES => Next::Retry { delay: Retry::First },
-        StepOutcome::Lost | StepOutcome::GivenUp => end(JobState::Failed, JobError::agent_lost()),
+        StepOutcome::Lost => end(JobState::Failed, JobError::agent_lost()),
+        StepOutcome::GivenUp(error) => end(JobState::Failed, error),
         StepOutcome::Failed(error) if error.retryable && step.tries < MAX_TRIES => {
             Next::Retry { delay: Retry::Backoff(step.tries) }
         }
@@ -165,7 +166,8 @@ fn after_transfer(job: &JobView, step: EndedStep, outcome: StepOutcome) -> Next 
         },
         StepOutcome::Cancelled => release_after(StepState::Failed, JobError::cancelled()),
         StepOutcome::Lost if step.tries < MAX_TRIES => Next::Retry { delay: Retry::First },
-        StepOutcome::Lost | StepOutcome::GivenUp => release_after(StepState::Failed, JobError::agent_lost()),
+        StepOutcome::Lost => release_after(StepState::Failed, JobError::agent_lost()),
+        StepOutcome::GivenUp(error) => release_after(StepState::Failed, error),
         StepOutcome::Failed(error) if error.code == SNAPSHOT_LOST && job.round < MAX_ROUNDS => {
             Next::SnapshotAgain
         }
@@ -184,10 +186,8 @@ fn after_release(job: &JobView, step: EndedStep, outcome: StepOutcome) -> Next {
         StepOutcome::Failed(error) if error.retryable && step.tries < MAX_TRIES => {
             return Next::Retry { delay: Retry::Backoff(step.tries) };
         }
-        StepOutcome::Failed(error) => (StepState::Failed, Some(error)),
-        StepOutcome::Lost | StepOutcome::GivenUp | StepOutcome::Cancelled => {
-            (StepState::Failed, Some(JobError::agent_lost()))
-        }
+        StepOutcome::Failed(error) | StepOutcome::GivenUp(error) => (StepState::Failed, Some(error)),
+        StepOutcome::Lost | StepOutcome::Cancelled => (StepState::Failed, Some(JobError::agent_lost())),
     };
     let warning = warning.or_else(|| job.warning.clone().filter(|_| job.has_point));
     let (job_state, error) = match (&job.error, job.has_point) {

@@ -68,13 +68,12 @@ impl JobError {
         }
     }
 
-    /// It was still queued.
     pub(crate) fn machine_removed() -> Self {
         Self {
             code: "machine_removed".to_owned(),
             fault: Fault::User,
             retryable: false,
-            message: "the machine was removed before the job began".to_owned(),
+            message: "the machine was removed before the job ended".to_owned(),
             action: String::new(),
         }
     }
@@ -106,7 +105,8 @@ impl JobError {
             fault: Fault::System,
             retryable: true,
             message: "the agent reported a point that the catalogue does not have of this attempt".to_owned(),
-            action: String::new(),
+            action: "it is tried again by itself; if it stays so, look at the logs of agent and controller"
+                .to_owned(),
         }
     }
 

@@ -2,6 +2,8 @@
 //!
 //! ```text
 //!  job   queued ──> running ──> succeeded | succeeded_with_warnings | failed | cancelled
+//!          │  ^         │
+//!          │  └─────────┘ (no agent heard of it)
 //!          └──────> cancelled | expired
 //!
 //!  step  pending ──> dispatched ──> running ──> done | failed
@@ -64,7 +66,7 @@ impl JobState {
     pub(crate) fn may_become(self, next: Self) -> bool {
         match self {
             Self::Queued => matches!(next, Self::Running | Self::Cancelled | Self::Expired),
-            Self::Running => next.is_terminal() && next != Self::Expired,
+            Self::Running => next != self && next != Self::Expired,
             _ => false,
         }
     }
@@ -102,7 +104,7 @@ mod tests {
         use JobState::{Cancelled, Expired, Failed, Queued, Running, Succeeded, SucceededWithWarnings};
         let table = [
             (Queued, vec![Running, Cancelled, Expired]),
-            (Running, vec![Succeeded, SucceededWithWarnings, Failed, Cancelled]),
+            (Running, vec![Queued, Succeeded, SucceededWithWarnings, Failed, Cancelled]),
             (Succeeded, Vec::new()),
             (SucceededWithWarnings, Vec::new()),
             (Failed, Vec::new()),

@@ -16,7 +16,7 @@ pub(super) async fn reconcile(app: &App, live: &Live, hello: &CheckedHello) -> R
     for adopted in &adopted {
         live.hand_over(adopted.attempt);
     }
-    // A snapshot that nobody knows may be that of an attempt whose report is still on its way. A machine takes one at a time.
+    // A snapshot that nobody knows may be one that is just being taken.
     let may_be_taken = adopted.iter().any(|adopted| adopted.kind == StepKind::TakeSnapshot);
     let wanted = app.store.wanted_snapshots(live.machine).await?;
     let attempts = hello
@@ -31,7 +31,8 @@ pub(super) async fn reconcile(app: &App, live: &Live, hello: &CheckedHello) -> R
     let remove_snapshot_ids = hello
         .snapshots
         .iter()
-        .filter(|snapshot| !wanted.contains(snapshot) && !may_be_taken)
+        .filter(|snapshot| !wanted.contains(snapshot))
+        .filter(|snapshot| !may_be_taken || hello.settled_snapshots.contains(snapshot))
         .map(ToString::to_string)
         .collect();
     let heartbeat_interval = prost_duration(app.timing.heartbeat);

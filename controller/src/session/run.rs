@@ -13,7 +13,7 @@ use crate::identity::revoked;
 use crate::live::{Live, Outbound, superseded};
 use crate::store::StoreError;
 use crate::store::attempt::{AttemptEnd, AttemptKey};
-use crate::store::session::NewSession;
+use crate::store::session::{NewSession, Over};
 
 use super::wire::{self, CheckedHello};
 use super::{hello, report};
@@ -131,8 +131,12 @@ async fn refuse_clone_of(app: &App, old: &Live) -> Result<(), Status> {
     Err(status)
 }
 
-/// Ends a session in whose place a newer one began at another controller. If its agent still answers, there are two.
-pub(crate) async fn end_superseded(app: Arc<App>, live: Arc<Live>) {
+/// Ends a session that is over by the database. If that is because a newer one began in its place at another controller, and its agent still
+/// answers, there are two.
+pub(crate) async fn end_over(app: Arc<App>, live: Arc<Live>, why: Over) {
+    if let Over::Quarantined { reason } = why {
+        return live.close(quarantined(&reason));
+    }
     // Another agent took the machine over: this one is no clone of it.
     if let Err(StoreError::NotFound { .. }) = app.store.machine_of(live.agent).await {
         return live.close(revoked(live.agent));

@@ -28,6 +28,7 @@ pub(super) struct CheckedHello {
     pub(super) version: String,
     pub(super) disks: Vec<DiskRow>,
     pub(super) snapshots: Vec<SnapshotId>,
+    pub(super) settled_snapshots: Vec<SnapshotId>,
     pub(super) running: Vec<(StepId, i64)>,
 }
 
@@ -37,14 +38,16 @@ pub(super) fn check_hello(hello: Hello) -> Result<CheckedHello, Status> {
     if hello.boot_id.is_empty() || !fits(&hello.boot_id) || !fits(&hello.agent_version) {
         return Err(refuse("boot_id or agent_version is missing, too long, or no text"));
     }
-    if hello.running.len() > MAX_ATTEMPTS || hello.snapshot_ids.len() > MAX_ATTEMPTS {
+    let counts = [hello.running.len(), hello.snapshot_ids.len(), hello.settled_snapshot_ids.len()];
+    if counts.into_iter().any(|count| count > MAX_ATTEMPTS) {
         return Err(refuse("too many attempts or snapshots"));
     }
     Ok(CheckedHello {
         boot_id: hello.boot_id,
         version: hello.agent_version,
         disks: check_disks(hello.disks)?,
-        snapshots: hello.snapshot_ids.iter().map(|id| SnapshotId::from_wire(id)).collect::<Result<_, _>>()?,
+        snapshots: read_snapshots(&hello.snapshot_ids)?,
+        settled_snapshots: read_snapshots(&hello.settled_snapshot_ids)?,
         running: hello.running.iter().map(read_attempt).collect::<Result<_, _>>()?,
     })
 }
@@ -70,6 +73,10 @@ pub(super) fn check_disks(disks: Vec<Disk>) -> Result<Vec<DiskRow>, Status> {
             Ok(DiskRow { name: disk.name, size_bytes: disk.size_bytes })
         })
         .collect()
+}
+
+fn read_snapshots(ids: &[String]) -> Result<Vec<SnapshotId>, Status> {
+    ids.iter().map(|id| SnapshotId::from_wire(id)).collect()
 }
 
 pub(super) fn read_attempt(attempt: &StepAttempt) -> Result<(StepId, i64), Status> {

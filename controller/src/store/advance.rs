@@ -107,13 +107,7 @@ async fn end_job(
     .execute(&mut *connection)
     .await
     .during("end a job")?;
-    sqlx::query("UPDATE machine_slots SET active_job = NULL WHERE machine_id = $1 AND active_job = $2")
-        .bind(slot.machine.0)
-        .bind(job.id.0)
-        .execute(connection)
-        .await
-        .during("free a machine's slot")?;
-    Ok(())
+    free(connection, slot, job.id).await
 }
 
 async fn end_step(
@@ -189,6 +183,45 @@ pub(super) async fn end_queued(
     .execute(connection)
     .await
     .during("end a queued job")?;
+    Ok(())
+}
+
+/// Makes a job wait again that no agent ever heard of: while it runs, neither its deadline nor a cancel would end it.
+pub(super) async fn queue_again(
+    connection: &mut PgConnection,
+    slot: &LockedSlot,
+    job: JobId,
+) -> Result<(), StoreError> {
+    let untried: Option<(bool,)> = sqlx::query_as(
+        "UPDATE jobs SET state = 'queued', started_at = NULL WHERE id = $1 AND state = 'running' AND NOT EXISTS (
+           SELECT 1 FROM steps s JOIN step_attempts a ON a.step_id = s.id WHERE s.job_id = $1)
+         RETURNING cancel_requested_at IS NOT NULL",
+    )
+    .bind(job.0)
+    .fetch_optional(&mut *connection)
+    .await
+    .during("queue a job again")?;
+    let Some((cancel_requested,)) = untried else { return Ok(()) };
+    debug_assert!(JobState::Running.may_become(JobState::Queued));
+    sqlx::query("UPDATE steps SET started_at = NULL WHERE job_id = $1")
+        .bind(job.0)
+        .execute(&mut *connection)
+        .await
+        .during("forget that a job began")?;
+    free(connection, slot, job).await?;
+    if cancel_requested {
+        end_queued(connection, slot, job, JobState::Cancelled, &JobError::cancelled()).await?;
+    }
+    Ok(())
+}
+
+async fn free(connection: &mut PgConnection, slot: &LockedSlot, job: JobId) -> Result<(), StoreError> {
+    sqlx::query("UPDATE machine_slots SET active_job = NULL WHERE machine_id = $1 AND active_job = $2")
+        .bind(slot.machine.0)
+        .bind(job.0)
+        .execute(connection)
+        .await
+        .during("free a machine's slot")?;
     Ok(())
 }
 

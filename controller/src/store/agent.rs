@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use holdfast_proto::ids::{AgentId, MachineId};
 
+use super::machine::MAX_LABELS;
 use super::{During, Store, StoreError, audit, token};
 
 /// An agent that presents a token.
@@ -129,25 +130,66 @@ async fn certify_again(
     Ok(machine)
 }
 
-/// A machine of that name is replaced only if its agent never had a session.
+/// One of that name keeps its place, unless its agent had a session once: jobs and labels that it was given since are there.
 async fn make_machine(
     connection: &mut PgConnection,
     labels: BTreeMap<String, String>,
     new: &NewAgent,
 ) -> Result<MachineId, StoreError> {
-    // An agent that was killed before it kept its identity must not block its own name.
-    sqlx::query(
-        "DELETE FROM machines m USING agent_sessions s
-         WHERE m.name = $1 AND m.removed_at IS NULL AND s.machine_id = m.id AND s.epoch = 0",
+    let machine = match enrolled_in_vain(connection, &new.machine_name).await? {
+        Some(machine) => {
+            let (labelled,): (i64,) = sqlx::query_as(
+                "UPDATE machines SET labels = labels || $2, labelled_at = now(), os = $3 WHERE id = $1
+                 RETURNING (SELECT count(*) FROM jsonb_object_keys(labels))",
+            )
+            .bind(machine.0)
+            .bind(Json(&labels))
+            .bind(&new.os)
+            .fetch_one(&mut *connection)
+            .await
+            .during("enrol a machine anew")?;
+            if usize::try_from(labelled).is_ok_and(|count| count > MAX_LABELS) {
+                return Err(StoreError::TooManyLabels);
+            }
+            forget(connection, machine).await?;
+            machine
+        }
+        None => {
+            insert_machine(connection, &labels, new).await?;
+            new.machine
+        }
+    };
+    insert_agent(connection, machine, 0, new).await?;
+    let detail = json!({ "machine": new.machine_name, "token": token::short(&new.token_sha256), "serial": new.serial });
+    record(connection, "agent.enrol", machine, new.agent, detail).await?;
+    Ok(machine)
+}
+
+/// An agent that was killed before it kept its identity must not block its own name.
+async fn enrolled_in_vain(
+    connection: &mut PgConnection,
+    name: &str,
+) -> Result<Option<MachineId>, StoreError> {
+    let row: Option<(Uuid,)> = sqlx::query_as(
+        "SELECT m.id FROM machines m JOIN agent_sessions s ON s.machine_id = m.id
+         WHERE m.name = $1 AND m.removed_at IS NULL AND s.epoch = 0 FOR UPDATE",
     )
-    .bind(&new.machine_name)
-    .execute(&mut *connection)
+    .bind(name)
+    .fetch_optional(connection)
     .await
-    .during("make room for a machine")?;
+    .during("look for an enrolment in vain")?;
+    Ok(row.map(|(id,)| MachineId(id)))
+}
+
+async fn insert_machine(
+    connection: &mut PgConnection,
+    labels: &BTreeMap<String, String>,
+    new: &NewAgent,
+) -> Result<(), StoreError> {
     let inserted = sqlx::query("INSERT INTO machines (id, name, labels, os) VALUES ($1, $2, $3, $4)")
         .bind(new.machine.0)
         .bind(&new.machine_name)
-        .bind(Json(&labels))
+        .bind(Json(labels))
         .bind(&new.os)
         .execute(&mut *connection)
         .await;
@@ -159,13 +201,10 @@ async fn make_machine(
     };
     sqlx::query("INSERT INTO machine_slots (machine_id) VALUES ($1)")
         .bind(new.machine.0)
-        .execute(&mut *connection)
+        .execute(connection)
         .await
         .during("create a machine's slot")?;
-    insert_agent(connection, new.machine, 0, new).await?;
-    let detail = json!({ "machine": new.machine_name, "token": token::short(&new.token_sha256), "serial": new.serial });
-    record(connection, "agent.enrol", new.machine, new.agent, detail).await?;
-    Ok(new.machine)
+    Ok(())
 }
 
 /// Puts a new agent in the place of a machine's old one, which is forgotten: what it still says is refused. The machine keeps
@@ -194,7 +233,7 @@ async fn take_over(
         .await
         .during("take a machine over")?;
     let (old, epoch) = forget(connection, machine).await?.unzip();
-    // Not 0, with which a machine counts as one that never was: it may have points.
+    // Not 0, with which its name would be anybody's who has a token: it may have points.
     insert_agent(connection, machine, epoch.unwrap_or(0) + 1, new).await?;
     let detail = json!({ "machine": name, "token": token::short(&new.token_sha256), "serial": new.serial,
         "old_agent": old, "quarantine": quarantine });

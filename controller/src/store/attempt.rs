@@ -84,23 +84,6 @@ impl Store {
         .await
     }
 
-    /// Ends a step of a running job for good although nobody runs it: its agent has been away for too long.
-    pub(crate) async fn give_up_step(&self, step: StepId, retry_delay: Duration) -> Result<(), StoreError> {
-        self.transaction("give a step up", move |connection| {
-            Box::pin(async move {
-                let Some(slot) = LockedSlot::of_step(connection, step).await? else { return Ok(()) };
-                let row = load_step(connection, step).await?;
-                if row.state != StepState::Pending {
-                    return Ok(());
-                }
-                let job = JobToAdvance::load(connection, JobId(row.job_id)).await?;
-                let next = after_step(&job.view(), row.ended(), StepOutcome::GivenUp);
-                advance(connection, &slot, &job, row.id, next, retry_delay).await
-            })
-        })
-        .await
-    }
-
     /// Whether this attempt is the current one.
     pub(crate) async fn is_live(&self, step: StepId, attempt: i64) -> Result<bool, StoreError> {
         let row: Option<(i32,)> = sqlx::query_as(
@@ -176,11 +159,12 @@ pub(super) async fn end_attempt(
     Ok(Recorded::Yes)
 }
 
-/// Ends a running job whose machine is removed, with whatever of it nobody runs. Refused while an attempt is out.
+/// Ends a running job with whatever of it nobody runs, for this reason. Refused while an attempt is out.
 pub(super) async fn give_up_job(
     connection: &mut PgConnection,
     slot: &LockedSlot,
     job: JobId,
+    why: &JobError,
 ) -> Result<(), StoreError> {
     loop {
         let row = JobToAdvance::load(connection, job).await?;
@@ -199,7 +183,7 @@ pub(super) async fn give_up_job(
         let Some(step) = current.filter(|step| step.state == StepState::Pending) else {
             return Err(StoreError::MachineBusy { job: job.0 });
         };
-        let next = after_step(&row.view(), step.ended(), StepOutcome::GivenUp);
+        let next = after_step(&row.view(), step.ended(), StepOutcome::GivenUp(why.clone()));
         advance(connection, slot, &row, step.id, next, Duration::ZERO).await?;
     }
 }

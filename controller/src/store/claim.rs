@@ -4,10 +4,12 @@ use sqlx::postgres::PgRow;
 use sqlx::{FromRow as _, Row as _};
 use uuid::Uuid;
 
-use holdfast_proto::ids::{AgentId, StepId};
+use holdfast_proto::ids::{AgentId, JobId, StepId};
 
 use crate::domain::job::{Consistency, StepKind};
 
+use super::advance::queue_again;
+use super::slot::LockedSlot;
 use super::{During, Store, StoreError};
 
 /// A step that this controller claimed and now has to dispatch.
@@ -68,6 +70,42 @@ impl Store {
             })
             .await?;
         Ok(rows.iter().filter_map(read).collect())
+    }
+
+    /// Takes a claim back that no agent ever heard of: it was no try, and a job of which it was the first has not begun. Its number stays
+    /// used up: whoever still acts on this claim must not hit the next one. The agent is not here, so nothing is claimed for it until its
+    /// next session or heartbeat.
+    pub(crate) async fn undo_claim(&self, claimed: &ClaimedStep, controller: Uuid) -> Result<(), StoreError> {
+        let (step, attempt, agent) = (claimed.step, claimed.attempt, claimed.agent);
+        self.transaction("undo a claim", move |connection| {
+            Box::pin(async move {
+                let Some(slot) = LockedSlot::of_step(connection, step).await? else { return Ok(()) };
+                sqlx::query("UPDATE agent_sessions SET controller_id = NULL WHERE agent_id = $1 AND controller_id = $2")
+                    .bind(agent.0)
+                    .bind(controller)
+                    .execute(&mut *connection)
+                    .await
+                    .during("mark an agent as away")?;
+                let undone: Option<(Uuid,)> = sqlx::query_as(
+                    "UPDATE steps SET state = 'pending', tries = greatest(tries - 1, 0), ready_at = now(), lease_until = NULL
+                     WHERE id = $1 AND attempt = $2 AND state = 'dispatched' RETURNING job_id",
+                )
+                .bind(step.0)
+                .bind(attempt)
+                .fetch_optional(&mut *connection)
+                .await
+                .during("undo a claim")?;
+                let Some((job,)) = undone else { return Ok(()) };
+                sqlx::query("DELETE FROM step_attempts WHERE step_id = $1 AND attempt = $2")
+                    .bind(step.0)
+                    .bind(attempt)
+                    .execute(&mut *connection)
+                    .await
+                    .during("forget an undone claim")?;
+                queue_again(connection, &slot, JobId(job)).await
+            })
+        })
+        .await
     }
 }
 

@@ -10,13 +10,22 @@ use crate::domain::error::JobError;
 use crate::domain::job::JobState;
 
 use super::advance::{JobToAdvance, end_queued};
-use super::attempt::{AttemptEnd, AttemptKey, end_attempt};
-use super::claim::ClaimedStep;
+use super::attempt::{AttemptEnd, AttemptKey, end_attempt, give_up_job};
 use super::slot::LockedSlot;
 use super::{During, Store, StoreError};
 
 /// Rows that one pass looks at; the next pass takes the rest.
 const BATCH: i64 = 500;
+
+/// Steps, and their jobs, that have waited for their agent for longer than $1.
+macro_rules! abandoned {
+    () => {
+        "SELECT s.id, j.id FROM steps s JOIN jobs j ON j.id = s.job_id
+         JOIN agent_sessions a ON a.machine_id = j.machine_id
+         WHERE j.state = 'running' AND s.state = 'pending' AND s.ready_at < now() - $1::interval
+           AND a.controller_id IS NULL AND coalesce(a.last_seen_at, '-infinity') < now() - $1::interval"
+    };
+}
 
 /// An attempt that does not get on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,57 +143,37 @@ impl Store {
         .await
     }
 
-    /// Takes a claim back that no agent ever heard of: it was no try. Its number stays used up: whoever still acts on this claim must
-    /// not hit the next one. The agent is not here, so nothing is claimed for it until its next session or heartbeat.
-    pub(crate) async fn undo_claim(&self, claimed: &ClaimedStep, controller: Uuid) -> Result<(), StoreError> {
-        let (step, attempt, agent) = (claimed.step, claimed.attempt, claimed.agent);
-        self.transaction("undo a claim", move |connection| {
+    /// Steps of running jobs that have waited for their agent for longer than `patience`.
+    pub(crate) async fn abandoned_steps(&self, patience: Duration) -> Result<Vec<StepId>, StoreError> {
+        let rows: Vec<(Uuid, Uuid)> = sqlx::query_as(concat!(abandoned!(), " LIMIT $2"))
+            .bind(patience)
+            .bind(BATCH)
+            .fetch_all(&self.pool)
+            .await
+            .during("find abandoned steps")?;
+        Ok(rows.into_iter().map(|(step, _)| StepId(step)).collect())
+    }
+
+    /// Ends the job of a step that has waited for its agent for longer than `patience`, unless that came meanwhile: what it held for the job
+    /// its next Hello removes. Answers whether it did.
+    pub(crate) async fn end_abandoned(&self, step: StepId, patience: Duration) -> Result<bool, StoreError> {
+        self.transaction("end an abandoned job", move |connection| {
             Box::pin(async move {
-                let Some(_slot) = LockedSlot::of_step(connection, step).await? else { return Ok(()) };
-                sqlx::query("UPDATE agent_sessions SET controller_id = NULL WHERE agent_id = $1 AND controller_id = $2")
-                    .bind(agent.0)
-                    .bind(controller)
-                    .execute(&mut *connection)
-                    .await
-                    .during("mark an agent as away")?;
-                let undone = sqlx::query(
-                    "UPDATE steps SET state = 'pending', tries = greatest(tries - 1, 0), ready_at = now(), lease_until = NULL
-                     WHERE id = $1 AND attempt = $2 AND state = 'dispatched'",
-                )
-                .bind(step.0)
-                .bind(attempt)
-                .execute(&mut *connection)
-                .await
-                .during("undo a claim")?;
-                if undone.rows_affected() == 1 {
-                    sqlx::query("DELETE FROM step_attempts WHERE step_id = $1 AND attempt = $2")
+                let Some(slot) = LockedSlot::of_step(connection, step).await? else { return Ok(false) };
+                // The session as well: a Hello that comes now is answered when the job is over.
+                let abandoned: Option<(Uuid, Uuid)> =
+                    sqlx::query_as(concat!(abandoned!(), " AND s.id = $2 FOR UPDATE OF a"))
+                        .bind(patience)
                         .bind(step.0)
-                        .bind(attempt)
-                        .execute(connection)
+                        .fetch_optional(&mut *connection)
                         .await
-                        .during("forget an undone claim")?;
-                }
-                Ok(())
+                        .during("check an abandoned step")?;
+                let Some((_, job)) = abandoned else { return Ok(false) };
+                give_up_job(connection, &slot, JobId(job), &JobError::agent_lost()).await?;
+                Ok(true)
             })
         })
         .await
-    }
-
-    /// Steps of running jobs that have waited for their agent for longer than `patience`.
-    pub(crate) async fn abandoned_steps(&self, patience: Duration) -> Result<Vec<StepId>, StoreError> {
-        let rows: Vec<(Uuid,)> = sqlx::query_as(
-            "SELECT s.id FROM steps s JOIN jobs j ON j.id = s.job_id
-             JOIN agent_sessions a ON a.machine_id = j.machine_id
-             WHERE j.state = 'running' AND s.state = 'pending' AND s.ready_at < now() - $1::interval
-               AND a.controller_id IS NULL AND coalesce(a.last_seen_at, '-infinity') < now() - $1::interval
-             LIMIT $2",
-        )
-        .bind(patience)
-        .bind(BATCH)
-        .fetch_all(&self.pool)
-        .await
-        .during("find abandoned steps")?;
-        Ok(rows.into_iter().map(|(step,)| StepId(step)).collect())
     }
 
     /// Queued jobs that were not started in time.

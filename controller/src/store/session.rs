@@ -28,6 +28,16 @@ pub(crate) struct HeardSession {
     pub(crate) attempts: Vec<(StepId, i64)>,
 }
 
+/// Why a session is over by the database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Over {
+    /// A newer one began somewhere.
+    Superseded,
+    Quarantined {
+        reason: String,
+    },
+}
+
 /// An attempt that its agent runs and that is current.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct AdoptedRow {
@@ -104,9 +114,11 @@ impl Store {
         Ok(())
     }
 
-    /// Marks the agent offline, unless a newer session exists.
+    /// Marks the agent offline, unless a newer session exists. What was heard of this one and is written down later opens it no more.
     pub(crate) async fn close_session(&self, agent: AgentId, epoch: i64) -> Result<(), StoreError> {
-        sqlx::query("UPDATE agent_sessions SET controller_id = NULL, last_seen_at = now() WHERE agent_id = $1 AND epoch = $2")
+        sqlx::query(
+            "UPDATE agent_sessions SET controller_id = NULL, epoch = epoch + 1, last_seen_at = now() WHERE agent_id = $1 AND epoch = $2",
+        )
             .bind(agent.0)
             .bind(epoch)
             .execute(&self.pool)
@@ -168,19 +180,19 @@ impl Store {
     }
 
     /// Writes down who was heard of and renews the leases of the attempts that were handed to them. Answers the sessions
-    /// that are over, because a newer one began somewhere.
+    /// that are over.
     pub(crate) async fn record_liveness(
         &self,
         controller: Uuid,
         heard: &[HeardSession],
         lease: Duration,
-    ) -> Result<Vec<(AgentId, i64)>, StoreError> {
+    ) -> Result<Vec<(AgentId, i64, Over)>, StoreError> {
         let (steps, attempts): (Vec<Uuid>, Vec<i64>) = heard
             .iter()
             .flat_map(|session| &session.attempts)
             .map(|(step, attempt)| (step.0, *attempt))
             .unzip();
-        let rows: Vec<(Uuid, i64)> = sqlx::query_as(include_str!("sql/record_liveness.sql"))
+        let rows: Vec<(Uuid, i64, Option<String>)> = sqlx::query_as(include_str!("sql/record_liveness.sql"))
             .bind(controller)
             .bind(heard.iter().map(|session| session.agent.0).collect::<Vec<Uuid>>())
             .bind(heard.iter().map(|session| session.epoch).collect::<Vec<i64>>())
@@ -190,7 +202,11 @@ impl Store {
             .fetch_all(&self.pool)
             .await
             .during("record liveness")?;
-        Ok(rows.into_iter().map(|(agent, epoch)| (AgentId(agent), epoch)).collect())
+        let over = |(agent, epoch, quarantine): (Uuid, i64, Option<String>)| {
+            let why = quarantine.map_or(Over::Superseded, |reason| Over::Quarantined { reason });
+            (AgentId(agent), epoch, why)
+        };
+        Ok(rows.into_iter().map(over).collect())
     }
 
     /// Writes progress of many attempts; the first of an attempt makes its step `running`. Late and stale ones change

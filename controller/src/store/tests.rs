@@ -4,6 +4,7 @@
 mod claims;
 mod column;
 mod damage;
+mod enrolments;
 mod locks;
 mod name_claims;
 mod objectives;

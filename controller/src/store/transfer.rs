@@ -32,6 +32,7 @@ struct TransferRow {
     attempt: i64,
     machine_id: Uuid,
     machine_name: String,
+    quarantine: Option<String>,
     consistency: Option<Consistency>,
     snapshot_taken_at: Option<DateTime<Utc>>,
     snapshot_id: Option<Uuid>,
@@ -56,6 +57,9 @@ impl Store {
         let row = row.ok_or_else(|| StoreError::NotFound { noun: "step", name: step.to_string() })?;
         if row.agent_id != agent.0 {
             return Err(StoreError::ForeignStep);
+        }
+        if let Some(reason) = row.quarantine {
+            return Err(StoreError::MachineQuarantined { reason });
         }
         let current = row.attempt == attempt && (row.state.is_out() || row.state == StepState::Done);
         let (Some(consistency), Some(taken_at), Some(snapshot), Some(disks)) =

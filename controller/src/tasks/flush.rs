@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use crate::app::App;
-use crate::session::end_superseded;
+use crate::session::end_over;
 use crate::store::StoreError;
 
 /// Writes the progress of all attempts in one statement.
@@ -17,11 +17,13 @@ pub(super) async fn liveness(app: Arc<App>) -> Result<(), StoreError> {
         heard.written();
         return Ok(());
     }
-    let superseded =
+    let over =
         app.store.record_liveness(app.controller_id, heard.sessions(), app.timing.agent_lost_after).await?;
     heard.written();
-    for live in app.sessions.find(&superseded) {
-        app.tracker.spawn(end_superseded(Arc::clone(&app), live));
+    for (agent, epoch, why) in over {
+        if let Some(live) = app.sessions.find(agent, epoch) {
+            app.tracker.spawn(end_over(Arc::clone(&app), live, why));
+        }
     }
     Ok(())
 }

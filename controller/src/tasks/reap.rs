@@ -31,9 +31,10 @@ pub(super) async fn pass(app: Arc<App>) -> Result<(), StoreError> {
         }
     }
     for step in app.store.abandoned_steps(app.timing.give_up_after).await? {
-        let given_up = app.store.give_up_step(step, app.timing.retry_delay).await;
-        if go_on("give a step up", step, given_up)?.is_some() {
-            warn!(%step, "step given up: its agent has been away for too long");
+        let ended = app.store.end_abandoned(step, app.timing.give_up_after).await;
+        if go_on("end an abandoned job", step, ended)? == Some(true) {
+            warn!(%step, "job given up: its agent has been away for too long");
+            app.sessions.wake();
         }
     }
     for (job, machine) in app.store.overdue_jobs().await? {

@@ -198,6 +198,7 @@ fn messages(seeds: &mut Seeds) {
         agent_version: "0.1.0".to_owned(),
         disks: disks.clone(),
         snapshot_ids: vec![Uuid::from_u128(3).to_string()],
+        settled_snapshot_ids: vec![Uuid::from_u128(3).to_string()],
         running: attempt.clone().into_iter().collect(),
     };
     let taken = v1::SnapshotTaken {

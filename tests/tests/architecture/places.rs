@@ -89,7 +89,7 @@ const BANS: [Ban; 11] = [
         except: &[
             "controller/src/store/advance.rs",
             // A claim that did not get through is taken back; progress says that a step runs.
-            "controller/src/store/reap.rs",
+            "controller/src/store/claim.rs",
             "controller/src/store/session.rs",
         ],
         instead: "let domain::backup decide and store::advance do it",

@@ -94,10 +94,10 @@ fn a_token_is_good_for_as_many_agents_and_as_long_as_it_says() {
 fn an_agent_that_lost_its_identity_before_it_was_ever_seen_enrols_again() {
     let world = World::start();
     let mut agent = world.enrolled_agent("web1", &[]);
-    let lost = world.machine("web1")["id"].clone();
+    let machine = world.machine("web1")["id"].clone();
     fs::remove_dir_all(&agent.state_dir).unwrap();
     let _ = agent.enrol(&world.enrolment(&[])).succeeds();
-    assert_ne!(world.machine("web1")["id"], lost);
+    assert_eq!(world.machine("web1")["id"], machine, "what it was given since stays");
     agent.start();
     world.wait_for_machine("web1", "online");
 }

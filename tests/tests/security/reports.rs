@@ -74,7 +74,7 @@ impl Session {
 }
 
 #[test]
-fn a_snapshot_that_nobody_wants_goes_while_another_one_is_transferred() {
+fn a_snapshot_that_nobody_wants_goes_while_another_one_is_taken() {
     const LEFT: &str = "019a0000-0000-7000-8000-000000000003";
     const TAKEN: &str = "019a0000-0000-7000-8000-000000000004";
     let world = World::start();
@@ -95,9 +95,13 @@ fn a_snapshot_that_nobody_wants_goes_while_another_one_is_transferred() {
     let taking = session.dispatched();
     drop(session);
 
-    // Either may be the one that is being taken.
+    // Either may be the one that is being taken, if the agent does not say which one is not.
     let mut session = Session::open_as(&world, &agent, hello(&taking));
     assert_eq!(welcomed(&mut session).remove_snapshot_ids, [""; 0]);
+    drop(session);
+    let telling = Hello { settled_snapshot_ids: vec![LEFT.to_owned()], ..hello(&taking) };
+    let mut session = Session::open_as(&world, &agent, telling);
+    assert_eq!(welcomed(&mut session).remove_snapshot_ids, [LEFT]);
     let taken = SnapshotTaken {
         snapshot_id: TAKEN.to_owned(),
         disks: vec![Disk { name: "data".to_owned(), size_bytes: MIB }],

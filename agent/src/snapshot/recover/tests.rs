@@ -199,6 +199,14 @@ fn left_behind(journals: &Journals, image: &Path) -> (SnapshotId, std::path::Pat
     (journal.id(), path)
 }
 
+#[test]
+fn a_recovery_that_panics_is_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let snapshots = Arc::new(Snapshots::new(Journals::new(dir.path().to_owned())));
+    let ended = wait_for(|_| panic!("on purpose"), Duration::from_secs(3600), &snapshots);
+    assert_eq!(ended, Recovered::Never);
+}
+
 #[tokio::test]
 async fn what_is_found_late_is_held_and_what_was_taken_meanwhile_stays() {
     let dir = tempfile::tempdir().unwrap();

@@ -161,8 +161,8 @@ fn what_follows_each_end_of_an_attempt() {
         assert_eq!(after(kind, 4, Failed(again.clone())), Next::Retry { delay: Retry::Backoff(4) });
     }
     assert_eq!(after(TakeSnapshot, 5, Lost), failed(&JobError::agent_lost()));
-    assert_eq!(after(TakeSnapshot, 0, GivenUp), failed(&JobError::agent_lost()));
-    assert_eq!(after(TransferData, 0, GivenUp), released(&JobError::agent_lost()));
+    assert_eq!(after(TakeSnapshot, 0, GivenUp(bad.clone())), failed(&bad));
+    assert_eq!(after(TransferData, 0, GivenUp(again.clone())), released(&again));
     assert_eq!(after(TakeSnapshot, 5, Failed(again.clone())), failed(&again));
     assert_eq!(after(TakeSnapshot, 1, Failed(bad.clone())), failed(&bad));
     assert_eq!(after(TransferData, 5, Lost), released(&JobError::agent_lost()));
@@ -189,7 +189,7 @@ fn what_a_cancel_makes_of_each_end_of_an_attempt() {
     let released = |state, skip| Next::Advance { state, ready: ReleaseSnapshot, skip, error: cancelled() };
     for outcome in [
         Lost,
-        GivenUp,
+        GivenUp(failure("x", true)),
         Cancelled,
         Failed(failure("x", true)),
         Failed(failure("x", false)),
@@ -240,7 +240,7 @@ fn what_the_job_becomes() {
     let last = EndedStep { kind: ReleaseSnapshot, tries: MAX_TRIES };
     let end = Next::End { state: StepState::Failed, skip: Vec::new(), job: failed, error: some(&lost) };
     assert_eq!(after_step(&job(), last, Lost), end);
-    assert_eq!(after_step(&job(), step(ReleaseSnapshot), GivenUp), end);
+    assert_eq!(after_step(&job(), step(ReleaseSnapshot), GivenUp(lost)), end);
 }
 
 #[test]
@@ -265,9 +265,14 @@ fn cancel_of_an_unclaimed_step() {
 fn every_decision_is_a_legal_transition() {
     for out in [StepState::Dispatched, StepState::Running] {
         for kind in StepKind::IN_ORDER {
-            for outcome in
-                [Done, Cancelled, Lost, GivenUp, Failed(failure("x", true)), Failed(failure("x", false))]
-            {
+            for outcome in [
+                Done,
+                Cancelled,
+                Lost,
+                GivenUp(failure("x", true)),
+                Failed(failure("x", true)),
+                Failed(failure("x", false)),
+            ] {
                 let to = match after_step(&job(), step(kind), outcome) {
                     Next::Retry { .. } | Next::SnapshotAgain => StepState::Pending,
                     Next::Advance { state, .. } => state,

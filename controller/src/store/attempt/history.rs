@@ -21,7 +21,7 @@ pub(super) async fn record_attempt(
         StepOutcome::Done => (AttemptOutcome::Done, None),
         StepOutcome::Failed(error) => (AttemptOutcome::Failed, Some(Json(error))),
         StepOutcome::Cancelled => (AttemptOutcome::Cancelled, None),
-        StepOutcome::Lost | StepOutcome::GivenUp => (AttemptOutcome::Lost, None),
+        StepOutcome::Lost | StepOutcome::GivenUp(_) => (AttemptOutcome::Lost, None),
     };
     sqlx::query("UPDATE step_attempts SET outcome = $3, error = $4, ended_at = now() WHERE step_id = $1 AND attempt = $2")
         .bind(step.id)

@@ -12,7 +12,7 @@ use crate::store::slot::LockedSlot;
 use crate::store::{During, Store, StoreError, agent, audit};
 
 impl Store {
-    /// Ends a machine's protection, unless an attempt of it is out. Its row and points stay. What is removed already stays so, but loses what a
+    /// Ends a machine's protection, unless an attempt of it is out, or a snapshot that its agent is there to release. Its row and points stay. What is removed already stays so, but loses what a
     /// controller that knew of no removals gave it since.
     pub(crate) async fn remove_machine(&self, machine: MachineId, operator: &str) -> Result<(), StoreError> {
         let operator = operator.to_owned();
@@ -55,13 +55,32 @@ async fn end_jobs(connection: &mut PgConnection, slot: &LockedSlot) -> Result<Ve
             .fetch_all(&mut *connection)
             .await
             .during("list the jobs of a machine to remove")?;
+    let why = JobError::machine_removed();
     for (job, state) in &rows {
         if *state == JobState::Running {
-            give_up_job(connection, slot, JobId(*job)).await?;
+            if has_snapshot_of_a_living_agent(connection, *job).await? {
+                return Err(StoreError::MachineBusy { job: *job });
+            }
+            give_up_job(connection, slot, JobId(*job), &why).await?;
         } else {
-            let error = JobError::machine_removed();
-            end_queued(connection, slot, JobId(*job), JobState::Cancelled, &error).await?;
+            end_queued(connection, slot, JobId(*job), JobState::Cancelled, &why).await?;
         }
     }
     Ok(rows.into_iter().map(|(job, _)| job).collect())
+}
+
+/// Such a job ends within seconds of its cancel, and its snapshot before it.
+async fn has_snapshot_of_a_living_agent(
+    connection: &mut PgConnection,
+    job: Uuid,
+) -> Result<bool, StoreError> {
+    let row: Option<(i32,)> = sqlx::query_as(
+        "SELECT 1 FROM jobs j JOIN agent_sessions s USING (machine_id)
+         WHERE j.id = $1 AND j.snapshot_id IS NOT NULL AND s.controller_id IS NOT NULL",
+    )
+    .bind(job)
+    .fetch_optional(connection)
+    .await
+    .during("look for a snapshot to be released")?;
+    Ok(row.is_some())
 }

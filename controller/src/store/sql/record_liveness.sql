@@ -2,7 +2,8 @@
 --
 -- Only what was handed over is renewed: a claim whose answer got lost, or that went to a connection that was dead already,
 -- runs into the end of its lease. Locked rows are skipped, a later flush takes them: this statement never waits for a row.
--- A session that is locked by a newer one shows its old epoch until that is there.
+-- A session that is locked by a newer one shows its old epoch until that is there. Those of quarantined machines are answered as well as
+-- those in whose place a newer one is: the controller that quarantined one has only its own sessions to close.
 WITH heard AS (SELECT * FROM unnest($2::uuid[], $3::bigint[]) AS h (agent, epoch)),
 handed AS (SELECT * FROM unnest($4::uuid[], $5::bigint[]) AS a (step, attempt)),
 free_sessions AS (
@@ -21,5 +22,7 @@ renewed AS (
     WHERE steps.id = handed.step AND free_steps.id = steps.id AND steps.attempt = handed.attempt
       AND steps.state IN ('dispatched', 'running') AND steps.controller_id = $1 AND steps.committing_seq IS NULL
 )
-SELECT h.agent, h.epoch FROM heard h
-WHERE NOT EXISTS (SELECT 1 FROM agent_sessions s WHERE s.agent_id = h.agent AND s.epoch = h.epoch)
+SELECT h.agent, h.epoch, m.quarantine FROM heard h
+LEFT JOIN agent_sessions s ON s.agent_id = h.agent AND s.epoch = h.epoch
+LEFT JOIN machines m ON m.id = s.machine_id
+WHERE s.agent_id IS NULL OR m.quarantine IS NOT NULL

@@ -6,10 +6,10 @@ use holdfast_proto::ids::MachineId;
 
 use crate::domain::point::PointState;
 
-use super::claims::{claim_one, point, taken};
-use super::{machines, queue, store};
-use crate::store::attempt::{AttemptEnd, AttemptKey};
-use crate::store::claim::ClaimedStep;
+use super::claims::{claim_one, point};
+use super::reports::{key, transfer};
+use super::{machines, store};
+use crate::store::attempt::AttemptEnd;
 use crate::store::commit::{Begun, NewCommit, NewPoint};
 use crate::store::slot::LockedSlot;
 use crate::store::{Store, StoreError};
@@ -26,18 +26,6 @@ pub(super) async fn backed_up(store: &Store) -> Result<(MachineId, NewPoint), St
     let release = claim_one(store, controller).await.unwrap();
     store.end_attempt(key(&release), AttemptEnd::Released, NOW).await?;
     Ok((machine, made))
-}
-
-/// Of a new backup.
-async fn transfer(store: &Store, controller: Uuid, machine: MachineId) -> ClaimedStep {
-    let _ = queue(store, machine).await;
-    let take = claim_one(store, controller).await.unwrap();
-    store.end_attempt(key(&take), taken(), NOW).await.unwrap();
-    claim_one(store, controller).await.unwrap()
-}
-
-fn key(step: &ClaimedStep) -> AttemptKey {
-    AttemptKey { step: step.step, attempt: step.attempt, machine: None }
 }
 
 /// Whoever looked for what else needs the damage did not see it.

@@ -7,6 +7,7 @@ use crate::domain::error::JobError;
 use crate::domain::job::{JobState, StepKind, StepState};
 use crate::store::agent::NewAgent;
 use crate::store::attempt::{AttemptEnd, AttemptKey};
+use crate::store::claim::ClaimedStep;
 use crate::store::machine::Shown;
 use crate::store::page::PageSize;
 use crate::store::token::NewToken;
@@ -59,7 +60,7 @@ async fn a_machine_that_died_is_removed_as_soon_as_no_attempt_is_out() {
     let Some(store) = store().await else { return };
     for died_in in StepKind::IN_ORDER {
         let controller = Uuid::new_v4();
-        let (machine, _) = machines(&store, controller, 1).await[0];
+        let (machine, agent) = machines(&store, controller, 1).await[0];
         let job = queue(&store, machine).await;
         loop {
             let step = claim_one(&store, controller).await.unwrap();
@@ -76,10 +77,13 @@ async fn a_machine_that_died_is_removed_as_soon_as_no_attempt_is_out() {
                 break;
             }
         }
+        store.close_session(agent, 1).await.unwrap();
         store.remove_machine(machine, "test").await.unwrap();
         let ended = store.find_job(job).await.unwrap();
         assert_eq!(ended.state, JobState::Failed, "{died_in:?}");
-        assert!(ended.error.is_some() && ended.ended_at.is_some(), "{died_in:?}");
+        let why = if died_in == StepKind::ReleaseSnapshot { "no_progress" } else { "machine_removed" };
+        assert_eq!(ended.error.unwrap().0.code, why, "{died_in:?}");
+        assert!(ended.ended_at.is_some(), "{died_in:?}");
         let open = |state: StepState| state == StepState::Pending || state.is_out();
         assert!(!ended.steps.0.iter().any(|step| open(step.state)), "{died_in:?}: {:?}", ended.steps);
         let busy: (bool,) =
@@ -90,6 +94,30 @@ async fn a_machine_that_died_is_removed_as_soon_as_no_attempt_is_out() {
                 .unwrap();
         assert_eq!(busy, (false,), "{died_in:?}");
     }
+}
+
+/// Nobody else would ever tell it to.
+#[tokio::test]
+async fn a_snapshot_is_released_before_its_machine_is_removed_if_its_agent_is_there() {
+    let Some(store) = store().await else { return };
+    let controller = Uuid::new_v4();
+    let (machine, _) = machines(&store, controller, 1).await[0];
+    let job = queue(&store, machine).await;
+    let key = |step: &ClaimedStep| AttemptKey { step: step.step, attempt: step.attempt, machine: None };
+    let busy = async || {
+        let busy = store.remove_machine(machine, "test").await;
+        assert!(matches!(busy, Err(StoreError::MachineBusy { job: held }) if held == job.0), "{busy:?}");
+    };
+    let take = claim_one(&store, controller).await.unwrap();
+    store.end_attempt(key(&take), taken(), Duration::ZERO).await.unwrap();
+    busy().await;
+    store.request_cancel(job, "test").await.unwrap();
+    busy().await;
+    let release = claim_one(&store, controller).await.unwrap();
+    assert_eq!(release.kind, StepKind::ReleaseSnapshot);
+    store.end_attempt(key(&release), AttemptEnd::Released, Duration::ZERO).await.unwrap();
+    store.remove_machine(machine, "test").await.unwrap();
+    assert_eq!(store.find_job(job).await.unwrap().state, JobState::Cancelled);
 }
 
 async fn give_agent(store: &Store, machine: MachineId, agent: AgentId) {
@@ -194,10 +222,12 @@ async fn the_name_is_free_and_means_the_machine_that_has_it_now() {
     assert_ne!(second, first);
     assert_eq!(named().await, second.0);
     let taken = enrol(token(None).await).await;
-    assert!(matches!(taken, Ok(third) if third != second), "one that was never seen makes room: {taken:?}");
-    let third = MachineId(named().await);
-    store.remove_machine(third, "test").await.unwrap();
-    assert_eq!(named().await, third.0, "of several that had it the last one");
+    assert!(
+        matches!(taken, Ok(again) if again == second),
+        "whose agent was never seen gets another one: {taken:?}"
+    );
+    store.remove_machine(second, "test").await.unwrap();
+    assert_eq!(named().await, second.0, "of several that had it the last one");
     // A page ends between two of one name.
     let one = PageSize::new(1).unwrap();
     let page = store.list_machines(Shown::All, None, one).await.unwrap();
@@ -209,7 +239,7 @@ async fn the_name_is_free_and_means_the_machine_that_has_it_now() {
     let rest = store.list_machines(Shown::All, after, one).await.unwrap();
     let mut both = [page.rows[0].facts.id, rest.rows[0].facts.id];
     both.sort_unstable();
-    let mut expected = [first.0, third.0];
+    let mut expected = [first.0, second.0];
     expected.sort_unstable();
     assert_eq!((both, rest.next.as_str()), (expected, ""));
 }

@@ -9,23 +9,23 @@ use crate::store::Store;
 use crate::store::attempt::{AttemptEnd, AttemptKey, Recorded};
 use crate::store::claim::ClaimedStep;
 use crate::store::session::ProgressUpdate;
-use holdfast_proto::ids::MachineId;
+use holdfast_proto::ids::{JobId, MachineId};
 
 use super::claims::{claim_one, commit_of, point, taken};
-use super::{connect, machines, queue, store};
+use super::{connect, execute, machines, queue, store};
 
 const NOW: Duration = Duration::ZERO;
 const LEASE: Duration = Duration::from_secs(60);
 
 /// The transfer of a new backup.
-async fn transfer(store: &Store, controller: Uuid, machine: MachineId) -> ClaimedStep {
+pub(super) async fn transfer(store: &Store, controller: Uuid, machine: MachineId) -> ClaimedStep {
     let _ = queue(store, machine).await;
     let step = claim_one(store, controller).await.unwrap();
     store.end_attempt(key(&step), taken(), NOW).await.unwrap();
     claim_one(store, controller).await.unwrap()
 }
 
-fn key(step: &ClaimedStep) -> AttemptKey {
+pub(super) fn key(step: &ClaimedStep) -> AttemptKey {
     AttemptKey { step: step.step, attempt: step.attempt, machine: None }
 }
 
@@ -151,6 +151,70 @@ async fn the_number_of_a_claim_that_was_taken_back_is_never_given_out_again() {
     // What no agent heard of was no try.
     store.end_attempt(key(&claimed), AttemptEnd::Lost, NOW).await.unwrap();
     assert_eq!(state_of(&store, &claimed).await.0, "pending");
+}
+
+/// Of which no agent heard waits for its agent, and for its deadline, like one that was never claimed.
+#[tokio::test]
+async fn a_job_whose_first_claim_is_taken_back_is_queued_again() {
+    let Some(store) = store().await else { return };
+    let controller = Uuid::new_v4();
+    let (machine, agent) = machines(&store, controller, 1).await[0];
+    let job = queue(&store, machine).await;
+    for _ in 0..2 {
+        let undone = claim_one(&store, controller).await.unwrap();
+        store.undo_claim(&undone, controller).await.unwrap();
+        let row = store.find_job(job).await.unwrap();
+        assert_eq!((row.state, row.started_at), (JobState::Queued, None));
+        connect(&store, controller, machine, agent).await;
+    }
+    execute(&store, "UPDATE jobs SET expires_at = now() - interval '1 second'").await;
+    assert_eq!(store.overdue_jobs().await.unwrap(), [(job, machine)]);
+    store.expire_job(job, machine).await.unwrap();
+    assert_eq!(store.find_job(job).await.unwrap().state, JobState::Expired);
+
+    let cancelled = queue(&store, machine).await;
+    let undone = claim_one(&store, controller).await.unwrap();
+    store.request_cancel(cancelled, "test").await.unwrap();
+    store.undo_claim(&undone, controller).await.unwrap();
+    let row = store.find_job(cancelled).await.unwrap();
+    assert_eq!((row.state, row.error.unwrap().0.code.as_str()), (JobState::Cancelled, "cancelled"));
+    connect(&store, controller, machine, agent).await;
+
+    // It has begun.
+    let begun = queue(&store, machine).await;
+    let lost = claim_one(&store, controller).await.unwrap();
+    store.end_attempt(key(&lost), AttemptEnd::Lost, NOW).await.unwrap();
+    let undone = claim_one(&store, controller).await.unwrap();
+    store.undo_claim(&undone, controller).await.unwrap();
+    assert_eq!(store.find_job(begun).await.unwrap().state, JobState::Running);
+}
+
+#[tokio::test]
+async fn a_job_whose_agent_stays_away_ends_whole() {
+    let Some(store) = store().await else { return };
+    let controller = Uuid::new_v4();
+    let (machine, agent) = machines(&store, controller, 1).await[0];
+    let patience = Duration::from_secs(3600);
+    let step = transfer(&store, controller, machine).await;
+    store.end_attempt(key(&step), AttemptEnd::Lost, NOW).await.unwrap();
+    store.close_session(agent, 1).await.unwrap();
+    assert_eq!(store.abandoned_steps(patience).await.unwrap(), []);
+    execute(&store, "UPDATE steps SET ready_at = ready_at - interval '2 hours'").await;
+    execute(&store, "UPDATE agent_sessions SET last_seen_at = now() - interval '2 hours'").await;
+    assert_eq!(store.abandoned_steps(patience).await.unwrap(), [step.step]);
+    let (job,): (Uuid,) = sqlx::query_as("SELECT id FROM jobs").fetch_one(&store.pool).await.unwrap();
+    let job = JobId(job);
+
+    let epoch = connect(&store, controller, machine, agent).await;
+    assert!(!store.end_abandoned(step.step, patience).await.unwrap(), "it came back meanwhile");
+    store.close_session(agent, epoch).await.unwrap();
+    execute(&store, "UPDATE agent_sessions SET last_seen_at = now() - interval '2 hours'").await;
+    assert!(store.end_abandoned(step.step, patience).await.unwrap());
+    let row = store.find_job(job).await.unwrap();
+    assert_eq!((row.state, row.error.unwrap().0.code.as_str()), (JobState::Failed, "agent_lost"));
+    let _ = queue(&store, machine).await;
+    connect(&store, controller, machine, agent).await;
+    assert!(claim_one(&store, controller).await.is_some(), "the slot is free");
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use futures::FutureExt as _;
 use uuid::Uuid;
 
 use crate::store::attempt::{AttemptEnd, AttemptKey, Recorded};
-use crate::store::session::HeardSession;
+use crate::store::session::{HeardSession, Over};
 use crate::store::slot::LockedSlot;
 use crate::store::waits::Waits;
 use crate::store::{Store, StoreError};
@@ -161,5 +161,49 @@ async fn who_lives_is_written_down_whoever_holds_a_session_or_a_step() {
     .unwrap();
     assert_eq!((seen, renewed), (1, 1), "the other one's");
     let stale = [HeardSession { agent: both[1].1, epoch: 0, attempts: Vec::new() }];
-    assert_eq!(store.record_liveness(controller, &stale, LONG).await.unwrap(), [(both[1].1, 0)]);
+    assert_eq!(
+        store.record_liveness(controller, &stale, LONG).await.unwrap(),
+        [(both[1].1, 0, Over::Superseded)]
+    );
+}
+
+/// What was heard before a session ended is written down only after it.
+#[tokio::test]
+async fn a_session_that_is_over_stays_so_whatever_was_heard_of_it() {
+    let Some(store) = store().await else { return };
+    let controller = Uuid::new_v4();
+    let (machine, agent) = machines(&store, controller, 1).await[0];
+    queue(&store, machine).await;
+    let heard = [HeardSession { agent, epoch: 1, attempts: Vec::new() }];
+    assert_eq!(store.record_liveness(controller, &heard, LONG).await.unwrap(), []);
+    store.close_session(agent, 1).await.unwrap();
+    let over = store.record_liveness(controller, &heard, LONG).await.unwrap();
+    assert_eq!(over, [(agent, 1, Over::Superseded)]);
+    assert!(claim_one(&store, controller).await.is_none(), "nobody is there");
+}
+
+#[tokio::test]
+async fn a_quarantined_machine_has_no_session_and_sends_nothing() {
+    let Some(store) = store().await else { return };
+    let controller = Uuid::new_v4();
+    let (machine, agent) = machines(&store, controller, 1).await[0];
+    queue(&store, machine).await;
+    let take = claim_one(&store, controller).await.unwrap();
+    let key = AttemptKey { step: take.step, attempt: take.attempt, machine: None };
+    store.end_attempt(key, taken(), NOW).await.unwrap();
+    let transfer = claim_one(&store, controller).await.unwrap();
+    let may_send = async || store.authorise_transfer(agent, transfer.step, transfer.attempt).await;
+    may_send().await.unwrap();
+    store.quarantine(machine, "copied").await.unwrap();
+    let refused = may_send().await;
+    assert!(
+        matches!(&refused, Err(StoreError::MachineQuarantined { reason }) if reason == "copied"),
+        "{refused:?}"
+    );
+    let heard = [HeardSession { agent, epoch: 1, attempts: Vec::new() }];
+    let over = store.record_liveness(controller, &heard, LONG).await.unwrap();
+    assert_eq!(over, [(agent, 1, Over::Quarantined { reason: "copied".to_owned() })]);
+    store.lift_quarantine(machine, "test").await.unwrap();
+    may_send().await.unwrap();
+    assert_eq!(store.record_liveness(controller, &heard, LONG).await.unwrap(), []);
 }

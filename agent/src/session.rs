@@ -137,7 +137,8 @@ impl Session {
 }
 
 impl SessionError {
-    /// Whether no session of this agent will be welcome again.
+    /// Whether no session of this agent will be welcome again, as far as the controller knows. Where its database was put back, an agent that
+    /// is let in later has lost a snapshot by that, and the job takes another one.
     fn is_for_good(&self) -> bool {
         matches!(self, Self::Ended(status) if detail_of(status).code == REVOKED)
     }

@@ -236,7 +236,7 @@ impl Authority for StoreAuthority {
         self.0.store.mark_sound(*machine, sound, &verified.actor).await.map_err(Status::from)
     }
 
-    async fn mark_damaged(&self, point: PointLocation, reason: &str) -> Result<(), Status> {
+    async fn mark_damaged(&self, point: PointLocation, reason: &str) -> Result<bool, Status> {
         self.0.store.mark_damaged(point.machine, signed(point.seq)?, reason).await.map_err(Status::from)
     }
 }

@@ -163,6 +163,6 @@ pub trait Authority: Send + Sync + 'static {
     /// What a verification found out about a machine's points.
     async fn record_verified(&self, verified: &Verified) -> Result<(), Status>;
 
-    /// Something that the point needs is damaged or missing.
-    async fn mark_damaged(&self, point: PointLocation, reason: &str) -> Result<(), Status>;
+    /// Something that the point needs is damaged or missing. Answers whether the catalogue has the point.
+    async fn mark_damaged(&self, point: PointLocation, reason: &str) -> Result<bool, Status>;
 }

@@ -15,6 +15,10 @@ use crate::error::status_of;
 use crate::retry::within;
 use crate::{Gateway, PointLocation};
 
+/// How often it is looked again for points that appeared meanwhile, and after what time for those that are there and not recorded.
+const LOOKS: usize = 5;
+const UNTIL_RECORDED: Duration = Duration::from_secs(2);
+
 /// A storage that hangs must not keep what else is found waiting.
 const LIMIT: Duration = Duration::from_secs(3600);
 
@@ -22,8 +26,8 @@ impl Gateway {
     /// Marks every point of a machine that needs what is damaged in these segments: those that nobody read, and those that were
     /// committed since the damage was looked for. The next backup is built on none of them. `marked` are so already.
     ///
-    /// A point that appears meanwhile may be built on one that was not marked yet; on one that is, none is listed as whole. So it is
-    /// looked again until nothing is left to mark.
+    /// A point that appears meanwhile may be built on one that was not marked yet; one that the catalogue does not have yet cannot be
+    /// marked. So it is looked again until nothing is left to mark.
     pub(crate) async fn spread_damage(
         &self,
         machine: MachineId,
@@ -31,22 +35,32 @@ impl Gateway {
         mut marked: BTreeSet<u64>,
     ) -> Result<(), Status> {
         self.inner.damages.fetch_add(1, Ordering::AcqRel);
-        loop {
+        for _ in 0..LOOKS {
             let found = self.inner.vault.points_damaged_by(machine.0, segments).await;
             let mut found = found.map_err(|error| status_of(&error))?;
-            found.retain(|(seq, _)| marked.insert(*seq));
+            found.retain(|(seq, _)| !marked.contains(seq));
             if found.is_empty() {
                 return Ok(());
             }
+            let mut is_absent = false;
             for (seq, reason) in found {
                 error!(%machine, seq, reason, "a point is damaged");
-                within(self.inner.authority.mark_damaged(PointLocation { machine, seq }, &reason)).await?;
+                let location = PointLocation { machine, seq };
+                match within(self.inner.authority.mark_damaged(location, &reason)).await? {
+                    true => drop(marked.insert(seq)),
+                    false => is_absent = true,
+                }
+            }
+            if is_absent {
+                tokio::time::sleep(UNTIL_RECORDED).await;
             }
         }
+        warn!(%machine, "not all that is damaged is marked: the next verification will");
+        Ok(())
     }
 
-    /// The same of a segment in which a restore met damage, while the operator is told of that.
-    pub(crate) fn spread_damage_later(&self, point: PointLocation, segment: SegmentId) {
+    /// The same of a segment in which a restore of a machine met damage, while the operator is told of that.
+    pub(crate) fn spread_damage_later(&self, machine: MachineId, marked: Option<u64>, segment: SegmentId) {
         self.inner.damages.fetch_add(1, Ordering::AcqRel);
         // A restore that is tried again and again finds the same.
         if !self.spread().insert(segment) {
@@ -57,15 +71,15 @@ impl Gateway {
             // One after the other: each reads a segment, and where the blocks of all points are.
             let _only = gateway.inner.spreading.lock().await;
             let segments = BTreeSet::from([segment]);
-            for machine in BTreeSet::from([point.machine.0, segment.machine()]).into_iter().map(MachineId) {
-                let marked = (machine == point.machine).then_some(point.seq).into_iter().collect();
-                let spread = tokio::time::timeout(LIMIT, gateway.spread_damage(machine, &segments, marked));
+            for of in BTreeSet::from([machine.0, segment.machine()]).into_iter().map(MachineId) {
+                let marked = marked.filter(|_| of == machine).into_iter().collect();
+                let spread = tokio::time::timeout(LIMIT, gateway.spread_damage(of, &segments, marked));
                 let reason = match spread.await {
                     Ok(Ok(())) => continue,
                     Ok(Err(status)) => status.message().to_owned(),
                     Err(_) => format!("it took more than {LIMIT:?}"),
                 };
-                warn!(%machine, reason, "not looked for what else is damaged: the next verification will");
+                warn!(machine = %of, reason, "not looked for what else is damaged: the next verification will");
             }
             gateway.spread().remove(&segment);
         });

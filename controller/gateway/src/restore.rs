@@ -146,11 +146,13 @@ impl RestoreApi {
                 .into_status(Code::NotFound);
         }
         let PointLocation { machine, seq } = location;
-        if let Err(status) = within(self.0.inner.authority.mark_damaged(location, &chain(&error))).await {
+        let marked = within(self.0.inner.authority.mark_damaged(location, &chain(&error))).await;
+        if let Err(status) = &marked {
             warn!(%machine, seq, reason = status.message(), "a damaged point is not marked");
         }
         if let Some(segment) = error.damaged_segment() {
-            self.0.spread_damage_later(location, segment);
+            let marked = marked.is_ok_and(|marked| marked).then_some(seq);
+            self.0.spread_damage_later(machine, marked, segment);
         }
         status_of(&error)
     }

@@ -1,5 +1,6 @@
 //! The scrub: everything is read again in its time, one machine after the other, a part at a time.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -23,8 +24,8 @@ pub struct Scrub {
     /// How often damage had been found when that began.
     damages: u64,
     remember: Duration,
-    /// All parts of it that were read were, one after the other since the first, and whole.
-    whole: Option<MachineId>,
+    /// The machine of which all parts were read, one after the other since the first, and its points that were found damaged in them.
+    turn: Option<(MachineId, BTreeSet<u64>)>,
 }
 
 impl Gateway {
@@ -36,7 +37,7 @@ impl Gateway {
             verification: self.inner.vault.verification(VerifyPace::Gentle),
             damages: self.inner.damages.load(Ordering::Acquire),
             remember,
-            whole: None,
+            turn: None,
         }
     }
 }
@@ -62,7 +63,7 @@ impl Scrub {
             self.verification = self.verification.anew();
         }
         if after.is_none() {
-            self.whole = Some(machine);
+            self.turn = Some((machine, BTreeSet::new()));
         }
         let kept = self.gateway.kept(machine.0, scope).await?;
         let (mut found, read_to) =
@@ -71,21 +72,23 @@ impl Scrub {
         let depth = VerifyDepth::Structure;
         self.gateway.record_found(machine.0, scope, &kept, &mut found, depth, ACTOR).await?;
         tell(machine, &found, "a part");
-        if found.found() > 0 || self.whole != Some(machine) {
-            self.whole = None;
+        self.turn = self.turn.take().filter(|(of, _)| *of == machine);
+        if let Some((_, damaged)) = &mut self.turn {
+            damaged.extend(found.damaged.get(&machine.0).into_iter().flat_map(BTreeMap::keys));
         }
         Ok(read_to.map(|id| id.name()))
     }
 
-    /// Reads once more, and all at once, a machine of which points are called damaged and of which every part was whole now: then they
-    /// are sound.
+    /// Reads once more, and all at once, a machine of which points are called damaged that were whole in every part now: then they are
+    /// sound.
     ///
     /// # Errors
     /// As [`Self::read_part`].
     pub async fn confirm(&mut self, machine: MachineId) -> Result<(), Status> {
         let scope = VerifyScope::Machine(machine.0);
         let kept = self.gateway.kept(machine.0, scope).await?;
-        if self.whole != Some(machine) || !kept.iter().any(|point| point.is_damaged) {
+        let Some((_, damaged)) = self.turn.take().filter(|(of, _)| *of == machine) else { return Ok(()) };
+        if !kept.iter().any(|point| point.is_damaged && !damaged.contains(&point.seq)) {
             return Ok(());
         }
         let depth = VerifyDepth::ReadData;

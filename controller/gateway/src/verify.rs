@@ -142,12 +142,16 @@ impl Gateway {
         VERIFIED_BYTES.add(usize::try_from(found.read_bytes).unwrap_or(usize::MAX));
         self.record_verified(found, kept, depth, actor).await?;
         if let Some(segments) = found.damaged_segments.get(&machine) {
+            let damaged = found.damaged.get(&machine);
+            let is_marked = |point: &&KeptPoint| damaged.is_some_and(|seqs| seqs.contains_key(&point.seq));
+            let marked = kept.iter().filter(is_marked).map(|point| point.seq).collect();
+            self.spread_damage(MachineId(machine), segments, marked).await?;
             // Those whose segments they are need them as well.
-            let owners = segments.iter().map(|segment| segment.machine());
-            for of in BTreeSet::from_iter(owners.chain([machine])) {
-                let damaged = (of == machine).then(|| found.damaged.get(&machine)).flatten();
-                let marked = damaged.into_iter().flat_map(BTreeMap::keys).copied().collect();
-                self.spread_damage(MachineId(of), segments, marked).await?;
+            let owners: BTreeSet<Uuid> = segments.iter().map(|segment| segment.machine()).collect();
+            for owner in owners.into_iter().filter(|owner| *owner != machine) {
+                let kept = self.kept(owner, VerifyScope::Machine(owner)).await?;
+                let marked = kept.iter().filter(|point| point.is_damaged).map(|point| point.seq).collect();
+                self.spread_damage(MachineId(owner), segments, marked).await?;
             }
         }
         Ok(())

@@ -135,7 +135,7 @@ async fn make_pending(
     ready_in: Option<Duration>,
 ) -> Result<(), StoreError> {
     sqlx::query(
-        "UPDATE steps SET state = 'pending', ready_at = now() + $2, lease_until = NULL, committing_seq = NULL WHERE id = $1",
+        "UPDATE steps SET state = 'pending', ready_at = now() + $2, lease_until = NULL, committing_seq = NULL, committing_base = NULL WHERE id = $1",
     )
     .bind(step)
     .bind(ready_in)

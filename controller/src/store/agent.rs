@@ -165,14 +165,17 @@ async fn make_machine(
     Ok(machine)
 }
 
-/// An agent that was killed before it kept its identity must not block its own name.
+/// An agent that was killed before it kept its identity must not block its own name. What has points was there: a database that was put
+/// back may not know of its sessions.
 async fn enrolled_in_vain(
     connection: &mut PgConnection,
     name: &str,
 ) -> Result<Option<MachineId>, StoreError> {
     let row: Option<(Uuid,)> = sqlx::query_as(
         "SELECT m.id FROM machines m JOIN agent_sessions s ON s.machine_id = m.id
-         WHERE m.name = $1 AND m.removed_at IS NULL AND s.epoch = 0 FOR UPDATE",
+         WHERE m.name = $1 AND m.removed_at IS NULL AND s.epoch = 0
+           AND NOT EXISTS (SELECT 1 FROM points p WHERE p.machine_id = m.id)
+         FOR UPDATE",
     )
     .bind(name)
     .fetch_optional(connection)

@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use serde_json::json;
 use sqlx::postgres::PgConnection;
 use sqlx::types::Json;
+use tracing::error;
 use uuid::Uuid;
 
 use holdfast_proto::ids::{MachineId, PointId, StepId};
@@ -124,25 +125,32 @@ impl Store {
             Box::pin(async move {
                 let slot = LockedSlot::of_machine(connection, point.machine).await?;
                 let stored: u64 = point.disks.iter().map(|disk| disk.stored_bytes).sum();
-                let inserted = sqlx::query(include_str!("sql/record_point.sql"))
-                    .bind(point.id.0)
-                    .bind(point.machine.0)
-                    .bind(point.seq)
-                    .bind(point.hash.as_slice())
-                    .bind(point.created_at)
-                    .bind(point.consistency.as_str())
-                    .bind(Json(&point.disks))
-                    .bind(i64::try_from(stored).unwrap_or(i64::MAX))
-                    .bind(point.step.0)
-                    .bind(point.attempt)
-                    .execute(&mut *connection)
-                    .await
-                    .during("insert a point")?;
-                if inserted.rows_affected() == 1 {
+                let inserted: Option<(Option<String>,)> =
+                    sqlx::query_as(include_str!("sql/record_point.sql"))
+                        .bind(point.id.0)
+                        .bind(point.machine.0)
+                        .bind(point.seq)
+                        .bind(point.hash.as_slice())
+                        .bind(point.created_at)
+                        .bind(point.consistency.as_str())
+                        .bind(Json(&point.disks))
+                        .bind(i64::try_from(stored).unwrap_or(i64::MAX))
+                        .bind(point.step.0)
+                        .bind(point.attempt)
+                        .fetch_optional(&mut *connection)
+                        .await
+                        .during("insert a point")?;
+                if let Some((damage,)) = inserted {
                     let detail = json!({ "machine": point.machine.to_string(), "seq": point.seq,
                         "step": point.step.to_string(), "attempt": point.attempt });
                     audit::record(connection, "gateway", "point.create", &point.id.to_string(), detail)
                         .await?;
+                    if let Some(reason) = damage {
+                        error!(machine = %point.machine, point = %point.id, reason, "a point is damaged");
+                        let detail = json!({ "reason": reason });
+                        audit::record(connection, "gateway", "point.damaged", &point.id.to_string(), detail)
+                            .await?;
+                    }
                 }
                 // The point stands whatever has become of the step: one that another attempt took over just goes on.
                 if slot.covers(connection, point.step).await? {
@@ -192,7 +200,7 @@ impl Store {
             Box::pin(async move {
                 let Some(slot) = LockedSlot::of_step(connection, step).await? else { return Ok(()) };
                 let settled = sqlx::query(
-                    "UPDATE steps SET committing_seq = NULL, lease_until = now() + $4::interval
+                    "UPDATE steps SET committing_seq = NULL, committing_base = NULL, lease_until = now() + $4::interval
                      WHERE id = $1 AND attempt = $2 AND committing_seq = $3 AND state IN ('dispatched', 'running')",
                 )
                 .bind(step.0)

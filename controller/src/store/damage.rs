@@ -35,18 +35,19 @@ impl Store {
         .during("list the points that are kept of a machine")
     }
 
-    /// What was damaged first is what is remembered. A point that is being recorded is waited for: it would not be marked.
+    /// What was damaged first is what is remembered. A point that is being recorded is waited for: it would not be marked. Answers
+    /// whether there is such a point.
     pub(crate) async fn mark_damaged(
         &self,
         machine: MachineId,
         seq: i64,
         reason: &str,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let reason = reason.to_owned();
         self.transaction("mark a point damaged", move |connection| {
             Box::pin(async move {
                 let slot = match LockedSlot::of_machine(connection, machine).await {
-                    Err(StoreError::NotFound { .. }) => return Ok(()),
+                    Err(StoreError::NotFound { .. }) => return Ok(false),
                     slot => slot?,
                 };
                 let marked: Option<(Uuid, bool)> = sqlx::query_as(
@@ -62,9 +63,12 @@ impl Store {
                 .fetch_optional(&mut *connection)
                 .await
                 .during("mark a point damaged")?;
-                let Some((id, true)) = marked else { return Ok(()) };
-                let detail = json!({ "reason": reason });
-                audit::record(connection, "gateway", "point.damaged", &id.to_string(), detail).await
+                let Some((id, is_first)) = marked else { return Ok(false) };
+                if is_first {
+                    let detail = json!({ "reason": reason });
+                    audit::record(connection, "gateway", "point.damaged", &id.to_string(), detail).await?;
+                }
+                Ok(true)
             })
         })
         .await

@@ -42,6 +42,8 @@ pub(crate) struct Script {
     /// Steps whose backup sends everything because of damage.
     pub(crate) healing: Vec<StepId>,
     pub(crate) restores: Vec<(String, PointId, String)>,
+    /// So many more calls of `mark_damaged` fail.
+    pub(crate) mark_failures: u32,
     /// So many more calls of `record_point` fail.
     pub(crate) record_failures: u32,
     pub(crate) record_calls: u32,
@@ -305,13 +307,21 @@ impl Authority for ScriptedAuthority {
         Ok(())
     }
 
-    async fn mark_damaged(&self, point: PointLocation, reason: &str) -> Result<(), Status> {
+    async fn mark_damaged(&self, point: PointLocation, reason: &str) -> Result<bool, Status> {
         let hold = self.hold_mark.lock().unwrap().take_if(|(seq, _)| *seq == point.seq);
         if let Some((_, hold)) = hold {
             hold.reached.add_permits(1);
             hold.released.acquire().await.unwrap().forget();
         }
-        self.script().damaged.push((point, reason.to_owned()));
-        Ok(())
+        let mut script = self.script();
+        if script.mark_failures > 0 {
+            script.mark_failures -= 1;
+            return Err(away());
+        }
+        let is_there = script.points.contains_key(&(point.machine, point.seq));
+        if is_there {
+            script.damaged.push((point, reason.to_owned()));
+        }
+        Ok(is_there)
     }
 }

@@ -126,6 +126,31 @@ async fn what_is_committed_while_points_are_marked_is_marked_as_well() {
     eventually("the third is marked", async || marked(&bed, agent.machine) == [1, 2, 3]).await;
 }
 
+/// The catalogue is away for a moment, or has the point later.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_could_not_be_marked_is_marked_later() {
+    let mut bed = Bed::new().await;
+    let image = noise(1, 4 * MIB);
+    let agent = bed.agent(&[("data", &image)]);
+    let point = agent.back_up(&[("data", &image)]).await.point_id;
+    flip(&segment(&bed, agent.machine), MIB / 2);
+    bed.restart().await;
+    bed.authority.script().mark_failures = 1;
+    let status = restore(&bed, &point, "data").await.unwrap_err();
+    assert_eq!(detail_of(&status).code, "damaged");
+    eventually("the point is marked", async || marked(&bed, agent.machine) == [1]).await;
+
+    // Another gateway has created it, and does not answer its catalogue.
+    bed.authority.script().damaged.clear();
+    let recorded = bed.authority.script().points.remove(&(agent.machine, 1)).unwrap();
+    let looking = verify(&bed, VerifyTarget::Machine(agent.machine));
+    let mut looking = std::pin::pin!(looking);
+    assert!(tokio::time::timeout(std::time::Duration::from_secs(1), &mut looking).await.is_err());
+    bed.authority.script().points.insert((agent.machine, 1), recorded);
+    looking.await;
+    assert_eq!(marked(&bed, agent.machine), [1]);
+}
+
 /// A machine that borrows reads it first.
 #[tokio::test(flavor = "multi_thread")]
 async fn damage_is_told_of_the_machine_whose_segment_it_is() {

@@ -104,6 +104,27 @@ async fn what_is_called_damaged_is_sound_when_all_parts_were_whole_and_all_of_it
     assert!(!sound());
 }
 
+/// Such as one that is built on a damaged one and needs nothing of it that is.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_called_damaged_and_is_whole_does_not_wait_for_what_is_damaged() {
+    let bed = Bed::new().await;
+    let agent = bed.agent(&[("data", &noise(1, MIB))]);
+    agent.back_up(&[("data", &noise(1, MIB))]).await;
+    let machine = agent.machine;
+    let image = noise(2, MIB);
+    bed.next(&agent, &[("data", &image)]).back_up(&[("data", &image)]).await;
+    flip(&segment(&bed, machine, 1));
+    bed.authority.script().damaged =
+        [1, 2].map(|seq| (PointLocation { machine, seq }, "something".to_owned())).into();
+    let mut one = bed.gateway.scrub(HOUR);
+    scrub(&mut one, machine, None).await;
+    one.confirm(machine).await.unwrap();
+    let script = bed.authority.script();
+    let sound: BTreeSet<u64> =
+        script.verified.iter().flat_map(|part| &part.sound).map(|(seq, _)| *seq).collect();
+    assert_eq!(sound, BTreeSet::from([2]));
+}
+
 /// A clone's are another machine's segments.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scrub_reads_what_machines_share_once_while_nothing_is_damaged() {

@@ -12,23 +12,20 @@ use crate::store::slot::LockedSlot;
 use crate::store::{During, Store, StoreError, agent, audit};
 
 impl Store {
-    /// Ends a machine's protection, unless an attempt of it is out, or a snapshot that its agent is there to release. Its row and points stay. What is removed already stays so, but loses what a
-    /// controller that knew of no removals gave it since.
+    /// Ends a machine's protection, unless an attempt of it is out, or a snapshot that its agent is there to release. Its row and points
+    /// stay. What is removed already stays so, but loses what a controller that knew of no removals gave it since.
     pub(crate) async fn remove_machine(&self, machine: MachineId, operator: &str) -> Result<(), StoreError> {
         let operator = operator.to_owned();
         self.transaction("remove a machine", move |connection| {
             Box::pin(async move {
                 let slot = LockedSlot::of_machine(connection, machine).await?;
                 // Excludes whoever makes a job for it, who has its row locked until that job is seen here.
-                let row: Option<(String, bool)> =
+                let (name, is_removed): (String, bool) =
                     sqlx::query_as("SELECT name, removed_at IS NOT NULL FROM machines WHERE id = $1 FOR UPDATE")
                         .bind(machine.0)
-                        .fetch_optional(&mut *connection)
+                        .fetch_one(&mut *connection)
                         .await
                         .during("find a machine to remove")?;
-                let Some((name, is_removed)) = row else {
-                    return Err(StoreError::NotFound { noun: "machine", name: machine.to_string() });
-                };
                 let ended = end_jobs(connection, &slot).await?;
                 let agent = agent::forget(connection, machine).await?;
                 if is_removed && ended.is_empty() && agent.is_none() {

@@ -52,7 +52,7 @@ picked AS MATERIALIZED (
 ),
 claimed AS (
     UPDATE steps
-    SET state = 'dispatched', attempt = attempt + 1, tries = tries + 1, report_seq = 0, committing_seq = NULL, controller_id = $1,
+    SET state = 'dispatched', attempt = attempt + 1, tries = tries + 1, report_seq = 0, committing_seq = NULL, committing_base = NULL, controller_id = $1,
         lease_until = now() + $3, progressed_at = now(), started_at = coalesce(started_at, now()), ended_at = NULL, error = NULL
     FROM picked
     WHERE steps.id = picked.step_id AND steps.state = 'pending'

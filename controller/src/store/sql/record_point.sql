@@ -1,6 +1,6 @@
 -- Indexes a point: $1 id, $2 machine, $3 sequence number, $4 hash, $5 made at, $6 consistency, $7 disks, $8 stored bytes; $9, $10 the
 -- step and attempt that made it. It is whole unless somebody asked for some disks that are not all that the policy wants. It is damaged if
--- the point that its commit builds upon was found to be meanwhile.
+-- the point that its commit builds upon was found to be meanwhile. Answers its damage, if it is new.
 WITH job AS (
     SELECT coalesce(j.slot, j.started_at) AS serves_until,
            j.slot IS NOT NULL OR j.disk_names = '{}'
@@ -19,3 +19,4 @@ VALUES ($1, $2, $3, $4, $5, $6, CASE WHEN EXISTS (SELECT 1 FROM base) THEN 'dama
         (SELECT damage FROM base), (SELECT count(*) FROM base), $7, $8, $9, $10,
         coalesce((SELECT serves_until FROM job), $5), coalesce((SELECT is_whole FROM job), true))
 ON CONFLICT (id) DO NOTHING
+RETURNING damage

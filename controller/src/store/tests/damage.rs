@@ -91,11 +91,12 @@ async fn a_mark_waits_for_the_point_that_is_being_recorded() {
     let mut marking = std::pin::pin!(marking);
     assert!(tokio::time::timeout(Duration::from_millis(300), &mut marking).await.is_err());
     drop(held);
-    marking.await.unwrap();
+    assert!(marking.await.unwrap());
     recording.await.unwrap();
     assert_eq!(store.find_point(made.id).await.unwrap().state, PointState::Damaged);
     let unknown = MachineId(Uuid::new_v4());
-    store.mark_damaged(unknown, 1, "of nobody").await.unwrap();
+    assert!(!store.mark_damaged(unknown, 1, "of nobody").await.unwrap());
+    assert!(!store.mark_damaged(machine, made.seq + 1, "not recorded").await.unwrap());
     let of_nobody = store.record_point(NewPoint { machine: unknown, ..made }, NOW).await;
     assert!(matches!(of_nobody, Err(StoreError::NotFound { noun: "machine", .. })), "{of_nobody:?}");
 }

@@ -1,6 +1,7 @@
 //! Reading a disk of a point. Windows of the disk, in order; within one, each cell is fetched once, many at a time.
 
 mod look;
+mod places;
 mod plan;
 
 use std::sync::{Arc, Mutex};
@@ -20,7 +21,8 @@ use crate::segment::StoredCells;
 use crate::segment_id::SegmentId;
 use crate::{Point, Vault, VaultError, blocking};
 pub(crate) use look::Part;
-use plan::{Fetch, LastPages, Plan};
+use places::LastPages;
+use plan::{Fetch, Plan};
 
 /// Blocks that are planned at once: 256 MiB of disk.
 const WINDOW: u64 = 64 << 10;

@@ -12,6 +12,7 @@ use holdfast_vault_format::kept::Blocks;
 use crate::VaultError;
 use crate::segment_id::SegmentId;
 
+use super::places::Run;
 use super::{DiskReader, Inner, WINDOW};
 
 /// Consecutive blocks of a disk and the cell that holds them, in any order.
@@ -67,20 +68,20 @@ impl Inner {
     async fn parts(&self, first: u64, end: u64) -> Result<Vec<Part>, VaultError> {
         let mut parts: Vec<Part> = Vec::new();
         let mut last = None;
-        for (at, (delta, place)) in (first..).zip(self.places(first, end).await?) {
+        for Run { first, end, delta, place } in self.places(first, end).await? {
             let Place::Cell { segment, cell, cell_block } = place else {
                 last = None;
                 continue;
             };
-            let block = Blocks::run(cell_block, 1);
+            let blocks = Blocks::run(cell_block, end - first);
             match parts.last_mut() {
                 Some(part) if last == Some((delta, segment, cell)) => {
-                    part.blocks = part.blocks.with(block);
-                    part.disk_blocks.end = at + 1;
+                    part.blocks = part.blocks.with(blocks);
+                    part.disk_blocks.end = end;
                 }
                 _ => {
                     let segment = SegmentId::named(self.machine, self.named(delta, segment)?);
-                    parts.push(Part { segment, cell, blocks: block, disk_blocks: at..at + 1 });
+                    parts.push(Part { segment, cell, blocks, disk_blocks: first..end });
                 }
             }
             last = Some((delta, segment, cell));

@@ -19,6 +19,7 @@ use crate::domain::error::JobError;
 use crate::domain::job::Consistency;
 use crate::domain::point::{LockMode, PointState};
 use crate::domain::snapshot::DiskRow;
+use crate::store::StoreError;
 use crate::store::commit::{Begun, NewCommit, NewPoint};
 use crate::store::damage::KeptRow;
 use crate::store::point::PointDiskRow;
@@ -227,7 +228,11 @@ impl Authority for StoreAuthority {
     async fn record_verified(&self, verified: &Verified) -> Result<(), Status> {
         let Verified { machine, damaged, sound, .. } = verified;
         for (seq, reason) in damaged {
-            self.0.store.mark_damaged(*machine, signed(*seq)?, reason).await?;
+            match self.0.store.mark_damaged(*machine, signed(*seq)?, reason).await {
+                // The resolver tells of a machine that only the vault knows.
+                Err(StoreError::NotFound { .. }) => return Ok(()),
+                marked => marked?,
+            };
         }
         let sound = sound
             .iter()

@@ -173,9 +173,9 @@ pub(crate) async fn run(config: ServeConfig) -> Result<(), ServeError> {
         let (gateway, shutdown) = (gateway.clone(), shutdown.clone());
         move || gateway.clone().learn_samples(shutdown.clone())
     }));
-    app.tracker.spawn(keep("resolver", shutdown.clone(), {
+    app.tracker.spawn(keep("gateway", shutdown.clone(), {
         let shutdown = shutdown.clone();
-        move || gateway.clone().run_resolver(shutdown.clone())
+        move || gateway.clone().run(shutdown.clone())
     }));
     if let Some(exporter) = exporter.map(Arc::new) {
         let token = shutdown.clone();

@@ -164,5 +164,8 @@ pub trait Authority: Send + Sync + 'static {
     async fn record_verified(&self, verified: &Verified) -> Result<(), Status>;
 
     /// Something that the point needs is damaged or missing. Answers whether the catalogue has the point.
+    ///
+    /// # Errors
+    /// `NOT_FOUND` if it does not even have the machine.
     async fn mark_damaged(&self, point: PointLocation, reason: &str) -> Result<bool, Status>;
 }

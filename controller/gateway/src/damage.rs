@@ -5,19 +5,19 @@ use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tonic::Status;
+use tonic::{Code, Status};
 use tracing::{error, warn};
+use uuid::Uuid;
 
 use holdfast_proto::ids::MachineId;
-use holdfast_vault_engine::SegmentId;
+use holdfast_vault_engine::{SegmentId, VerifyScope};
 
 use crate::error::status_of;
 use crate::retry::within;
 use crate::{Gateway, PointLocation};
 
-/// How often it is looked again for points that appeared meanwhile, and after what time for those that are there and not recorded.
+/// How often it is looked again for points that appeared meanwhile.
 const LOOKS: usize = 5;
-const UNTIL_RECORDED: Duration = Duration::from_secs(2);
 
 /// A storage that hangs must not keep what else is found waiting.
 const LIMIT: Duration = Duration::from_secs(3600);
@@ -26,8 +26,8 @@ impl Gateway {
     /// Marks every point of a machine that needs what is damaged in these segments: those that nobody read, and those that were
     /// committed since the damage was looked for. The next backup is built on none of them. `marked` are so already.
     ///
-    /// A point that appears meanwhile may be built on one that was not marked yet; one that the catalogue does not have yet cannot be
-    /// marked. So it is looked again until nothing is left to mark.
+    /// A point that appears meanwhile may be built on one that was not marked yet; one that the catalogue does not have yet, since the
+    /// gateway that made it died or hangs, is recorded first. So it is looked again until nothing is left to mark.
     pub(crate) async fn spread_damage(
         &self,
         machine: MachineId,
@@ -35,6 +35,7 @@ impl Gateway {
         mut marked: BTreeSet<u64>,
     ) -> Result<(), Status> {
         self.inner.damages.fetch_add(1, Ordering::AcqRel);
+        let mut is_absent = false;
         for _ in 0..LOOKS {
             let found = self.inner.vault.points_damaged_by(machine.0, segments).await;
             let mut found = found.map_err(|error| status_of(&error))?;
@@ -42,21 +43,44 @@ impl Gateway {
             if found.is_empty() {
                 return Ok(());
             }
-            let mut is_absent = false;
+            is_absent = false;
             for (seq, reason) in found {
                 error!(%machine, seq, reason, "a point is damaged");
                 let location = PointLocation { machine, seq };
-                match within(self.inner.authority.mark_damaged(location, &reason)).await? {
-                    true => drop(marked.insert(seq)),
-                    false => is_absent = true,
+                match within(self.inner.authority.mark_damaged(location, &reason)).await {
+                    Ok(true) => drop(marked.insert(seq)),
+                    Ok(false) => is_absent = true,
+                    Err(status) if status.code() == Code::NotFound => {
+                        self.tell_of_stranger(machine.0);
+                        return Ok(());
+                    }
+                    Err(status) => return Err(status),
                 }
             }
             if is_absent {
-                tokio::time::sleep(UNTIL_RECORDED).await;
+                self.resolve_machine(machine.0).await?;
             }
         }
-        warn!(%machine, "not all that is damaged is marked: the next verification will");
+        if is_absent {
+            warn!(%machine, "not all that is damaged is marked: the next verification will");
+        }
         Ok(())
+    }
+
+    /// The same of the machines whose segments these are, if they are others than the one of which they were read: what is the matter with
+    /// them is no trouble of that one.
+    pub(crate) async fn spread_to_owners(&self, of: Uuid, segments: &BTreeSet<SegmentId>) {
+        let owners: BTreeSet<Uuid> = segments.iter().map(|segment| segment.machine()).collect();
+        for owner in owners.into_iter().filter(|owner| *owner != of) {
+            let spread = async {
+                let kept = self.kept(owner, VerifyScope::Machine(owner)).await?;
+                let marked = kept.iter().filter(|point| point.is_damaged).map(|point| point.seq).collect();
+                self.spread_damage(MachineId(owner), segments, marked).await
+            };
+            if let Err(status) = spread.await {
+                not_looked(MachineId(owner), status.message());
+            }
+        }
     }
 
     /// The same of a segment in which a restore of a machine met damage, while the operator is told of that.
@@ -79,7 +103,7 @@ impl Gateway {
                     Ok(Err(status)) => status.message().to_owned(),
                     Err(_) => format!("it took more than {LIMIT:?}"),
                 };
-                warn!(machine = %of, reason, "not looked for what else is damaged: the next verification will");
+                not_looked(of, &reason);
             }
             gateway.spread().remove(&segment);
         });
@@ -88,4 +112,8 @@ impl Gateway {
     fn spread(&self) -> MutexGuard<'_, HashSet<SegmentId>> {
         self.inner.spread.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn not_looked(machine: MachineId, reason: &str) {
+    warn!(%machine, reason, "not looked for what else is damaged: the next verification will");
 }

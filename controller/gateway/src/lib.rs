@@ -15,6 +15,7 @@ mod rebuild;
 mod resolve;
 mod restore;
 mod retry;
+mod run;
 mod scrub;
 mod send;
 mod transfer_api;

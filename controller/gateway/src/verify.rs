@@ -146,13 +146,7 @@ impl Gateway {
             let is_marked = |point: &&KeptPoint| damaged.is_some_and(|seqs| seqs.contains_key(&point.seq));
             let marked = kept.iter().filter(is_marked).map(|point| point.seq).collect();
             self.spread_damage(MachineId(machine), segments, marked).await?;
-            // Those whose segments they are need them as well.
-            let owners: BTreeSet<Uuid> = segments.iter().map(|segment| segment.machine()).collect();
-            for owner in owners.into_iter().filter(|owner| *owner != machine) {
-                let kept = self.kept(owner, VerifyScope::Machine(owner)).await?;
-                let marked = kept.iter().filter(|point| point.is_damaged).map(|point| point.seq).collect();
-                self.spread_damage(MachineId(owner), segments, marked).await?;
-            }
+            self.spread_to_owners(machine, segments).await;
         }
         Ok(())
     }

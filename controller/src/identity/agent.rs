@@ -70,7 +70,7 @@ fn foreign_certificate() -> Status {
 }
 
 pub(crate) fn revoked(agent: AgentId) -> Status {
-    user_error("agent_revoked", format!("agent {agent} is not enrolled here: its machine was removed, or another agent took its place"))
+    user_error("agent_revoked", format!("agent {agent} is not enrolled here: its machine was removed, another agent took its place, or the database is older than its certificate"))
         .action(
             "enrol the agent again with a new token: `holdfast token create`, with `--machine NAME` if `holdfast machine list` \
              shows the machine, then `holdfast-agent enrol --force`",

@@ -37,6 +37,9 @@ impl Store {
 
     /// What was damaged first is what is remembered. A point that is being recorded is waited for: it would not be marked. Answers
     /// whether there is such a point.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] if there is no such machine.
     pub(crate) async fn mark_damaged(
         &self,
         machine: MachineId,
@@ -46,10 +49,7 @@ impl Store {
         let reason = reason.to_owned();
         self.transaction("mark a point damaged", move |connection| {
             Box::pin(async move {
-                let slot = match LockedSlot::of_machine(connection, machine).await {
-                    Err(StoreError::NotFound { .. }) => return Ok(false),
-                    slot => slot?,
-                };
+                let slot = LockedSlot::of_machine(connection, machine).await?;
                 let marked: Option<(Uuid, bool)> = sqlx::query_as(
                     "WITH before AS (SELECT id, damage IS NULL AS is_first FROM points
                                      WHERE machine_id = $1 AND seq = $2 AND state <> 'purged' FOR UPDATE)

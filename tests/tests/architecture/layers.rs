@@ -43,7 +43,7 @@ const ENGINE: [&[&str]; 13] = [
     &["point", "record", "reserve", "segment", "space", "staging"],
     &["backup", "delta", "disk", "event", "learn"],
     &["became", "begin", "enforce", "received", "verify"],
-    &["abort", "collect", "commit", "map"],
+    &["collect", "commit", "conclude", "map"],
 ];
 
 #[test]

@@ -3,7 +3,6 @@
 //! All objects are create-only. `points/<machine>/<seq>` is the one arbiter of what became of a backup: a point or an abort,
 //! whichever was created first.
 
-mod abort;
 mod backup;
 mod became;
 mod begin;
@@ -12,6 +11,7 @@ mod buffer;
 mod clock;
 mod collect;
 mod commit;
+mod conclude;
 mod condemned;
 mod crash_point;
 mod delta;
@@ -47,7 +47,6 @@ mod vault;
 mod verify;
 mod writer;
 
-pub use abort::Backups;
 pub use backup::{Backup, BeginBackup, DiskBase, DiskSpec, NewCell, Receipt};
 pub use begin::Begun;
 pub(crate) use blocking::blocking;
@@ -56,6 +55,7 @@ pub use collect::{
     CollectOptions, CollectionProgress, CollectionReport, CollectionRun, Compaction, PurgedPoint,
 };
 pub use commit::Prepared;
+pub use conclude::Backups;
 pub(crate) use crash_point::crash_point;
 pub use disk::{DiskReader, Piece, StoredCell, Window};
 pub use enforce::Enforced;

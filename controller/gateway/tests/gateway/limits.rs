@@ -24,7 +24,7 @@ async fn a_silent_transfer_lives_as_long_as_its_attempt() {
     };
     let bed = Bed::with(config).await;
     let token = CancellationToken::new();
-    let running = tokio::spawn(bed.gateway.clone().run_resolver(token.clone()));
+    let running = tokio::spawn(bed.gateway.clone().run(token.clone()));
     let image = noise(1, MIB);
     let agent = bed.agent(&[("data", &image)]);
     let open = agent.open().await;

@@ -134,7 +134,7 @@ async fn it_runs_by_itself_and_ends_streams_when_the_gateway_stops() {
     let config = GatewayConfig { resolve_period: Duration::from_millis(50), ..GatewayConfig::default() };
     let bed = Bed::with(config).await;
     let token = CancellationToken::new();
-    let running = tokio::spawn(bed.gateway.clone().run_resolver(token.clone()));
+    let running = tokio::spawn(bed.gateway.clone().run(token.clone()));
     let (dead, seq, _) = begun(&bed, 1).await;
     bed.authority.step(dead.step, |step| step.running = false);
     eventually("a dead backup is concluded", async || {
@@ -166,7 +166,7 @@ async fn what_a_killed_gateway_was_writing_goes_when_the_next_one_starts() {
     let long_ago = std::time::SystemTime::now() - Duration::from_secs(25 * 3600);
     std::fs::File::options().write(true).open(&left).unwrap().set_modified(long_ago).unwrap();
     let token = CancellationToken::new();
-    let running = tokio::spawn(bed.gateway.clone().run_resolver(token.clone()));
+    let running = tokio::spawn(bed.gateway.clone().run(token.clone()));
     eventually("the file is gone", async || !left.try_exists().unwrap()).await;
     token.cancel();
     running.await.unwrap();

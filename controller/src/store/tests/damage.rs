@@ -95,7 +95,8 @@ async fn a_mark_waits_for_the_point_that_is_being_recorded() {
     recording.await.unwrap();
     assert_eq!(store.find_point(made.id).await.unwrap().state, PointState::Damaged);
     let unknown = MachineId(Uuid::new_v4());
-    assert!(!store.mark_damaged(unknown, 1, "of nobody").await.unwrap());
+    let refused = store.mark_damaged(unknown, 1, "of nobody").await.unwrap_err();
+    assert!(matches!(refused, StoreError::NotFound { .. }), "{refused:?}");
     assert!(!store.mark_damaged(machine, made.seq + 1, "not recorded").await.unwrap());
     let of_nobody = store.record_point(NewPoint { machine: unknown, ..made }, NOW).await;
     assert!(matches!(of_nobody, Err(StoreError::NotFound { noun: "machine", .. })), "{of_nobody:?}");

@@ -1,3 +1,5 @@
+//! What became of backups, and deciding it of those that have no outcome.
+
 use std::collections::BTreeMap;
 
 use uuid::Uuid;

@@ -68,11 +68,18 @@ fn closure(below: &BTreeMap<String, BTreeSet<String>>, name: &str) -> BTreeSet<S
     seen
 }
 
+fn host() -> String {
+    let output = Command::new("rustc").args(["--print", "host-tuple"]).output().unwrap();
+    assert!(output.status.success(), "rustc: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
 /// Direct dependencies by name, neither for building nor for testing.
 fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
-        .args(["metadata", "--format-version", "1", "--locked", "--offline"])
+        // What other platforms need was never fetched.
+        .args(["metadata", "--format-version", "1", "--locked", "--offline", "--filter-platform", &host()])
         .current_dir(root())
         .output()
         .unwrap();

@@ -8,6 +8,7 @@ mod clones;
 mod cost;
 mod holdfast;
 mod peer;
+mod profile;
 mod report;
 
 use std::fs;
@@ -17,6 +18,7 @@ use std::process::Command;
 use cost::Cost;
 use holdfast::{Compression, Holdfast};
 use peer::Peer;
+use profile::profiled;
 use report::{Report, Row};
 
 /// What is measured, in this order; each with a new mtime and a warm page cache.
@@ -30,6 +32,8 @@ struct Options {
     programs: Vec<String>,
     /// Instead of programs side by side: so many machines that were made from one image.
     clones: Option<u32>,
+    /// Where `perf` writes what each operation did.
+    profile: Option<PathBuf>,
 }
 
 /// One program with one empty repository.
@@ -74,7 +78,7 @@ fn measure(program: &mut dyn Program, name: &str, disk: &Path, options: &Options
     for (operation, day) in DAYS {
         show(options, day, disk);
         claim_memory();
-        let cost = program.back_up(disk);
+        let cost = profiled(options.profile.as_deref(), operation, || program.back_up(disk));
         let stored = size_of(program.repository());
         report.add(Row::new(name, operation), cost, Some(stored));
     }
@@ -83,13 +87,14 @@ fn measure(program: &mut dyn Program, name: &str, disk: &Path, options: &Options
     remove(&restored);
     fs::create_dir(&restored).unwrap();
     claim_memory();
-    let cost = program.restore(&restored);
+    let profile = options.profile.as_deref();
+    let cost = profiled(profile, "restore", || program.restore(&restored));
     report.add(Row::new(name, "restore"), cost, None);
     let file = only_file(&restored);
     let same = Command::new("cmp").arg(&file).arg(image(options, "day2")).status().unwrap();
     assert!(same.success(), "{name} restored something else");
     remove(&restored);
-    if let Some(cost) = program.verify() {
+    if let Some(cost) = profiled(profile, "verify", || program.verify()) {
         report.add(Row::new(name, "verify"), cost, None);
     }
 }
@@ -164,12 +169,14 @@ fn remove(path: &Path) {
 }
 
 fn options() -> Options {
-    const USAGE: &str = "usage: --images DIR --work DIR [--rounds N] [--programs A,B,...] [--clones N]";
+    const USAGE: &str =
+        "usage: --images DIR --work DIR [--rounds N] [--programs A,B,...] [--clones N] [--profile DIR]";
     let mut options = Options {
         images: PathBuf::new(),
         work: PathBuf::new(),
         rounds: 3,
         clones: None,
+        profile: None,
         programs: ["holdfast", "restic", "borg", "borg-fixed"].map(str::to_owned).to_vec(),
     };
     let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
@@ -179,6 +186,7 @@ fn options() -> Options {
             "--images" => options.images = value.into(),
             "--work" => options.work = value.into(),
             "--rounds" => options.rounds = value.parse().expect(USAGE),
+            "--profile" => options.profile = Some(value.into()),
             "--clones" => options.clones = Some(value.parse().expect(USAGE)),
             "--programs" => options.programs = value.split(',').map(str::to_owned).collect(),
             _ => panic!("{name}: {USAGE}"),

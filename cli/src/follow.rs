@@ -5,7 +5,7 @@ use tonic::Status;
 
 use holdfast_proto::v1::{Job, StepKind, StepState, WatchJobRequest};
 
-use crate::client::{Client, is_away};
+use crate::client::Client;
 use crate::error::CliError;
 use crate::output::{Output, size};
 use crate::view;

@@ -125,3 +125,20 @@ fn fingerprint(text: &str) -> Result<[u8; 32], String> {
         .map_err(|_| "a fingerprint has 64 hex digits".to_owned())?;
     Ok(bytes)
 }
+
+#[cfg(test)]
+#[path = "../../tests/documented.rs"]
+mod documented;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_documentation_calls_is_there() {
+        // A fingerprint is cut short there.
+        let whole = |word: String| if word.ends_with('…') { "0".repeat(64) } else { word };
+        let parse = |words: Vec<String>| Cli::try_parse_from(words.into_iter().map(whole));
+        documented::assert_calls_parse("holdfast-agent", 3, parse);
+    }
+}

@@ -6,3 +6,4 @@ pub(crate) mod gateway;
 pub(crate) mod hook_dir;
 pub(crate) mod loop_disk;
 pub(crate) mod pki;
+pub(crate) mod skip;

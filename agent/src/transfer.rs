@@ -9,6 +9,7 @@ mod disk_wait;
 mod error;
 mod gather;
 mod map_file;
+mod map_run;
 pub(crate) mod map_store;
 mod meter;
 mod pass;

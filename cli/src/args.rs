@@ -159,6 +159,10 @@ fn parse_label(text: &str) -> Result<(String, String), String> {
 }
 
 #[cfg(test)]
+#[path = "../../tests/documented.rs"]
+mod documented;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -178,6 +182,11 @@ mod tests {
             let refused = parse_duration(bad).unwrap_err();
             assert!(refused.contains(word), "{bad}: {refused}");
         }
+    }
+
+    #[test]
+    fn what_the_documentation_calls_is_there() {
+        documented::assert_calls_parse("holdfast", 40, Cli::try_parse_from);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
-use tonic::{Code, Request, Status};
+use tonic::{Request, Status};
 
 use holdfast_proto::MAX_MESSAGE_BYTES;
 use holdfast_proto::v1::job_service_client::JobServiceClient;
@@ -16,7 +16,7 @@ use holdfast_proto::v1::restore_service_client::RestoreServiceClient;
 use holdfast_proto::v1::status_service_client::StatusServiceClient;
 use holdfast_proto::v1::vault_service_client::VaultServiceClient;
 
-use crate::error::CliError;
+use crate::error::{CliError, chain, is_away};
 use crate::settings::Settings;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -143,15 +143,6 @@ where
     }
 }
 
-/// Whether the controller was not there: it says that it stops, or the connection broke, which has a cause on this side.
-pub(crate) fn is_away(status: &Status) -> bool {
-    match status.code() {
-        Code::Unavailable => true,
-        Code::Unknown | Code::Internal | Code::Cancelled => std::error::Error::source(status).is_some(),
-        _ => false,
-    }
-}
-
 /// The times in the detail are seconds since 1970, which say nothing to people.
 fn unreachable_by_clock(address: &str, detail: &str) -> CliError {
     let kind = if detail.contains("not valid yet") { "is not valid yet" } else { "has expired" };
@@ -184,43 +175,9 @@ fn unreachable(address: &str, detail: &str) -> CliError {
     }
 }
 
-/// The messages of an error and of all its causes.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let cause = error.to_string();
-        // Transport errors repeat their cause in their own words, or say nothing.
-        if text == "transport error" {
-            text = cause;
-        } else if !text.ends_with(&cause) {
-            text.push_str(": ");
-            text.push_str(&cause);
-        }
-        source = error.source();
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use holdfast_proto::error::{ErrorDetailExt as _, system_error};
-
-    #[test]
-    fn causes_are_told_once() {
-        #[derive(Debug, thiserror::Error)]
-        #[error("{text}")]
-        struct Link {
-            text: &'static str,
-            source: Option<Box<Link>>,
-        }
-        let link = |text, source: Option<Link>| Link { text, source: source.map(Box::new) };
-        let refused = link("connection refused", None);
-        let tcp = link("tcp connect error: connection refused", Some(refused));
-        assert_eq!(chain(&link("transport error", Some(tcp))), "tcp connect error: connection refused");
-        assert_eq!(chain(&link("no", Some(link("because", None)))), "no: because");
-    }
 
     #[test]
     fn a_certificate_of_another_time_is_told_as_a_matter_of_clocks() {
@@ -240,16 +197,5 @@ mod tests {
             assert!(detail.contains(word) && !detail.contains("UNIX"), "{detail}");
             assert!(action.contains("clock"), "{action}");
         }
-    }
-
-    #[test]
-    fn only_a_lost_controller_is_called_again() {
-        assert!(is_away(&Status::unavailable("stops")));
-        for code in [Code::NotFound, Code::Internal, Code::Unknown, Code::DataLoss] {
-            assert!(!is_away(&system_error("said", "by the controller").into_status(code)), "{code}");
-        }
-        assert!(!is_away(&Status::not_found("x")));
-        let broken = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
-        assert!(is_away(&Status::from_error(Box::new(broken))));
     }
 }

@@ -6,8 +6,6 @@ use holdfast_proto::error::{ErrorDetail, detail_of};
 use holdfast_restore::RestoreError;
 use tonic::{Code, Status};
 
-use crate::client::{chain, is_away};
-
 /// Why a command failed. Printed once, by [`CliError::report`].
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CliError {
@@ -157,5 +155,65 @@ impl CliError {
             _ => String::new(),
         };
         (!action.is_empty()).then_some(action)
+    }
+}
+
+/// Whether the controller was not there: it says that it stops, or the connection broke, which has a cause on this side.
+pub(crate) fn is_away(status: &Status) -> bool {
+    match status.code() {
+        Code::Unavailable => true,
+        Code::Unknown | Code::Internal | Code::Cancelled => std::error::Error::source(status).is_some(),
+        _ => false,
+    }
+}
+
+/// The messages of an error and of all its causes.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let cause = error.to_string();
+        // Transport errors repeat their cause in their own words, or say nothing.
+        if text == "transport error" {
+            text = cause;
+        } else if !text.ends_with(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+        source = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_proto::error::{ErrorDetailExt as _, system_error};
+
+    use super::*;
+
+    #[test]
+    fn causes_are_told_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("{text}")]
+        struct Link {
+            text: &'static str,
+            source: Option<Box<Link>>,
+        }
+        let link = |text, source: Option<Link>| Link { text, source: source.map(Box::new) };
+        let refused = link("connection refused", None);
+        let tcp = link("tcp connect error: connection refused", Some(refused));
+        assert_eq!(chain(&link("transport error", Some(tcp))), "tcp connect error: connection refused");
+        assert_eq!(chain(&link("no", Some(link("because", None)))), "no: because");
+    }
+
+    #[test]
+    fn only_a_lost_controller_is_called_again() {
+        assert!(is_away(&Status::unavailable("stops")));
+        for code in [Code::NotFound, Code::Internal, Code::Unknown, Code::DataLoss] {
+            assert!(!is_away(&system_error("said", "by the controller").into_status(code)), "{code}");
+        }
+        assert!(!is_away(&Status::not_found("x")));
+        let broken = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+        assert!(is_away(&Status::from_error(Box::new(broken))));
     }
 }

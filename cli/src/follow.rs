@@ -5,8 +5,8 @@ use tonic::Status;
 
 use holdfast_proto::v1::{Job, StepKind, StepState, WatchJobRequest};
 
-use crate::client::{Client, is_away};
-use crate::error::CliError;
+use crate::client::Client;
+use crate::error::{CliError, is_away};
 use crate::output::{Output, size};
 use crate::view;
 

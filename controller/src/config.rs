@@ -191,4 +191,7 @@ impl std::fmt::Debug for ServeConfig {
 }
 
 #[cfg(test)]
+#[path = "../../tests/documented.rs"]
+mod documented;
+#[cfg(test)]
 mod tests;

@@ -15,6 +15,7 @@ pub mod postgres;
 pub mod process;
 pub mod program;
 pub mod s3;
+pub mod skip;
 pub mod vault;
 pub mod wait;
 pub mod world;
@@ -27,14 +28,5 @@ pub use image::Image;
 pub use mounted::MountedDisks;
 pub use postgres::Postgres;
 pub use process::Process;
+pub use skip::{is_root_or_skips, skip};
 pub use world::World;
-
-/// Whether this process may mount and unshare. A test that needs it and may not says so loudly and passes.
-#[must_use]
-pub fn is_root_or_skips(test: &str) -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        eprintln!("SKIPPED: {test} needs root");
-    }
-    root
-}

@@ -6,6 +6,8 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use holdfast_tests::{is_root_or_skips, skip};
+
 /// In place of the agent: its watchdog is deaf to signals and has a session of its own, as the real one.
 const AGENT: &str = r#"#!/bin/sh
 setsid sh -c 'trap "" TERM HUP INT; echo $$ >HERE/watchdog.new; mv HERE/watchdog.new HERE/watchdog; sleep 60' &
@@ -69,7 +71,7 @@ fn try_unit(unit: &str) -> Option<Output> {
             Some(output)
         }
         other => {
-            eprintln!("SKIPPED: systemd cannot be run here: {other:?}");
+            skip(format_args!("systemd cannot be run here: {other:?}"));
             None
         }
     }
@@ -87,8 +89,7 @@ fn the_watchdog_outlives_the_agent_under_systemd() {
 
 #[test]
 fn the_user_of_postgres_cannot_have_root_write_elsewhere() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("SKIPPED: only root becomes another user");
+    if !is_root_or_skips("the_user_of_postgres_cannot_have_root_write_elsewhere") {
         return;
     }
     let permissions = <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o755);

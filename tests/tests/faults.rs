@@ -246,7 +246,8 @@ fn anything_dies_at_any_moment() {
         rig.end_round(&what, &job, u64::from(victim != "controller"));
     }
     eprintln!("{in_transfer} of {rounds} died in the middle of the transfer");
-    assert!(rounds < 8 || in_transfer > 0, "nothing died in the middle of the transfer");
+    // The first round dies wherever it happens to be.
+    assert!(rounds < 2 || in_transfer > 0, "nothing died in the middle of the transfer");
     rig.end();
 }
 

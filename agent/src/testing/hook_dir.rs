@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::hooks::{Hook, Program};
+use crate::testing::skip::skip;
 
 pub(crate) struct HookDir(tempfile::TempDir);
 
@@ -19,7 +20,7 @@ impl HookDir {
                 return Some(found);
             }
         }
-        eprintln!("SKIPPED: no directory here is safe from other users");
+        skip("no directory here is safe from other users");
         None
     }
 

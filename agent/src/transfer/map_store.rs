@@ -5,8 +5,9 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use super::base::{BaseError, Cursor, Known, MapBlocks, RunSource};
+use super::base::{Cursor, Known, RunSource};
 use super::map_file::{MapKey, MapLog, RecordWriter};
+use super::map_run::{MapBlocks, RunError};
 use crate::durable;
 
 /// What a map's name ends with. Names of disks may contain anything else.
@@ -220,7 +221,7 @@ impl Drop for PendingFile {
     }
 }
 
-fn damaged(_: BaseError) -> io::Error {
+fn damaged(_: RunError) -> io::Error {
     io::ErrorKind::InvalidData.into()
 }
 

@@ -7,8 +7,9 @@ use holdfast_proto::v1::{MapLayer, ReadBlockMapRequest};
 use tokio::sync::mpsc;
 use tonic::transport::Channel;
 
-use super::base::{MapMessage, MapRun};
+use super::base::MapMessage;
 use super::error::TransferError;
+use super::map_run::MapRun;
 
 /// Runs (of at most 1 MiB each) that wait for the scan.
 pub(super) const QUEUED_RUNS: usize = 2;

@@ -6,10 +6,11 @@ use std::io;
 use holdfast_vault_format::{BLOCK_SIZE, BlockHasher};
 use tokio_util::sync::CancellationToken;
 
-use super::base::{Base, BaseError, Known};
+use super::base::{Base, Known};
 use super::disk_wait::DiskWait;
 use super::error::TransferError;
 use super::gather::{Batch, Gatherer};
+use super::map_run::RunError;
 use super::map_store::PendingMap;
 use super::meter::Meter;
 use super::reader::{Reader, Span};
@@ -171,8 +172,8 @@ impl<S: FnMut(Batch) -> Result<(), TransferError>> Scan<'_, S> {
 
     fn known(&mut self, first: u64, count: u64) -> Result<Known, TransferError> {
         self.base.known(first, count).map_err(|error| match error {
-            BaseError::Damaged => TransferError::MapDamaged { disk: self.disk.name.clone() },
-            BaseError::Stopped => TransferError::Stopped,
+            RunError::Damaged => TransferError::MapDamaged { disk: self.disk.name.clone() },
+            RunError::Stopped => TransferError::Stopped,
         })
     }
 

@@ -6,9 +6,7 @@ use tonic::Status;
 use uuid::Uuid;
 
 use holdfast_proto::ids::{AgentId, MachineId, PointId, SnapshotId, StepId};
-use holdfast_vault_engine::{Consistency, DiskSpec, Point, Retention};
-
-use crate::{Decided, FoundMachine, Verified};
+use holdfast_vault_engine::{Consistency, DiskSpec, Event, Point, Retention};
 
 /// The agent behind a request: put into its extensions by the agents' listener, from the client certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +90,35 @@ pub enum CommitBegun {
     Lease(Duration),
     /// The point that it builds upon is called damaged: nothing begins.
     BaseDamaged,
+}
+
+/// All that was decided about a point, for the catalogue.
+#[derive(Clone, Debug)]
+pub struct Decided {
+    pub machine: MachineId,
+    pub seq: u64,
+    /// In their order.
+    pub events: Vec<Event>,
+}
+
+/// A machine as its newest point knows it.
+#[derive(Clone, Debug)]
+pub struct FoundMachine {
+    pub id: MachineId,
+    pub name: String,
+    pub disks: Vec<DiskSpec>,
+}
+
+/// What a verification found out about a machine's points.
+#[derive(Clone, Debug)]
+pub struct Verified {
+    pub machine: MachineId,
+    /// Sequence numbers, and what is wrong.
+    pub damaged: Vec<(u64, String)>,
+    /// Every byte that these need was read. With how often each had been found damaged when that began: what was found since
+    /// may have happened since.
+    pub sound: Vec<(u64, u32)>,
+    pub actor: String,
 }
 
 /// What the gateway has to know from, and tell, the control plane. The statuses of its errors go to the caller as they are.

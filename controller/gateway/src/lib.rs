@@ -41,16 +41,16 @@ use holdfast_proto::v1::transfer_service_server::TransferServiceServer;
 use holdfast_vault_engine::{SegmentId, Vault};
 
 pub use authority::{
-    AgentIdentity, Authority, CataloguedPoint, CommitBegun, KeptPoint, OperatorIdentity, PointLocation, Role,
-    TransferGrant, UnsettledCommit,
+    AgentIdentity, Authority, CataloguedPoint, CommitBegun, Decided, FoundMachine, KeptPoint,
+    OperatorIdentity, PointLocation, Role, TransferGrant, UnsettledCommit, Verified,
 };
 pub use collect::{CollectMode, CollectOrder};
-pub use point::{Decided, Decision};
-pub use rebuild::{FoundMachine, Rebuilt};
+pub use point::Decision;
+pub use rebuild::Rebuilt;
 pub use restore::RestoreApi;
 pub use scrub::Scrub;
 pub use transfer_api::TransferApi;
-pub use verify::{Verified, VerifyTarget};
+pub use verify::VerifyTarget;
 
 use transfers::Transfers;
 

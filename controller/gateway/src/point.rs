@@ -4,12 +4,11 @@ use chrono::{DateTime, Utc};
 use tonic::{Code, Status};
 
 use holdfast_proto::error::{ErrorDetailExt as _, system_error};
-use holdfast_proto::ids::MachineId;
-use holdfast_vault_engine::{Action, Event, LockMode};
+use holdfast_vault_engine::{Action, LockMode};
 
 use crate::error::status_of;
 use crate::retry::within;
-use crate::{CataloguedPoint, Gateway, PointLocation, crash_point};
+use crate::{CataloguedPoint, Decided, Gateway, PointLocation, crash_point};
 
 /// What an operator, or a policy, decides about a point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,15 +21,6 @@ pub enum Decision {
         until: DateTime<Utc>,
     },
     Unlock,
-}
-
-/// All that was decided about a point, for the catalogue.
-#[derive(Clone, Debug)]
-pub struct Decided {
-    pub machine: MachineId,
-    pub seq: u64,
-    /// In their order.
-    pub events: Vec<Event>,
 }
 
 impl Gateway {

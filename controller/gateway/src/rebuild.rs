@@ -9,17 +9,9 @@ use uuid::Uuid;
 use holdfast_proto::ids::MachineId;
 use holdfast_vault_engine::{DiskSpec, Point, PointStatus};
 
-use crate::Gateway;
 use crate::error::status_of;
 use crate::retry::within;
-
-/// A machine as its newest point knows it.
-#[derive(Clone, Debug)]
-pub struct FoundMachine {
-    pub id: MachineId,
-    pub name: String,
-    pub disks: Vec<DiskSpec>,
-}
+use crate::{FoundMachine, Gateway};
 
 /// What came of rebuilding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

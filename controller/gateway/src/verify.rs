@@ -17,7 +17,7 @@ use holdfast_vault_engine::{
 use crate::error::{busy, status_of};
 use crate::metrics::{DAMAGED_POINTS, VERIFIED_BYTES};
 use crate::retry::within;
-use crate::{Gateway, KeptPoint, PointLocation};
+use crate::{Gateway, KeptPoint, PointLocation, Verified};
 
 /// What is verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,18 +25,6 @@ pub enum VerifyTarget {
     Vault,
     Machine(MachineId),
     Point(PointLocation),
-}
-
-/// What a verification found out about a machine's points.
-#[derive(Clone, Debug)]
-pub struct Verified {
-    pub machine: MachineId,
-    /// Sequence numbers, and what is wrong.
-    pub damaged: Vec<(u64, String)>,
-    /// Every byte that these need was read. With how often each had been found damaged when that began: what was found since
-    /// may have happened since.
-    pub sound: Vec<(u64, u32)>,
-    pub actor: String,
 }
 
 impl Gateway {

@@ -140,3 +140,8 @@ fn a_vault_is_a_folder_or_in_s3() {
         assert!(source.to_string().contains(word), "{text}: {source}");
     }
 }
+
+#[test]
+fn what_the_documentation_calls_is_there() {
+    documented::assert_calls_parse("holdfast-controller", 4, Cli::try_parse_from);
+}

@@ -93,12 +93,15 @@ async fn slow_and_wrong_handshakes_hold_nobody_up() {
 #[tokio::test]
 async fn handshakes_beyond_the_limit_wait_for_the_slow_ones_to_time_out() {
     let ca = new_ca();
-    let listener = bind(Limits { handshakes: 2, handshake_timeout: Duration::from_millis(300), ..limits() });
+    let timeout = Duration::from_millis(500);
+    let listener = bind(Limits { handshakes: 2, handshake_timeout: timeout, ..limits() });
     let address = listener.address();
     let _shutdown = echo(listener, operators_tls(ServerIdentity::new(ca.clone(), &[]).unwrap()).unwrap());
+    let begin = Instant::now();
     let _silent = [TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap()];
     let mut good = tokio::time::timeout(SOON, connect(address, &ca)).await.unwrap().unwrap();
     say(&mut good).await.unwrap();
+    assert!(begin.elapsed() >= timeout, "it did not wait: {:?}", begin.elapsed());
 }
 
 #[tokio::test]

@@ -30,17 +30,13 @@ use super::waits::Waits;
 use super::{Store, StoreError};
 use crate::domain::snapshot::DiskRow;
 
-/// A store over a database of its own; `None`, said loudly, without a server.
+/// A store over a database of its own; `None`, and the test is skipped, without a server.
 pub(crate) async fn store() -> Option<Store> {
     store_that(Waits::default()).await
 }
 
 async fn store_that(waits: Waits) -> Option<Store> {
-    let Ok(server) = std::env::var("HOLDFAST_TEST_POSTGRES_URL") else {
-        assert!(std::env::var_os("CI").is_none(), "CI must set HOLDFAST_TEST_POSTGRES_URL");
-        eprintln!("SKIPPED: HOLDFAST_TEST_POSTGRES_URL is not set; tests/run sets it");
-        return None;
-    };
+    let server = server()?;
     let name = format!("t_{}", Uuid::new_v4().simple());
     let admin = sqlx::PgPool::connect(&server).await.unwrap();
     sqlx::query(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&admin).await.unwrap();
@@ -51,6 +47,16 @@ async fn store_that(waits: Waits) -> Option<Store> {
     Some(Store::connect_within(&url, waits).await.unwrap())
 }
 
+/// The server's URL; `None`, said loudly, where it is not set. With `CI` set that fails.
+fn server() -> Option<String> {
+    let server = std::env::var("HOLDFAST_TEST_POSTGRES_URL").ok();
+    if server.is_none() {
+        assert!(std::env::var_os("CI").is_none(), "CI must set HOLDFAST_TEST_POSTGRES_URL");
+        eprintln!("SKIPPED: HOLDFAST_TEST_POSTGRES_URL is not set; tests/run sets it");
+    }
+    server
+}
+
 /// Runs statements of a test's own.
 pub(crate) async fn execute(store: &Store, statements: &'static str) {
     sqlx::raw_sql(statements).execute(&store.pool).await.unwrap();
@@ -58,7 +64,7 @@ pub(crate) async fn execute(store: &Store, statements: &'static str) {
 
 #[tokio::test]
 async fn a_server_that_refuses_is_told_from_one_that_is_away() {
-    let Ok(server) = std::env::var("HOLDFAST_TEST_POSTGRES_URL") else { return };
+    let Some(server) = server() else { return };
     let unknown = server.replace("/holdfast", "/no_such_database");
     assert!(matches!(Store::connect(&unknown).await, Err(StoreError::Refused { .. })));
     let away = Store::connect("postgres://holdfast@127.0.0.1:1/holdfast").await;

@@ -5,5 +5,6 @@
 mod crates;
 mod layers;
 mod names;
+mod paths;
 mod places;
 mod source;

@@ -1,5 +1,6 @@
 //! The repository's files, as text.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// A file, its path from the repository's root.
@@ -25,6 +26,32 @@ pub(crate) fn files(folder: &str, ending: &str) -> Vec<Source> {
     found.sort_by(|a, b| a.path.cmp(&b.path));
     assert!(!found.is_empty(), "there is no .{ending} below {folder}: mend this test");
     found
+}
+
+/// SQL with each statement in one line, without comments of whole lines.
+pub(crate) fn statements(folder: &str) -> Vec<Source> {
+    let mut sources = files(folder, "sql");
+    for source in &mut sources {
+        let is_code = |line: &&str| !line.trim_start().starts_with("--");
+        source.text = in_one_line(&source.text.lines().filter(is_code).collect::<Vec<_>>().join("\n"));
+    }
+    sources
+}
+
+/// With one space wherever there are some, or a line ends.
+pub(crate) fn in_one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// All files and folders.
+pub(crate) fn paths() -> Vec<String> {
+    let root = root();
+    let mut found = BTreeSet::new();
+    walk(&root, &mut |path| {
+        let path = path.strip_prefix(&root).unwrap();
+        found.extend(path.ancestors().filter_map(|path| path.to_str()).map(str::to_owned));
+    });
+    found.into_iter().filter(|path| !path.is_empty()).collect()
 }
 
 /// Rust as it is shipped: without tests, and without comments of whole lines.

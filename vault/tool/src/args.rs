@@ -196,3 +196,17 @@ pub(crate) enum Output {
     Table,
     Json,
 }
+
+#[cfg(test)]
+#[path = "../../../tests/documented.rs"]
+mod documented;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_documentation_calls_is_there() {
+        documented::assert_calls_parse("holdfast-vault", 9, Args::try_parse_from);
+    }
+}

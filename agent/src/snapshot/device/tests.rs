@@ -4,7 +4,8 @@ use super::*;
 use crate::disk::DiskSource;
 use crate::snapshot::offline::hold;
 use crate::snapshot::{SnapshotDisk, SnapshotError};
-use crate::testing::loop_disk::{LoopDevice, LoopDir, tool};
+use crate::testing::loop_disk::{LoopDevice, LoopDir};
+use crate::testing::skip::tool;
 
 const MIB: u64 = 1 << 20;
 

@@ -4,6 +4,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::testing::skip::tool;
 
 fn source(path: &Path) -> DiskSource {
     DiskSource { name: "data".to_owned(), path: path.to_owned() }
@@ -70,20 +71,6 @@ fn what_is_missing_or_no_disk_is_named_so() {
     assert_eq!(missing.detail().code, "disk_not_found");
     let directory = hold(&source(dir.path())).unwrap_err();
     assert_eq!(directory.detail().code, "disk_unsupported");
-}
-
-/// Runs a tool; `None` (and a loud word) if it is missing or fails.
-fn tool(name: &str, arguments: &[&str]) -> Option<String> {
-    let output = Command::new(name).args(arguments).output();
-    match output {
-        Ok(output) if output.status.success() => {
-            Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-        }
-        other => {
-            eprintln!("SKIPPED: `{name} {}` does not work here: {other:?}", arguments.join(" "));
-            None
-        }
-    }
 }
 
 struct LoopDevice(String);

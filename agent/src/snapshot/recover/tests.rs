@@ -11,6 +11,7 @@ use crate::snapshot::reflink::{CloneName, DIRECTORY};
 use crate::snapshot::take::{Fresh, Order, prepare};
 use crate::snapshot::undertaking::Undertaking;
 use crate::testing::loop_disk::{LoopDir, Mounted, Writer};
+use crate::testing::skip::has_failpoints_or_skips;
 
 const AGENT: &str = "HOLDFAST_TEST_IS_FREEZING_AGENT";
 
@@ -81,13 +82,6 @@ impl Drop for FreezingAgent {
     }
 }
 
-fn can_stop_while_frozen() -> bool {
-    if !cfg!(feature = "failpoints") {
-        eprintln!("SKIPPED: needs the feature failpoints");
-    }
-    cfg!(feature = "failpoints")
-}
-
 fn recovered(journals: &Journals, image: &Path) -> Vec<Arc<Snapshot>> {
     let snapshots = Arc::new(Snapshots::new(journals.clone()));
     recover(&snapshots, vec![source(image)]);
@@ -100,7 +94,7 @@ fn clones(outer: &Mounted) -> usize {
 
 #[test]
 fn an_agent_killed_while_everything_is_frozen_leaves_nothing_frozen() {
-    if !can_stop_while_frozen() {
+    if !has_failpoints_or_skips() {
         return;
     }
     let Some(dir) = LoopDir::new() else { return };
@@ -124,7 +118,7 @@ fn an_agent_killed_while_everything_is_frozen_leaves_nothing_frozen() {
 
 #[test]
 fn if_the_watchdog_dies_with_its_agent_the_next_start_thaws() {
-    if !can_stop_while_frozen() {
+    if !has_failpoints_or_skips() {
         return;
     }
     let Some(dir) = LoopDir::new() else { return };

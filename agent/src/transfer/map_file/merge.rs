@@ -1,7 +1,7 @@
 //! All records of a map as one: for each block the newest one that speaks of it.
 
 use super::record::RecordReader;
-use crate::transfer::base::{BaseError, MapRun};
+use crate::transfer::map_run::{MapRun, RunError};
 
 /// Reads a map in block order. Holds one chunk per record, whatever the size of the disk.
 #[derive(Debug)]
@@ -31,8 +31,8 @@ impl MapReader {
     /// The next blocks, or `None` after the last one.
     ///
     /// # Errors
-    /// [`BaseError::Damaged`] if a byte is wrong or missing, or a block is in no record.
-    pub(in crate::transfer) fn next_run(&mut self) -> Result<Option<MapRun>, BaseError> {
+    /// [`RunError::Damaged`] if a byte is wrong or missing, or a block is in no record.
+    pub(in crate::transfer) fn next_run(&mut self) -> Result<Option<MapRun>, RunError> {
         let first = self.next_block;
         let mut end = self.block_count;
         if first == end {
@@ -47,13 +47,13 @@ impl MapReader {
             // An older layer counts up to where this one speaks again.
             end = end.min(run.first_block);
         }
-        Err(BaseError::Damaged)
+        Err(RunError::Damaged)
     }
 }
 
 impl Layer {
     /// The first run that ends behind this block.
-    fn run_from(&mut self, block: u64) -> Result<Option<&MapRun>, BaseError> {
+    fn run_from(&mut self, block: u64) -> Result<Option<&MapRun>, RunError> {
         while !self.ended && self.run.as_ref().is_none_or(|run| run.end() <= block) {
             self.run = self.record.next_run()?;
             self.ended = self.run.is_none();

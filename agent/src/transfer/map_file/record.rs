@@ -10,7 +10,7 @@ use holdfast_vault_format::bytes::{Reader, Writer};
 
 use super::append::Log;
 use super::{CHECKSUM_BYTES, HEADER_BYTES, Header, MapKey, Record, SALT_BYTES};
-use crate::transfer::base::{BaseError, HASH_BYTES, MapBlocks, MapRun};
+use crate::transfer::map_run::{HASH_BYTES, MapBlocks, MapRun, RunError};
 
 /// Most hashes of one run.
 const MAX_RUN_BLOCKS: usize = 4096;
@@ -221,15 +221,15 @@ impl RecordReader {
     /// The next run, or `None` after the last one.
     ///
     /// # Errors
-    /// [`BaseError::Damaged`] if a byte is wrong or missing.
-    pub(super) fn next_run(&mut self) -> Result<Option<MapRun>, BaseError> {
+    /// [`RunError::Damaged`] if a byte is wrong or missing.
+    pub(super) fn next_run(&mut self) -> Result<Option<MapRun>, RunError> {
         if self.payload.is_empty() && self.at < self.end {
-            self.payload = self.read_chunk().ok_or(BaseError::Damaged)?;
+            self.payload = self.read_chunk().ok_or(RunError::Damaged)?;
         }
         if self.payload.is_empty() {
             return Ok(None);
         }
-        let run = self.take_run().ok_or(BaseError::Damaged)?;
+        let run = self.take_run().ok_or(RunError::Damaged)?;
         self.next_block = run.end();
         // Runs ascend: behind the limit there is nothing any more.
         Ok((run.first_block < self.limit).then(|| run.part(run.first_block, self.limit)))

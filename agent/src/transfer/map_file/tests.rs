@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use super::record::RecordWriter;
 use super::*;
-use crate::transfer::base::MapBlocks;
+use crate::transfer::map_run::MapBlocks;
 
 const KEY: MapKey = MapKey([5; 32]);
 

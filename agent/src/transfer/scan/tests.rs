@@ -13,8 +13,10 @@ use holdfast_vault_format::block::blocks_of;
 use super::*;
 use crate::disk::DiskSource;
 use crate::snapshot::Snapshot;
-use crate::transfer::base::{MapBlocks, MapMessage, MapRun, RunSource};
+use crate::testing::skip::skip;
+use crate::transfer::base::{MapMessage, RunSource};
 use crate::transfer::gather::{Layout, MAX_CELL_EXTENTS};
+use crate::transfer::map_run::{MapBlocks, MapRun};
 use crate::transfer::map_store::MapStore;
 
 const KEY: [u8; 32] = [9; 32];
@@ -246,7 +248,7 @@ fn a_hole_of_a_tebibyte_is_neither_read_nor_sent_as_data() {
     let file = File::create(&path).unwrap();
     let size = (1 << 40) + 1234;
     if let Err(error) = file.set_len(size) {
-        eprintln!("SKIPPED: this file system has no such large files: {error}");
+        skip(format_args!("this file system has no such large files: {error}"));
         return;
     }
     file.write_all_at(&[5; 3], 1 << 39).unwrap();

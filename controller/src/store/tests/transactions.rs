@@ -1,6 +1,8 @@
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
 
-use crate::store::{During as _, StoreError};
+use crate::store::{During as _, Store, StoreError};
 
 use super::{machines, store};
 
@@ -9,23 +11,45 @@ use super::{machines, store};
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dropped_caller_poisons_no_connection() {
     let Some(store) = store().await else { return };
-    for round in 0..200_u64 {
-        let call = store.transaction("test", move |connection| {
-            Box::pin(async move {
-                for half in ["a", "b"] {
-                    sqlx::query("INSERT INTO audit (actor, action, subject) VALUES ('test', $1, $2)")
-                        .bind(half)
-                        .bind(round.to_string())
-                        .execute(&mut *connection)
-                        .await
-                        .during("test")?;
-                }
-                Ok::<_, StoreError>(())
-            })
-        });
-        let _ = tokio::time::timeout(Duration::from_micros(round * 20), call).await;
+    // Opens a connection.
+    write_two_halves(&store, 0).await.unwrap();
+    let mut usual = Duration::MAX;
+    for round in 1..5 {
+        let started = Instant::now();
+        write_two_halves(&store, round).await.unwrap();
+        usual = usual.min(started.elapsed());
     }
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let begun = Arc::new(AtomicI64::new(5));
+    let (mut dropped, mut answered) = (0, 0);
+    for round in 0..200 {
+        let call = tokio::spawn({
+            let (store, begun) = (store.clone(), Arc::clone(&begun));
+            async move {
+                begun.fetch_add(1, Ordering::SeqCst);
+                write_two_halves(&store, 5 + round).await
+            }
+        });
+        // Tokio's own clock counts milliseconds, of which a transaction takes one or two.
+        std::thread::sleep(usual * round / 50);
+        call.abort();
+        match call.await {
+            Ok(written) => {
+                written.unwrap();
+                answered += 1;
+            }
+            Err(gone) => {
+                assert!(gone.is_cancelled(), "{gone}");
+                dropped += 1;
+            }
+        }
+    }
+    assert!(dropped > 0 && answered > 0, "{dropped} were dropped, {answered} answered: nothing was proved");
+    let begun = begun.load(Ordering::SeqCst);
+    let waited = Instant::now();
+    while written(&store).await < begun && waited.elapsed() < Duration::from_secs(10) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(written(&store).await, begun, "what was begun is done, whoever is gone");
     let (halves,): (i64,) = sqlx::query_as(
         "SELECT count(*) FROM (SELECT subject FROM audit WHERE actor = 'test' GROUP BY subject HAVING count(*) <> 2) h",
     )
@@ -40,6 +64,29 @@ async fn a_dropped_caller_poisons_no_connection() {
     .await
     .unwrap();
     assert_eq!(open, 0, "a connection came back inside a transaction");
+}
+
+async fn write_two_halves(store: &Store, round: u32) -> Result<(), StoreError> {
+    let written = store.transaction("test", move |connection| {
+        Box::pin(async move {
+            for half in ["a", "b"] {
+                sqlx::query("INSERT INTO audit (actor, action, subject) VALUES ('test', $1, $2)")
+                    .bind(half)
+                    .bind(round.to_string())
+                    .execute(&mut *connection)
+                    .await
+                    .during("test")?;
+            }
+            Ok(())
+        })
+    });
+    written.await
+}
+
+/// How many of them there are at least a half of.
+async fn written(store: &Store) -> i64 {
+    let count = "SELECT count(DISTINCT subject) FROM audit WHERE actor = 'test'";
+    sqlx::query_scalar(count).fetch_one(&store.pool).await.unwrap()
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::support::disk::Disk;
 use super::support::{Image, TestVault, back_up, good_points, restore_disk};
 use crate::support::garbage::collect_garbage;
+use crate::support::skip::skip;
 
 const MIB: usize = 1 << 20;
 
@@ -40,10 +41,9 @@ impl Small {
         let path = dir.join("mount");
         std::fs::create_dir(&path).unwrap();
         let options = format!("size={size}");
-        let mount =
-            Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&path).output().ok()?;
-        if !mount.status.success() {
-            eprintln!("SKIPPED: no right to mount a tmpfs, so nothing is full");
+        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&path).output();
+        if !mount.is_ok_and(|mount| mount.status.success()) {
+            skip("no right to mount a tmpfs, so nothing is full");
             return None;
         }
         Some(Self::Memory(path))

@@ -42,6 +42,8 @@ const WORKS: [&str; 9] =
 const MANY: usize = 8;
 /// How long at most it is let do that, in milliseconds; what lasts shorter is over by then, and something else is killed.
 const WAITS: [u64; 4] = [1, 5, 50, 400];
+/// How long at most it takes until it does that, among other things.
+const BEGIN_PATIENCE: Duration = Duration::from_secs(120);
 
 /// The folder that both work in.
 struct Place {
@@ -382,7 +384,7 @@ async fn whatever_is_killed_what_was_said_stays_true() {
         // Some are killed before they say anything, most in the middle of something.
         let mut wait = 400;
         if let Some(work) = usize::try_from(seed % 10).unwrap().checked_sub(1) {
-            is_under_way(&place, said, WORKS[work]).await;
+            is_under_way(&place, said, WORKS[work], &mut child).await;
             wait = WAITS[random.below(WAITS.len())];
         }
         tokio::time::sleep(Duration::from_millis(random.next() % wait)).await;
@@ -417,14 +419,22 @@ async fn whatever_is_killed_what_was_said_stays_true() {
         "{listed} points at the end, {taken_over} acknowledged blocks taken over, {replaced} times a segment of a later \
          generation was there; killed in the midst of {interrupted:?}"
     );
-    let each = interrupted.values().all(|kills| *kills > 0);
-    assert!(listed > 0 && (kills < 100 || taken_over > 0 && replaced > 0 && each), "nothing was proved");
+    let kinds = interrupted.values().filter(|kills| **kills > 0).count();
+    assert!(listed > 0, "nothing was proved");
+    // Each was waited for once, and seven or eight of the nine are what is killed then.
+    assert!(kills < 10 || kinds >= 4, "too little was interrupted: {interrupted:?}");
+    let is_all_there = taken_over > 0 && replaced > 0 && kinds == WORKS.len();
+    assert!(kills < 100 || is_all_there, "nothing was proved of some of it");
 }
 
 /// Waits until the child is in the midst of that, however slow the machine is, or has failed.
-async fn is_under_way(place: &Place, after: u64, work: &str) {
+async fn is_under_way(place: &Place, after: u64, work: &str, child: &mut std::process::Child) {
     let began = Instant::now();
-    while place.under_way(after) != Some(work) && began.elapsed() < Duration::from_secs(30) {
+    while place.under_way(after) != Some(work) && child.try_wait().unwrap().is_none() {
+        if began.elapsed() > BEGIN_PATIENCE {
+            child.kill().unwrap();
+            panic!("it was never in the midst of this: {work}");
+        }
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }

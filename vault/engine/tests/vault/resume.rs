@@ -71,6 +71,7 @@ async fn a_new_snapshot_over_what_was_taken_over() {
     let backup = begin(&test.vault, request(machine, &[("sda", &image)])).await.unwrap();
     let end = image.blocks() as u64;
     let overlay = read_map(&backup, "sda", MapLayer::Overlay).await.unwrap();
+    assert!(!overlay.is_empty(), "nothing was taken over");
     assert!(overlay.keys().all(|block| *block < end), "the map speaks of blocks that the disk does not have");
     let point = finish(&backup, &[("sda", &image)]).await.unwrap();
     restore_disk(&test.vault, &point, "sda", &image).await;

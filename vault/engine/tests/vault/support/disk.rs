@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::skip::skip;
+
 /// File systems that differ in what else a sync carries along: all of the journal, or one directory alone.
 pub(crate) const FORMATS: [&[&str]; 2] = [&["mkfs.ext4", "-q", "-F"], &["mkfs.btrfs", "-q", "-f"]];
 
@@ -23,7 +25,7 @@ impl Disk {
         std::fs::File::create(&backing).unwrap().set_len(size).unwrap();
         let made = Command::new(format[0]).args(&format[1..]).arg(&backing).output();
         if !made.is_ok_and(|made| made.status.success()) {
-            eprintln!("SKIPPED: {} is missing, or makes no file system of {size} bytes", format[0]);
+            skip(format_args!("{} is missing, or makes no file system of {size} bytes", format[0]));
             return None;
         }
         let disk = Self { mount_point: dir.join("mount"), backing };
@@ -48,7 +50,7 @@ impl Disk {
             .output()
             .unwrap();
         if !mounted.status.success() {
-            eprintln!("SKIPPED: cannot mount: {}", String::from_utf8_lossy(&mounted.stderr).trim());
+            skip(format_args!("cannot mount: {}", String::from_utf8_lossy(&mounted.stderr).trim()));
         }
         mounted.status.success()
     }

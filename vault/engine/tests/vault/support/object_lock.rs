@@ -35,7 +35,7 @@ impl LockBucket {
             if !server.bucket.takes_names_twice().await {
                 return Some(server);
             }
-            eprintln!("SKIPPED on this server: with versions it lets a name be taken twice. Taking moto");
+            eprintln!("with versions this server lets a name be taken twice: taking moto");
         }
         Self::of_moto(Locks::Strict).await
     }

@@ -114,10 +114,13 @@ impl Store {
         let (after_at, after_id) = after.unzip();
         let rows = sqlx::query_as(concat!(
             include_str!("sql/token.sql"),
-            "WHERE ($1 OR state = 'usable') AND ($2::timestamptz IS NULL OR (created_at, id) < ($2, $3))
+            "WHERE ($1::text IS NULL OR state = $1) AND ($2::timestamptz IS NULL OR (created_at, id) < ($2, $3))
              ORDER BY created_at DESC, id DESC LIMIT $4"
         ))
-        .bind(shown == Shown::All)
+        .bind(match shown {
+            Shown::Usable => Some(TokenState::Usable.as_str()),
+            Shown::All => None,
+        })
         .bind(after_at)
         .bind(after_id)
         .bind(size.limit())

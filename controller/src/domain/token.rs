@@ -11,3 +11,15 @@ states!(
         MachineRemoved = "machine_removed",
     }
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_state_reads_back() {
+        for state in TokenState::ALL {
+            assert_eq!(TokenState::parse(state.as_str()), Some(*state));
+        }
+    }
+}

@@ -58,8 +58,8 @@ impl StartError {
                 "enrol it: `holdfast token create`, on an operator's machine, prints a token and the command that uses it here",
             ),
             Self::Identity(_) | Self::Tls(_) => Some(
-                "enrol it anew: `holdfast token create --machine NAME`, on an operator's machine, and `holdfast-agent enrol --force` \
-                 here",
+                "enrol it anew: `holdfast token create --machine NAME`, on an operator's machine, prints a token and the command that uses \
+                 it here",
             ),
             Self::StateDir(_) | Self::Spool(_) | Self::BootId(_) | Self::Signals(_) => None,
         }

@@ -11,6 +11,9 @@ use crate::snapshot::watchdog;
 use crate::state_dir::StateDir;
 use crate::tls::FirstTrust;
 
+/// The controller takes none that is longer.
+const LONGEST_TOKEN: usize = 128;
+
 /// Backs up the disks of this machine.
 #[derive(Debug, Parser)]
 #[command(name = "holdfast-agent", version)]
@@ -48,7 +51,7 @@ struct EnrolArgs {
     /// The token as printed by `holdfast token create`.
     #[arg(long, group = "secret")]
     token: Option<String>,
-    /// A file with the token: other users cannot see it in the list of processes.
+    /// A file with the token alone, as `holdfast token create --to FILE` makes it: other users cannot see it in the list of processes.
     #[arg(long, group = "secret", value_name = "FILE")]
     token_file: Option<PathBuf>,
     /// The controller's CA certificate, PEM.
@@ -97,7 +100,7 @@ impl EnrolArgs {
         };
         let token = match (self.token, &self.token_file) {
             (Some(token), _) => token,
-            (None, Some(path)) => read(path)?,
+            (None, Some(path)) => read_token(path)?,
             (None, None) => return Err("give --token or --token-file".into()),
         };
         let state = StateDir::open(&config.state_dir)?;
@@ -116,6 +119,20 @@ impl EnrolArgs {
 
 fn read(path: &Path) -> Result<String, EnrolError> {
     std::fs::read_to_string(path).map_err(|source| EnrolError::ReadFile { path: path.to_owned(), source })
+}
+
+/// Reads a token that is alone in a file; a whole answer of `holdfast` would only be refused by the controller, in words about tokens.
+fn read_token(path: &Path) -> Result<String, EnrolError> {
+    let bytes =
+        std::fs::read(path).map_err(|source| EnrolError::ReadFile { path: path.to_owned(), source })?;
+    let word = bytes.trim_ascii();
+    let found = match word.len() {
+        0 => "it is empty",
+        _ if !word.iter().all(u8::is_ascii_graphic) => "it holds more than one word",
+        1..=LONGEST_TOKEN => return Ok(String::from_utf8_lossy(word).into_owned()),
+        _ => "it holds a word that is longer than any token",
+    };
+    Err(EnrolError::NotAToken { path: path.to_owned(), found })
 }
 
 /// Reads 64 hex digits; colons between bytes are fine.
@@ -140,5 +157,38 @@ mod tests {
         let whole = |word: String| if word.ends_with('…') { "0".repeat(64) } else { word };
         let parse = |words: Vec<String>| Cli::try_parse_from(words.into_iter().map(whole));
         documented::assert_calls_parse("holdfast-agent", 3, parse);
+    }
+
+    #[test]
+    fn a_token_file_holds_one_word_and_says_so_otherwise() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        let read = |content: &[u8]| {
+            std::fs::write(&path, content).unwrap();
+            read_token(&path)
+        };
+        let longest = "x".repeat(LONGEST_TOKEN);
+        for token in ["hft_445ff59986e5628a", &longest] {
+            for content in [token.to_owned(), format!("{token}\n"), format!(" {token}\r\n\n")] {
+                assert_eq!(read(content.as_bytes()).unwrap(), token);
+            }
+        }
+        let table = "token           hft_445f\nexpires         2026-11-23T08:44:56Z\n";
+        let too_long = format!("{longest}x");
+        for (content, found) in [
+            (&b""[..], "is empty"),
+            (b" \n", "is empty"),
+            (table.as_bytes(), "more than one word"),
+            (b"{\"token\":\n\"hft_445f\"}", "more than one word"),
+            (b"hft_\xff\xfe", "more than one word"),
+            (too_long.as_bytes(), "longer than any token"),
+        ] {
+            let error = read(content).unwrap_err();
+            let text = error.to_string();
+            assert!(text.contains(found) && text.contains("the token alone"), "{text}");
+            assert!(!text.contains("hft_"), "what may be a secret is not repeated: {text}");
+            assert!(error.action().unwrap().contains("holdfast token create --to FILE"), "{error:?}");
+        }
+        assert!(matches!(read_token(&dir.path().join("none")), Err(EnrolError::ReadFile { .. })));
     }
 }

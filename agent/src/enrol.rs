@@ -54,6 +54,8 @@ pub(crate) enum EnrolError {
     OtherCa,
     #[error("the new identity could not be kept")]
     Identity(#[from] IdentityError),
+    #[error("{} must hold the token alone, and {found}", path.display())]
+    NotAToken { path: PathBuf, found: &'static str },
     #[error("cannot read {}", path.display())]
     ReadFile { path: PathBuf, source: std::io::Error },
 }
@@ -70,6 +72,9 @@ impl EnrolError {
             Self::Dial(error) => return Some(error.action().unwrap_or_else(|| compare(error)).to_owned()),
             Self::Refused { action, .. } if !action.is_empty() => action.as_str(),
             Self::OtherCa => "compare --ca-file or --ca-fingerprint with the controller's pki/ca.pem",
+            Self::NotAToken { .. } => {
+                "make the file with `holdfast token create --to FILE`, and copy it here as it is"
+            }
             Self::ReadFile { .. } => "check the path and its permissions",
             Self::Key(_) => {
                 "see that `state_dir` in agent.toml can be written to and has room, and run it again"

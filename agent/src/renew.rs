@@ -142,7 +142,7 @@ impl Renewal {
 fn ran_out(validity: Validity, machine: &str) -> String {
     format!(
         "this machine's certificate ran out at {}: if its clock is right, an operator makes a token with \
-         `holdfast token create --machine {machine}`, and `holdfast-agent enrol --force` uses it here",
+         `holdfast token create --machine {machine}`, and `holdfast-agent enrol --force --name {machine}` uses it here",
         validity.not_after.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
     )
 }

@@ -159,7 +159,7 @@ impl SessionError {
 const REVOKED: &str = "agent_revoked";
 
 const COMPARE_OR_ENROL: &str = "compare `date -u` here and on the controller, and set the clock that is wrong; if both are right, the certificate ran out: an \
-     operator makes a token with `holdfast token create --machine NAME`, and `holdfast-agent enrol --force` uses it here";
+     operator makes a token with `holdfast token create --machine NAME`, which prints the command that uses it here";
 
 fn describe(status: &Status) -> String {
     let detail = detail_of(status);

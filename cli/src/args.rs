@@ -119,6 +119,7 @@ pub(crate) struct RestoreArgs {
     /// The file to make.
     #[arg(long)]
     pub(crate) to: PathBuf,
+    /// How the file holds the disk.
     #[arg(long, value_enum, default_value_t = ImageFormat::Raw)]
     pub(crate) format: ImageFormat,
     /// Replaces the file if there is one; it stays until the new one is complete.
@@ -134,6 +135,7 @@ impl RestoreArgs {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ImageFormat {
+    /// Byte for byte as the machine had it; zeros become holes.
     Raw,
 }
 

@@ -17,6 +17,10 @@ pub(crate) enum CliError {
     ReadFile { path: PathBuf, source: io::Error },
     #[error("{} can be read by other users (mode {mode:03o})", path.display())]
     ExposedFile { path: PathBuf, mode: u32 },
+    #[error("{} exists already", path.display())]
+    FileExists { path: PathBuf },
+    #[error("{} cannot be written", path.display())]
+    WriteFile { path: PathBuf, source: io::Error },
     #[error("{} is not a configuration file: {detail}", path.display())]
     BadConfig { path: PathBuf, detail: String },
     #[error("{} is not a policy: {detail}", path.display())]
@@ -97,10 +101,10 @@ impl CliError {
             Self::BadPolicy { .. } => "bad_policy",
             Self::Unreachable { .. } | Self::Lost { .. } => "unreachable",
             Self::Refused(detail, _) => &detail.code,
-            Self::Target(RestoreError::Exists { .. }) => "target_exists",
+            Self::FileExists { .. } | Self::Target(RestoreError::Exists { .. }) => "target_exists",
             Self::Target(RestoreError::NotAFile { .. }) => "target_not_a_file",
             Self::Target(RestoreError::Busy { .. }) => "target_busy",
-            Self::Target(_) => "target_failed",
+            Self::WriteFile { .. } | Self::Target(_) => "target_failed",
             Self::Damage { .. } => "damage_found",
             Self::Interrupted => "interrupted",
             Self::Signals { .. } => "signals",
@@ -133,10 +137,11 @@ impl CliError {
                 "restore other points; the next backup of each machine is a full one, which heals what comes after".to_owned()
             }
             Self::Target(RestoreError::Exists { .. }) => "choose another file, or replace it with --overwrite".to_owned(),
+            Self::FileExists { .. } => "choose another file: one that is there may hold a token that is still wanted".to_owned(),
             Self::Interrupted => "run it again: it starts from the beginning".to_owned(),
             Self::Target(RestoreError::NotAFile { .. }) => "give --to the name of a file".to_owned(),
             Self::Target(RestoreError::Busy { .. }) => "wait for the other restore, or choose another file".to_owned(),
-            Self::Target(_) => "check the folder, its permissions and its free space".to_owned(),
+            Self::WriteFile { .. } | Self::Target(_) => "check the folder, its permissions and its free space".to_owned(),
             Self::BadSetting { what: "the address", .. } => {
                 "set HOLDFAST_ADDRESS, such as https://controller.example:7444".to_owned()
             }

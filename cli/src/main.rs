@@ -6,6 +6,7 @@ mod check;
 mod client;
 mod error;
 mod follow;
+mod interrupt;
 mod job;
 mod machine;
 mod output;
@@ -55,12 +56,17 @@ async fn run(cli: Cli) -> Result<(), CliError> {
             return output::write(&String::from_utf8_lossy(&script));
         }
         Command::Restore(args) => restore::check_target(args)?,
+        Command::Token { command: TokenCommand::Create(args) } => token::check_file(args)?,
         _ => {}
     }
     let client = Client::connect(&settings::load(&cli.connection)?).await?;
     match cli.command {
         Command::Status => status::show(client, output).await,
-        Command::Token { command: TokenCommand::Create(args) } => token::create(client, output, args).await,
+        Command::Token { command } => match command {
+            TokenCommand::Create(args) => token::create(client, output, args).await,
+            TokenCommand::List { all } => token::list(client, output, all).await,
+            TokenCommand::Revoke { token } => token::revoke(client, output, token).await,
+        },
         Command::Machine { command } => match command {
             MachineCommand::List { all } => machine::list(client, output, all).await,
             MachineCommand::Show { machine } => machine::show(client, output, machine).await,

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tonic::Streaming;
 
@@ -18,6 +17,7 @@ use holdfast_vault_format::block::blocks_of;
 use crate::args::RestoreArgs;
 use crate::client::Client;
 use crate::error::CliError;
+use crate::interrupt::unless_interrupted;
 use crate::output::{Output, size};
 use crate::progress::Progress;
 use frame::bad_stream;
@@ -42,16 +42,7 @@ pub(crate) fn check_target(args: &RestoreArgs) -> Result<(), CliError> {
 
 /// Restores; a signal ends it without leaving anything behind.
 pub(crate) async fn run(client: Client, output: Output, args: RestoreArgs) -> Result<(), CliError> {
-    let listen = |kind| signal(kind).map_err(|source| CliError::Signals { source });
-    let mut interrupt = listen(SignalKind::interrupt())?;
-    let mut terminate = listen(SignalKind::terminate())?;
-    let mut hang_up = listen(SignalKind::hangup())?;
-    tokio::select! {
-        restored = restore(client, output, args) => restored,
-        _ = interrupt.recv() => Err(CliError::Interrupted),
-        _ = terminate.recv() => Err(CliError::Interrupted),
-        _ = hang_up.recv() => Err(CliError::Interrupted),
-    }
+    unless_interrupted(restore(client, output, args)).await
 }
 
 async fn restore(client: Client, output: Output, args: RestoreArgs) -> Result<(), CliError> {

@@ -11,3 +11,4 @@ pub(crate) mod retention;
 pub(crate) mod schedule;
 pub(crate) mod snapshot;
 mod states;
+pub(crate) mod token;

@@ -32,6 +32,7 @@ fn describe(error: &StoreError) -> (Code, ErrorDetail) {
                 "point" => "a point is an id or MACHINE@latest; `holdfast point list` shows the points",
                 "policy" => "`holdfast policy list` shows the policies",
                 "step" => "its job is forgotten, and there is nothing to do; `holdfast job list` shows the jobs that are there",
+                "token" => "a token is named by its id, never by itself; `holdfast token list --all` shows the ids",
                 "agent" => "enrol it again with a new token of `holdfast token create`",
                 _ => "",
             }),
@@ -74,6 +75,11 @@ fn describe(error: &StoreError) -> (Code, ErrorDetail) {
         StoreError::TokenRefused => (
             Code::Unauthenticated,
             user_error("token_refused", message).action("make a new one with `holdfast token create`"),
+        ),
+        StoreError::TokenRevoked => (
+            Code::Unauthenticated,
+            user_error("token_revoked", message)
+                .action("ask whoever revoked it; a new one is made by `holdfast token create`"),
         ),
         StoreError::RequestReused { .. } => (
             Code::AlreadyExists,
@@ -153,6 +159,9 @@ mod tests {
             missing("policy"),
             missing("step"),
             missing("agent"),
+            missing("token"),
+            StoreError::TokenRefused,
+            StoreError::TokenRevoked,
             StoreError::RequestReused { id: uuid::Uuid::nil() },
             StoreError::TooManyLabels,
             StoreError::MachineQuarantined { reason: "copied".to_owned() },

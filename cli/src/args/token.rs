@@ -1,3 +1,4 @@
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -8,6 +9,17 @@ use super::{parse_duration, parse_label};
 pub(crate) enum TokenCommand {
     /// Makes a token. It is shown this once.
     Create(TokenArgs),
+    /// Lists tokens, newest first: who has one of them can enrol an agent.
+    List {
+        /// Those that are used up, expired or revoked as well.
+        #[arg(long)]
+        all: bool,
+    },
+    /// Ends a token: nobody enrols with it any more. Agents that enrolled with it stay.
+    Revoke {
+        /// Id, as `token list` tells it.
+        token: String,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -25,4 +37,7 @@ pub(crate) struct TokenArgs {
     /// the machine keeps its points and labels, the old agent is refused from then on.
     #[arg(long, value_name = "MACHINE", conflicts_with_all = ["uses", "labels"])]
     pub(crate) machine: Option<String>,
+    /// Writes the token to a new file that only you can read, for `holdfast-agent enrol --token-file`, instead of printing it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) to: Option<PathBuf>,
 }

@@ -7,7 +7,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::{Instrument as _, info, info_span};
 
-use holdfast_proto::error::{ErrorDetailExt as _, system_error};
+use holdfast_proto::error::{ErrorDetailExt as _, system_error, user_error};
 use holdfast_proto::ids::{AgentId, MachineId};
 use holdfast_proto::v1::agent_service_server::AgentService;
 use holdfast_proto::v1::{
@@ -27,6 +27,7 @@ use super::caller;
 use crate::rpc_error::invalid;
 
 const MAX_CSR_BYTES: usize = 8 << 10;
+const MAX_TOKEN_BYTES: usize = 128;
 /// Signatures are the dearest thing that a stranger can ask for.
 const ENROLMENTS_AT_ONCE: usize = 16;
 
@@ -82,8 +83,16 @@ impl AgentService for AgentApi {
                 "a machine's name is 1 to 253 of [A-Za-z0-9._-], does not start with - or ., and is no UUID",
             ));
         }
-        if request.token.len() > 128 || request.os.len() > 256 || request.agent_version.len() > 256 {
-            return Err(invalid("invalid_argument", "a field is too long"));
+        if request.token.len() > MAX_TOKEN_BYTES {
+            return Err(user_error(
+                "token_refused",
+                "what was given as the enrolment token is longer than any token",
+            )
+            .action("give the token alone, as `holdfast token create --to FILE` writes it to a file")
+            .into_status(Code::Unauthenticated));
+        }
+        if request.os.len() > 256 || request.agent_version.len() > 256 {
+            return Err(invalid("invalid_argument", "os and agent_version have at most 256 bytes"));
         }
         let (token_sha256, key) = (sha256(request.token.as_bytes()), requested_key(&request.csr_der)?);
         let agent = agent_of(&token_sha256, &key, &request.machine_name);

@@ -1,6 +1,7 @@
+mod token;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use tonic::{Code, Request, Response, Status};
@@ -10,8 +11,9 @@ use holdfast_proto::ids::MachineId;
 use holdfast_proto::v1::machine_service_server::MachineService;
 use holdfast_proto::v1::{
     Condition, CreateEnrolmentTokenRequest, CreateEnrolmentTokenResponse, Disk, GetMachineRequest,
-    LabelMachineRequest, LiftQuarantineRequest, ListMachinesRequest, ListMachinesResponse, Machine,
-    MachineState, RemoveMachineRequest,
+    LabelMachineRequest, LiftQuarantineRequest, ListEnrolmentTokensRequest, ListEnrolmentTokensResponse,
+    ListMachinesRequest, ListMachinesResponse, Machine, MachineState, RemoveMachineRequest,
+    RevokeEnrolmentTokenRequest, RevokeEnrolmentTokenResponse,
 };
 
 use crate::app::App;
@@ -19,15 +21,9 @@ use crate::domain::condition::{Protection, damaged, protection};
 use crate::domain::name::is_label;
 use crate::domain::policy::Policy;
 use crate::identity::revoked;
-use crate::pki::sha256;
 use crate::store::machine::{LabelChange, MAX_LABELS, MachineRow, Shown, parse_name_key};
-use crate::store::token::NewToken;
 
 use super::{caller, wire};
-use crate::rpc_error::invalid;
-
-const MAX_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
-const DEFAULT_TTL: Duration = Duration::from_secs(3600);
 
 #[derive(Clone, Debug)]
 pub(crate) struct MachineApi(pub(crate) Arc<App>);
@@ -93,49 +89,27 @@ impl MachineService for MachineApi {
         request: Request<CreateEnrolmentTokenRequest>,
     ) -> Result<Response<CreateEnrolmentTokenResponse>, Status> {
         let (operator, request) = caller::admin(request)?;
-        let max_uses = match request.max_uses {
-            0 => 1,
-            uses @ 1..=100_000 => uses,
-            _ => return Err(invalid("invalid_max_uses", "max_uses must be 1 to 100000")),
-        };
-        let ttl = read_ttl(request.ttl)?;
-        let labels = check_labels(request.labels)?;
-        let machine = self.machine_to_take_over(&request.machine).await?;
-        if machine.is_some() && (max_uses > 1 || !labels.is_empty()) {
-            return Err(user_error(
-                "invalid_argument",
-                "a token for a machine that exists is good once, and the machine keeps its labels",
-            )
-            .action("leave --uses and --label out; `holdfast machine label` changes labels")
-            .into_status(Code::InvalidArgument));
-        }
-        let token = format!("hft_{}", hex::encode(rand::random::<[u8; 32]>()));
-        let new = NewToken {
-            sha256: sha256(token.as_bytes()),
-            max_uses,
-            ttl,
-            labels,
-            machine,
-            created_by: operator,
-        };
-        let expires_at = self.0.store.create_token(new).await?;
-        Ok(Response::new(CreateEnrolmentTokenResponse {
-            token,
-            expires_at: Some(wire::timestamp(expires_at)),
-            ca_fingerprint: self.0.ca.fingerprint(),
-        }))
+        token::create(&self.0, operator, request).await.map(Response::new)
+    }
+
+    async fn list_enrolment_tokens(
+        &self,
+        request: Request<ListEnrolmentTokensRequest>,
+    ) -> Result<Response<ListEnrolmentTokensResponse>, Status> {
+        let (_, request) = caller::admin(request)?;
+        token::list(&self.0, &request).await.map(Response::new)
+    }
+
+    async fn revoke_enrolment_token(
+        &self,
+        request: Request<RevokeEnrolmentTokenRequest>,
+    ) -> Result<Response<RevokeEnrolmentTokenResponse>, Status> {
+        let (operator, request) = caller::admin(request)?;
+        token::revoke(&self.0, &operator, &request.token).await.map(Response::new)
     }
 }
 
 impl MachineApi {
-    async fn machine_to_take_over(&self, name_or_id: &str) -> Result<Option<MachineId>, Status> {
-        if name_or_id.is_empty() {
-            return Ok(None);
-        }
-        let row = self.0.store.find_machine(name_or_id).await?.living()?;
-        Ok(Some(MachineId(row.facts.id)))
-    }
-
     async fn read(&self, name_or_id: &str) -> Result<Machine, Status> {
         let row = self.0.store.find_machine(name_or_id).await?;
         let (policies, now) = self.0.store.policies().await?;
@@ -153,14 +127,6 @@ fn check_labels(labels: HashMap<String, String>) -> Result<BTreeMap<String, Stri
         .into_status(Code::InvalidArgument));
     }
     Ok(labels.into_iter().collect())
-}
-
-fn read_ttl(ttl: Option<prost_types::Duration>) -> Result<Duration, Status> {
-    let Some(ttl) = ttl else { return Ok(DEFAULT_TTL) };
-    Duration::try_from(ttl)
-        .ok()
-        .filter(|ttl| *ttl >= Duration::from_secs(1) && *ttl <= MAX_TTL)
-        .ok_or_else(|| invalid("invalid_ttl", "ttl must be 1 second to 30 days"))
 }
 
 fn to_wire(row: MachineRow, policies: &[Policy], now: DateTime<Utc>) -> Machine {

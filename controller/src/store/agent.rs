@@ -109,7 +109,8 @@ async fn enrolled_with(
 ) -> Result<Option<MachineId>, StoreError> {
     let row: Option<(Uuid,)> = sqlx::query_as(
         "SELECT a.machine_id FROM agents a, enrolment_tokens t
-         WHERE a.id = $1 AND a.revoked_at IS NULL AND t.hash = $2 AND t.expires_at > now()",
+         WHERE a.id = $1 AND a.revoked_at IS NULL AND t.hash = $2 AND t.expires_at > now()
+           AND t.revoked_at IS NULL",
     )
     .bind(new.agent.0)
     .bind(new.token_sha256.as_slice())
@@ -125,7 +126,7 @@ async fn certify_again(
     new: &NewAgent,
 ) -> Result<MachineId, StoreError> {
     insert_certificate(connection, new.agent, &new.serial, new.not_after).await?;
-    let detail = json!({ "machine": new.machine_name, "token": token::short(&new.token_sha256), "serial": new.serial });
+    let detail = json!({ "machine": new.machine_name, "token": token::id_of(&new.token_sha256), "serial": new.serial });
     record(connection, "agent.enrol_again", machine, new.agent, detail).await?;
     Ok(machine)
 }
@@ -160,7 +161,7 @@ async fn make_machine(
         }
     };
     insert_agent(connection, machine, 0, new).await?;
-    let detail = json!({ "machine": new.machine_name, "token": token::short(&new.token_sha256), "serial": new.serial });
+    let detail = json!({ "machine": new.machine_name, "token": token::id_of(&new.token_sha256), "serial": new.serial });
     record(connection, "agent.enrol", machine, new.agent, detail).await?;
     Ok(machine)
 }
@@ -238,7 +239,7 @@ async fn take_over(
     let (old, epoch) = forget(connection, machine).await?.unzip();
     // Not 0, with which its name would be anybody's who has a token: it may have points.
     insert_agent(connection, machine, epoch.unwrap_or(0) + 1, new).await?;
-    let detail = json!({ "machine": name, "token": token::short(&new.token_sha256), "serial": new.serial,
+    let detail = json!({ "machine": name, "token": token::id_of(&new.token_sha256), "serial": new.serial,
         "old_agent": old, "quarantine": quarantine });
     record(connection, "agent.take_over", machine, new.agent, detail).await?;
     Ok(machine)

@@ -6,6 +6,7 @@ use sqlx::{Decode, Postgres, Type};
 
 use crate::domain::job::{AttemptOutcome, Consistency, JobState, StepKind, StepState};
 use crate::domain::point::{LockMode, PointState};
+use crate::domain::token::TokenState;
 
 macro_rules! read_from_text {
     ($($name:ty),+ $(,)?) => {$(
@@ -28,4 +29,4 @@ macro_rules! read_from_text {
     )+};
 }
 
-read_from_text!(AttemptOutcome, Consistency, JobState, LockMode, PointState, StepKind, StepState);
+read_from_text!(AttemptOutcome, Consistency, JobState, LockMode, PointState, StepKind, StepState, TokenState);

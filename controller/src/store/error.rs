@@ -33,6 +33,8 @@ pub(crate) enum StoreError {
     OtherMachine { name: String, given: String },
     #[error("the enrolment token is unknown, expired or used up")]
     TokenRefused,
+    #[error("the enrolment token was revoked")]
+    TokenRevoked,
     #[error("request id {id} was used before, for another request")]
     RequestReused { id: uuid::Uuid },
     #[error("the job has ended already: {state}")]

@@ -13,6 +13,7 @@ mod reports;
 mod requests;
 mod schedules;
 mod standing;
+mod tokens;
 mod transactions;
 mod verifications;
 mod waits;

@@ -121,6 +121,20 @@ fn a_deleted_point_can_be_taken_back() {
 }
 
 #[test]
+fn without_a_window_a_deletion_can_be_taken_back_until_the_next_collection() {
+    let rig = Rig::with_points(&[("window", "0s")], 2);
+    let cli = &rig.world.cli;
+    let _ = cli.run(&["point", "delete", rig.id(0)]).succeeds();
+    let _ = cli.run(&["point", "undelete", rig.id(0)]).succeeds();
+    let _ = cli.run(&["point", "delete", rig.id(0)]).succeeds();
+    let collected = rig.collect(&[]);
+    assert_eq!(collected["purged_points"], 1, "{collected}");
+    assert!(collected["deleted_bytes"].as_u64().unwrap() > SIZE / 2, "the first one frees it: {collected}");
+    assert_eq!(rig.listed(&["--deleted"]), rig.ids(&[1]));
+    rig.assert_restore(&[1]);
+}
+
+#[test]
 fn a_lock_holds_a_point() {
     let rig = Rig::with_points(&[], 1);
     let (cli, point) = (&rig.world.cli, rig.id(0));

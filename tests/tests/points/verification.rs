@@ -52,7 +52,9 @@ fn damage_is_found_named_and_healed() {
     let damaged = segments(&world.controller.vault_dir(), &machine, 2).remove(0);
     flip(&damaged, 1 << 20);
     let _ = check(&[]).succeeds();
-    let _ = check(&["--sample", "100%", "--machine", "web1"]).json();
+    for sample in ["100%", "100"] {
+        let _ = check(&["--sample", sample, "--machine", "web1"]).json();
+    }
     let answer = check(&["--read-data"]);
     assert_eq!(answer.code, 1, "{answer:?}");
     assert!(answer.stderr.contains("(damage_found)"), "{answer:?}");

@@ -3,6 +3,7 @@
 
 mod clones;
 mod reports;
+mod tokens;
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};

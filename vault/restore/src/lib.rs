@@ -1,8 +1,10 @@
 //! What a disk is restored to: a file that is nobody else's, has each block exactly once, and gets its name when all of
 //! them are there and durable. Where the cells come from is the caller's business; nothing of them is believed here.
+//! And what the programs that do it read alike on their command lines.
 
 mod cell;
 mod partial;
+mod percentage;
 mod seen;
 mod target;
 
@@ -12,6 +14,7 @@ use std::path::PathBuf;
 use holdfast_vault_format::CellError;
 
 pub use cell::Cell;
+pub use percentage::parse_percentage;
 pub use target::{Existing, Target, check};
 
 /// Why a disk is not restored.

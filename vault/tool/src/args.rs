@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use holdfast_restore::Existing;
+use holdfast_restore::{Existing, parse_percentage};
 use uuid::Uuid;
 
 /// Reads a Holdfast vault, and says who can unlock it, with nothing but its place and its key: no controller, no database.
@@ -159,8 +159,8 @@ pub(crate) struct CheckOptions {
     /// Reads every byte that the points need, once; otherwise only how they hang together is looked at.
     #[arg(long, conflicts_with = "sample")]
     pub(crate) read_data: bool,
-    /// Reads so many percent of the segments, chosen at random.
-    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(1..=100))]
+    /// Reads so many of the segments, chosen at random: 5, 0.5%.
+    #[arg(long, value_name = "PERCENT", value_parser = parse_percentage)]
     pub(crate) sample: Option<u32>,
     /// Only this machine: name or id.
     #[arg(long)]

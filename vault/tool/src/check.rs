@@ -44,9 +44,7 @@ pub(crate) async fn check(vault: &Vault, options: CheckOptions) -> Result<(), To
         None => VerifyScope::Vault,
     };
     let depth = match options.sample {
-        Some(percent) => {
-            VerifyDepth::Sample { per_10_000: percent * 100, seed: Uuid::new_v4().as_u64_pair().0 }
-        }
+        Some(per_10_000) => VerifyDepth::Sample { per_10_000, seed: Uuid::new_v4().as_u64_pair().0 },
         None if options.read_data => VerifyDepth::ReadData,
         None => VerifyDepth::Structure,
     };

@@ -260,6 +260,20 @@ fn damage_is_named_and_leaves_no_file() {
 }
 
 #[test]
+fn a_sample_is_so_many_percent_with_a_sign_or_without() {
+    let fixture = Fixture::new();
+    for sample in ["100", "100%"] {
+        let output = fixture.run(&["check", "--sample", sample, "-o", "json"]);
+        succeeded(&output);
+        let checked: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert!(checked["segments"].as_u64().unwrap() > 0, "{checked}");
+        assert_eq!(checked["read_segments"], checked["segments"], "{checked}");
+    }
+    succeeded(&fixture.run(&["check", "--sample", "0.5%"]));
+    assert_eq!(fixture.run(&["check", "--sample", "101"]).status.code(), Some(2));
+}
+
+#[test]
 fn keys_are_added_rotated_and_removed() {
     let fixture = Fixture::new();
     std::fs::write(fixture.path("secret"), "correct horse battery\nnot this\n").unwrap();

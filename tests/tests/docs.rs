@@ -86,8 +86,11 @@ fn every_metric_is_in_the_table() {
     assert_documented(&metrics, 12, "configuration.md");
 }
 
+/// Its file, and its name.
+type Structure = (&'static str, &'static str);
+
 /// A table of docs/configuration.md by its chapter and the beginning of the line before it, and the structures that are read from it.
-const CONFIGURATION: [(&str, &str, &[(&str, &str)]); 10] = [
+const CONFIGURATION: [(&str, &str, &[Structure]); 10] = [
     ("`controller.toml`", "In the controller's", &[("controller/src/config/file.rs", "File")]),
     ("`controller.toml`", "`[vault]`", &[("controller/src/config/vault.rs", "S3Table")]),
     ("`controller.toml`", "`[timing]`", &[("controller/src/config/timing.rs", "Timing")]),

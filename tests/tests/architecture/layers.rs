@@ -62,7 +62,7 @@ const GATEWAY: [&[&str]; 7] = [
 
 const CLI: [&[&str]; 7] = [
     &["args", "error", "view"],
-    &["output", "settings"],
+    &["interrupt", "output", "settings"],
     &["client", "progress"],
     &["check", "follow", "machine", "point", "policy", "restore", "status", "token", "vault"],
     &["job"],

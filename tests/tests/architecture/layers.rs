@@ -57,7 +57,7 @@ const GATEWAY: [&[&str]; 7] = [
     &["commit", "damage", "enforce", "learn", "send"],
     &["open", "point", "restore", "verify"],
     &["collect", "resolve", "scrub", "transfer_api"],
-    &["rebuild"],
+    &["rebuild", "run"],
 ];
 
 const CLI: [&[&str]; 7] = [

@@ -2,14 +2,16 @@
 
 mod base;
 mod map_file;
+mod map_run;
 
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 
-use base::{Base, BaseError, Known, MapMessage, MapRun, RunSource};
+use base::{Base, Known, MapMessage, RunSource};
 use holdfast_fuzz::vault::scratch;
 use holdfast_proto::v1::BlockMapRun;
 use map_file::{MapKey, MapLog, RecordWriter};
+use map_run::{MapRun, RunError};
 use prost::Message as _;
 use tokio::sync::mpsc;
 
@@ -132,7 +134,7 @@ fn read(source: RunSource, block_count: u64) -> bool {
 }
 
 /// Asks for a disk's blocks in order. Whether each answer came.
-fn ask(block_count: u64, mut known: impl FnMut(u64, u64) -> Result<Known, BaseError>) -> bool {
+fn ask(block_count: u64, mut known: impl FnMut(u64, u64) -> Result<Known, RunError>) -> bool {
     let mut at = 0;
     for piece in 0..PIECES {
         if at >= block_count {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Serialize;
+use uuid::Uuid;
 
 use holdfast_proto::v1::{
     self, CreateEnrolmentTokenRequest, EnrolmentTokenState, ListEnrolmentTokensRequest,
@@ -138,8 +139,8 @@ async fn make(client: Client, args: TokenArgs) -> Result<Created, CliError> {
         id: answer.id,
         token,
         file: args.to.as_deref().map(|path| path.display().to_string()),
-        // A controller of before does not tell it.
-        machine: some(answer.machine_name).or(wanted_machine),
+        // A controller of before does not tell it, and an id is no name.
+        machine: some(answer.machine_name).or(wanted_machine.filter(|given| given.parse::<Uuid>().is_err())),
         expires_at: time(answer.expires_at),
         ca_fingerprint: answer.ca_fingerprint,
     })
@@ -155,14 +156,21 @@ impl Created {
                 (format!("file            {file}"), format!("--token-file {}", name.unwrap_or_default()))
             }
         };
-        // Whoever takes a machine's place may have an identity that is of no more use, and another host name.
-        let place = self.machine.as_ref().map(|name| format!(" --force --name {name}")).unwrap_or_default();
-        let then = if self.machine.is_some() { "\n  systemctl restart holdfast-agent" } else { "" };
+        // Whoever takes a machine's place may have an identity that is of no more use, which an agent that runs holds on to, and another
+        // host name.
+        let (place, before, then) = match &self.machine {
+            None => (String::new(), "", ""),
+            Some(name) => (
+                format!(" --force --name {name}"),
+                "systemctl stop holdfast-agent\n  ",
+                "\n  systemctl start holdfast-agent",
+            ),
+        };
         let first =
             if self.token.is_some() { "On the machine:" } else { "Copy the file to the machine, and there:" };
         format!(
             "id              {}\n{what}\nexpires         {}\nca fingerprint  {}\n\n\
-             {first}\n  holdfast-agent enrol --config /etc/holdfast/agent.toml{place} {secret} --ca-fingerprint {}{then}",
+             {first}\n  {before}holdfast-agent enrol --config /etc/holdfast/agent.toml{place} {secret} --ca-fingerprint {}{then}",
             or_dash(Some(&self.id)),
             or_dash(self.expires_at.as_deref()),
             self.ca_fingerprint,

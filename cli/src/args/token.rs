@@ -17,7 +17,7 @@ pub(crate) enum TokenCommand {
     },
     /// Ends a token: nobody enrols with it any more. Agents that enrolled with it stay.
     Revoke {
-        /// Id, as `token list` tells it.
+        /// Id, as `token list` tells it, or the token itself
         token: String,
     },
 }

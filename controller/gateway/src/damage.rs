@@ -35,7 +35,6 @@ impl Gateway {
         mut marked: BTreeSet<u64>,
     ) -> Result<(), Status> {
         self.inner.damages.fetch_add(1, Ordering::AcqRel);
-        let mut is_absent = false;
         for _ in 0..LOOKS {
             let found = self.inner.vault.points_damaged_by(machine.0, segments).await;
             let mut found = found.map_err(|error| status_of(&error))?;
@@ -43,7 +42,7 @@ impl Gateway {
             if found.is_empty() {
                 return Ok(());
             }
-            is_absent = false;
+            let mut is_absent = false;
             for (seq, reason) in found {
                 error!(%machine, seq, reason, "a point is damaged");
                 let location = PointLocation { machine, seq };
@@ -57,13 +56,11 @@ impl Gateway {
                     Err(status) => return Err(status),
                 }
             }
-            if is_absent {
-                self.resolve_machine(machine.0).await?;
+            if is_absent && let Err(status) = self.resolve_machine(machine.0).await {
+                warn!(%machine, reason = status.message(), "a point that is there is not recorded yet");
             }
         }
-        if is_absent {
-            warn!(%machine, "not all that is damaged is marked: the next verification will");
-        }
+        warn!(%machine, "maybe not all that is damaged is marked: the next verification looks again");
         Ok(())
     }
 

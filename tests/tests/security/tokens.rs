@@ -94,6 +94,8 @@ fn a_leaked_token_is_found_and_ended() {
     let again = world.cli.run(&["token", "revoke", id]).succeeds().stdout;
     assert!(again.contains("was revoked already"), "{again}");
     assert_eq!(world.cli.json(&["token", "revoke", id]), revoked);
+    // Whoever has nothing but what leaked.
+    assert_eq!(world.cli.json(&["token", "revoke", &leaked.token]), revoked);
     let stranger = world.new_agent("web2", &[]);
     unchanged(&world, || {
         let refused = stranger.enrol(&leaked);

@@ -167,6 +167,22 @@ impl S3Server {
         ]
     }
 
+    /// The endpoint, as Amazon's tools take it from the environment.
+    #[must_use]
+    pub fn variables(&self) -> [(&'static str, String); 2] {
+        [("AWS_ENDPOINT_URL", self.endpoint.clone()), ("AWS_ALLOW_HTTP", "true".to_owned())]
+    }
+
+    /// The bucket's key, as Amazon's tools take it from the environment.
+    #[must_use]
+    pub fn key_variables(&self) -> [(&'static str, String); 2] {
+        let read = |path: PathBuf| fs::read_to_string(path).unwrap();
+        [
+            ("AWS_ACCESS_KEY_ID", read(self.access_key_id_file())),
+            ("AWS_SECRET_ACCESS_KEY", read(self.secret_access_key_file())),
+        ]
+    }
+
     fn access_key_id_file(&self) -> PathBuf {
         self.credentials.path().join("id")
     }

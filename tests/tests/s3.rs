@@ -2,12 +2,14 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use holdfast_tests::s3::S3Server;
 use holdfast_tests::vault::VaultTool;
-use holdfast_tests::{Agent, Image, Postgres, World, image, program};
+use holdfast_tests::{Agent, Image, Postgres, World, cli, image, program};
 
 const MIB: u64 = 1 << 20;
 
@@ -67,6 +69,31 @@ fn what_is_backed_up_to_s3_comes_back_through_every_controller() {
         image::assert_same(copy, &file);
         fs::remove_file(&file).unwrap();
     }
+
+    // The lines of a recovery kit say all that reaches the vault, whoever said it, but for the bucket's key.
+    let mut kit = program::command("holdfast-vault");
+    let programs = Path::new(kit.get_program()).parent().unwrap().to_owned();
+    kit.args(["--vault", &place, "--key"]).arg(&tool.key).args(["key", "recovery-kit"]);
+    kit.envs(server.variables()).envs(server.key_variables());
+    let page = cli::finish("holdfast-vault key recovery-kit", kit).succeeds().stdout;
+    let elsewhere = world.path("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    let secret = page.lines().find(|line| line.starts_with("AGE-SECRET-KEY-1")).unwrap();
+    fs::write(elsewhere.join("page.key"), secret).unwrap();
+    fs::set_permissions(elsewhere.join("page.key"), fs::Permissions::from_mode(0o600)).unwrap();
+    let lines: Vec<&str> =
+        page.lines().map(str::trim).filter(|line| line.starts_with("holdfast-vault ")).collect();
+    let [list, restore, recipients, _remove] = lines[..] else { panic!("{page}") };
+    let by_page = |line: &str| {
+        let mut shell = Command::new("/bin/sh");
+        shell.current_dir(&elsewhere).env("PATH", &programs).envs(server.key_variables());
+        shell.args(["-c", &line.replace(" FILE ", " page.key ")]);
+        cli::finish(line, shell).succeeds().stdout
+    };
+    assert!(by_page(list).contains(&kept[0].0));
+    assert!(by_page(recipients).contains("recovery kit"));
+    let _ = by_page(&restore.replace(" MACHINE@latest ", " web1@latest ").replace(" NAME ", " data "));
+    image::assert_same(&kept[4].1, &elsewhere.join("disk.raw"));
 
     // A second `init` opens what is there; a controller that is told of a bucket that is not says so.
     let data = world.path("controller-3");

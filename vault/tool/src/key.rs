@@ -15,13 +15,13 @@ use zeroize::Zeroizing;
 
 use crate::args::{AddOptions, KeyCommand, KitOptions, Output, RemoveOptions, RotateOptions, UnlockOptions};
 use crate::error::ToolError;
+use crate::place::{Directions, Place};
 
 const KIT_LABEL: &str = "recovery kit";
 
-/// `place`: as the user called it.
 pub(crate) async fn key(
     storage: Storage,
-    place: &str,
+    place: &Place,
     unlock: &UnlockOptions,
     command: KeyCommand,
 ) -> Result<(), ToolError> {
@@ -128,10 +128,10 @@ async fn rotate(storage: Storage, unlock: &UnlockOptions, options: RotateOptions
     print(&format!("{}\nremoved {} {removed}", told_added(&added), removed.id))
 }
 
-async fn recovery_kit(keys: &Keys, place: &str, options: KitOptions) -> Result<(), ToolError> {
+async fn recovery_kit(keys: &Keys, place: &Place, options: KitOptions) -> Result<(), ToolError> {
     let key = KeyFile::new();
     // Written before the vault is told: what is left by an error opens nothing.
-    let text = kit(keys, place, &key);
+    let text = kit(keys, &place.directions().map_err(ToolError::Open)?, &key);
     match &options.output {
         Some(path) => {
             write_private(path, &text)?;
@@ -153,7 +153,7 @@ async fn add_kit(keys: &Keys, options: &KitOptions, key: &KeyFile) -> Result<(),
     keys.add_identity(label, &key.public()).await.map(drop).map_err(ToolError::Keys)
 }
 
-fn kit(keys: &Keys, place: &str, key: &KeyFile) -> Zeroizing<String> {
+fn kit(keys: &Keys, to: &Directions, key: &KeyFile) -> Zeroizing<String> {
     let made = Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true);
     let mut text = Zeroizing::new(String::new());
     let _ = write!(
@@ -163,7 +163,7 @@ fn kit(keys: &Keys, place: &str, key: &KeyFile) -> Zeroizing<String> {
 Whoever has this page and the vault can read every backup in it. Keep it where the vault is not.
 
 vault       {id}
-kept at     {place}
+kept at     {vault}
 made        {made}
 points are signed by
             {public_key}
@@ -175,11 +175,23 @@ To restore without the controller:
 
 {secret}
 
- 3. See what is there:     holdfast-vault --vault {place} --key FILE list
- 4. Restore a disk:        holdfast-vault --vault {place} --key FILE restore --point MACHINE@latest --disk NAME --to disk.raw
+ 3. {needed}
+ 4. See what is there:
+
+    holdfast-vault {arguments} --key FILE list
+
+ 5. Restore a disk:
+
+    holdfast-vault {arguments} --key FILE restore --point MACHINE@latest --disk NAME --to disk.raw
 
 To run the controller again: FILE is its vault.key.
-If this page is lost or seen:   holdfast-vault --vault {place} --key OTHER key remove ID --yes   (the ID is told by `key list`)",
+If this page is lost or seen, its key is removed by whoever has another one; the first line tells its ID:
+
+    holdfast-vault {arguments} key list
+    holdfast-vault {arguments} --key OTHER key remove ID --yes",
+        vault = to.vault,
+        needed = to.needed,
+        arguments = to.arguments,
         id = keys.vault_id(),
         public_key = keys.public_key(),
         public = key.public(),

@@ -17,6 +17,7 @@ use holdfast_vault_engine::{Storage, Vault};
 
 use crate::args::{Args, Command, UnlockOptions};
 use crate::error::ToolError;
+use crate::place::Place;
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -35,14 +36,15 @@ fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> Result<(), ToolError> {
-    let storage = place::storage(&args.vault, args.s3).map_err(ToolError::Open)?;
+    let place = Place { vault: args.vault, s3: args.s3 };
+    let storage = place.storage().map_err(ToolError::Open)?;
     let storage = if args.alone { storage.alone() } else { storage };
     let unlock = &args.unlock;
     match args.command {
         Command::List { output } => list::list(&open(storage, unlock).await?, output).await,
         Command::Check(options) => check::check(&open(storage, unlock).await?, options).await,
         Command::Restore(options) => restore::restore(&open(storage, unlock).await?, options).await,
-        Command::Key(command) => key::key(storage, &args.vault, unlock, command).await,
+        Command::Key(command) => key::key(storage, &place, unlock, command).await,
     }
 }
 

@@ -370,3 +370,49 @@ fn keys_are_added_rotated_and_removed() {
     assert!(std::fs::read(fixture.path("out")).unwrap() == fixture.data);
     assert_eq!(recipients().len(), 3);
 }
+
+/// By somebody who has the page, the vault and a shell in another folder.
+#[test]
+fn the_lines_of_a_recovery_kit_work_as_they_are_printed() {
+    let fixture = Fixture::new();
+    std::os::unix::fs::symlink("vault", fixture.path("eve's vault")).unwrap();
+    let program = Path::new(env!("CARGO_BIN_EXE_holdfast-vault"));
+    let kit = Command::new(program)
+        .current_dir(fixture.dir.path())
+        .args(["--vault", "eve's vault", "--key", "vault.key", "key", "recovery-kit"])
+        .output()
+        .unwrap();
+    succeeded(&kit);
+    let page = String::from_utf8(kit.stdout).unwrap();
+
+    let elsewhere = tempfile::tempdir().unwrap();
+    let path = |name: &str| elsewhere.path().join(name);
+    let secret = page.lines().find(|line| line.starts_with("AGE-SECRET-KEY-1")).unwrap();
+    std::fs::write(path("page.key"), secret).unwrap();
+    std::fs::set_permissions(path("page.key"), PermissionsExt::from_mode(0o600)).unwrap();
+    std::fs::copy(fixture.path("vault.key"), path("vault.key")).unwrap();
+    let run = |line: &str| {
+        let output = Command::new("/bin/sh")
+            .current_dir(elsewhere.path())
+            .env("PATH", program.parent().unwrap())
+            .args(["-c", line])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let lines: Vec<String> = page
+        .lines()
+        .map(str::trim)
+        .filter(|line| line.starts_with("holdfast-vault "))
+        .map(|line| line.replace(" FILE ", " page.key ").replace(" OTHER ", " vault.key "))
+        .collect();
+    let [list, restore, recipients, remove] = &lines[..] else { panic!("{page}") };
+    assert!(run(list).contains("web1"));
+    run(&restore.replace(" MACHINE@latest ", " web1@latest ").replace(" NAME ", " data "));
+    assert!(std::fs::read(path("disk.raw")).unwrap() == fixture.data);
+    let known = run(recipients);
+    let row = known.lines().find(|row| row.contains("recovery kit")).unwrap();
+    let id = row.split_whitespace().next().unwrap();
+    assert!(run(&remove.replace(" ID ", &format!(" {id} "))).contains("recovery kit"));
+}

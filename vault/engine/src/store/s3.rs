@@ -128,6 +128,24 @@ impl S3 {
         }
     }
 
+    /// With what Amazon's environment variables say where nothing was given; credentials stay where they are.
+    #[must_use]
+    pub fn resolved(&self) -> Self {
+        let environment = AmazonS3Builder::from_env();
+        let given = |key| environment.get_config_value(&key).filter(|value| !value.is_empty());
+        let endpoint = self
+            .endpoint
+            .clone()
+            .or_else(|| given(AmazonS3ConfigKey::S3Endpoint))
+            .or_else(|| given(AmazonS3ConfigKey::Endpoint));
+        let region = self.region.clone().or_else(|| given(AmazonS3ConfigKey::Region));
+        let transport = match given(AmazonS3ConfigKey::Client(ClientConfigKey::AllowHttp)).as_deref() {
+            Some("true" | "1") => S3Transport::PlainAllowed,
+            _ => self.transport,
+        };
+        Self { endpoint, region, transport, ..self.clone() }
+    }
+
     fn wrong(&self, detail: impl Into<String>) -> VaultError {
         VaultError::S3Settings { location: self.location.to_string(), detail: detail.into() }
     }
@@ -146,22 +164,11 @@ impl S3 {
 
     /// With the options for its connections, which other requests take as well.
     fn builder(&self) -> Result<(AmazonS3Builder, ClientOptions), VaultError> {
-        let environment = AmazonS3Builder::from_env();
-        let given = |key| environment.get_config_value(&key).filter(|value| !value.is_empty());
-        let endpoint = self
-            .endpoint
-            .clone()
-            .or_else(|| given(AmazonS3ConfigKey::S3Endpoint))
-            .or_else(|| given(AmazonS3ConfigKey::Endpoint));
-        let region = self.region.clone().or_else(|| given(AmazonS3ConfigKey::Region));
-        let transport = match given(AmazonS3ConfigKey::Client(ClientConfigKey::AllowHttp)).as_deref() {
-            Some("true" | "1") => S3Transport::PlainAllowed,
-            _ => self.transport,
-        };
+        let Self { endpoint, region, transport, .. } = self.resolved();
         let options = self.client_options(transport)?;
         let mut builder = self
             .credentials
-            .begin(environment)?
+            .begin(AmazonS3Builder::from_env())?
             .with_bucket_name(&self.location.bucket)
             .with_virtual_hosted_style_request(self.addressing == S3Addressing::VirtualHost)
             .with_client_options(options.clone());

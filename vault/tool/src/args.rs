@@ -93,7 +93,7 @@ pub(crate) enum KeyCommand {
     Add(AddOptions),
     /// Takes that from one, but never from the one that is used for it.
     Remove(RemoveOptions),
-    /// Replaces the key file that is used by a new one.
+    /// Replaces the key file or passphrase that is used by a new one.
     Rotate(RotateOptions),
     /// Makes a key on a page to be printed, with what to do in an emergency.
     RecoveryKit(KitOptions),
@@ -136,12 +136,25 @@ pub(crate) struct RemoveOptions {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct RotateOptions {
-    /// File to make.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) new_key_file: PathBuf,
+    #[command(flatten)]
+    pub(crate) new: Replacement,
     /// What people call it [default: as the old one].
     #[arg(long)]
     pub(crate) label: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Replacement {
+    /// Makes a new key file, in the place of a key file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) new_key_file: Option<PathBuf>,
+    /// File with the new passphrase in its first line, at least 12 characters, in the place of a passphrase; nobody else may read it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) new_passphrase_file: Option<PathBuf>,
+    /// Asks for the new passphrase.
+    #[arg(long)]
+    pub(crate) new_passphrase: bool,
 }
 
 #[derive(Debug, clap::Args)]

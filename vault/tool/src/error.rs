@@ -22,6 +22,10 @@ pub(crate) enum ToolError {
     Prompt(#[source] io::Error),
     #[error("the two passphrases are not the same")]
     PassphrasesDiffer,
+    #[error("a key file is replaced by a key file, and a passphrase by a passphrase")]
+    OtherKind,
+    #[error("the new passphrase opens the vault already")]
+    NothingNew,
     #[error("recipient {0} was not removed")]
     NotConfirmed(uuid::Uuid),
     #[error("no point {0} in this vault")]
@@ -92,6 +96,12 @@ impl ToolError {
             Self::NoKey => "give --key FILE, --passphrase, or --passphrase-file FILE",
             Self::Prompt(_) => "run it on a terminal, or give the passphrase in a file",
             Self::PassphrasesDiffer => "try again",
+            Self::OtherKind => {
+                "give --new-key-file with --key, and --new-passphrase or --new-passphrase-file with a passphrase; from one to the other it takes `key add` and `key remove`"
+            }
+            Self::NothingNew => {
+                "choose another one; if a rotation was interrupted, remove the old one with `key remove`"
+            }
             Self::NotConfirmed(_) => {
                 "see with `key list` what it is; with --yes its owner cannot unlock the vault any more, unless a copy of it was kept"
             }

@@ -8,7 +8,9 @@ use std::path::Path;
 
 use chrono::{SecondsFormat, Utc};
 use comfy_table::{Table, presets};
-use holdfast_vault_engine::{KeyFile, Keys, Passphrase, RecipientInfo, RecipientKind, Storage, Unlock};
+use holdfast_vault_engine::{
+    KeyFile, Keys, Passphrase, RecipientInfo, RecipientKind, Storage, Unlock, VaultError,
+};
 use serde::Serialize;
 use uuid::Uuid;
 use zeroize::Zeroizing;
@@ -69,17 +71,7 @@ async fn add(keys: &Keys, options: AddOptions) -> Result<(), ToolError> {
     } else if let Some(path) = &options.new.new_key_file {
         return print(&told_added(&add_new_key(keys, label, path).await?.1));
     } else {
-        let passphrase = match &options.new.new_passphrase_file {
-            Some(path) => Passphrase::load(path).map_err(ToolError::Keys)?,
-            None => {
-                let first = ask("New passphrase: ")?;
-                if *first != *ask("Once more: ")? {
-                    return Err(ToolError::PassphrasesDiffer);
-                }
-                Passphrase::new(first)
-            }
-        };
-        keys.add_passphrase(label, &passphrase).await
+        keys.add_passphrase(label, &new_passphrase(options.new.new_passphrase_file.as_deref())?).await
     };
     print(&told_added(&added.map_err(ToolError::Keys)?))
 }
@@ -94,6 +86,18 @@ async fn add_new_key(keys: &Keys, label: &str, path: &Path) -> Result<(KeyFile, 
             Err(ToolError::Keys(error))
         }
     }
+}
+
+/// Asks for it where there is no file.
+fn new_passphrase(file: Option<&Path>) -> Result<Passphrase, ToolError> {
+    if let Some(path) = file {
+        return Passphrase::load(path).map_err(ToolError::Keys);
+    }
+    let first = ask("New passphrase: ")?;
+    if *first != *ask("Once more: ")? {
+        return Err(ToolError::PassphrasesDiffer);
+    }
+    Ok(Passphrase::new(first))
 }
 
 /// Removes what this program made a moment ago.
@@ -115,16 +119,35 @@ async fn remove(keys: &Keys, options: RemoveOptions) -> Result<(), ToolError> {
     print(&format!("removed {} {removed}", removed.id))
 }
 
-/// The new key is known to unlock the vault before the old one goes.
+/// What is new is stored, and known to unlock the vault, before what is old goes: whoever is interrupted leaves both.
 async fn rotate(storage: Storage, unlock: &UnlockOptions, options: RotateOptions) -> Result<(), ToolError> {
     let old = unlocked(storage.clone(), unlock).await?;
     let label = options.label.unwrap_or_else(|| match &*old.used().label {
         "" => "key file".to_owned(),
         label => label.to_owned(),
     });
-    let (key, added) = add_new_key(&old, &label, &options.new_key_file).await?;
-    let new = Keys::unlock(storage, Unlock::Key(&key)).await.map_err(ToolError::Keys)?;
-    let removed = new.remove(old.used().id).await.map_err(ToolError::Keys)?;
+    if options.new.new_key_file.is_some() == matches!(old.used().kind, RecipientKind::Passphrase) {
+        return Err(ToolError::OtherKind);
+    }
+    let (added, new) = match &options.new.new_key_file {
+        Some(path) => {
+            let (key, added) = add_new_key(&old, &label, path).await?;
+            (added, Keys::unlock(storage, Unlock::Key(&key)).await)
+        }
+        None => {
+            let passphrase = new_passphrase(options.new.new_passphrase_file.as_deref())?;
+            let unlock = Unlock::Passphrase(&passphrase);
+            // If it were the old one, the old one would be what unlocks afterwards.
+            match Keys::unlock(storage.clone(), unlock).await {
+                Err(VaultError::WrongKey { .. }) => {}
+                Err(error) => return Err(ToolError::Keys(error)),
+                Ok(_) => return Err(ToolError::NothingNew),
+            }
+            let added = old.add_passphrase(&label, &passphrase).await.map_err(ToolError::Keys)?;
+            (added, Keys::unlock(storage, unlock).await)
+        }
+    };
+    let removed = new.map_err(ToolError::Keys)?.remove(old.used().id).await.map_err(ToolError::Keys)?;
     print(&format!("{}\nremoved {} {removed}", told_added(&added), removed.id))
 }
 

@@ -416,3 +416,63 @@ fn the_lines_of_a_recovery_kit_work_as_they_are_printed() {
     let id = row.split_whitespace().next().unwrap();
     assert!(run(&remove.replace(" ID ", &format!(" {id} "))).contains("recovery kit"));
 }
+
+#[test]
+fn a_passphrase_is_rotated_and_one_that_is_cut_off_leaves_both() {
+    let fixture = Fixture::new();
+    let secret = |file: &str, text: &str| {
+        std::fs::write(fixture.path(file), text).unwrap();
+        std::fs::set_permissions(fixture.path(file), PermissionsExt::from_mode(0o600)).unwrap();
+    };
+    secret("old", "correct horse battery\n");
+    secret("new", "staple of another kind\n");
+    secret("short", "elevenchars\n");
+    succeeded(&fixture.run(&["key", "add", "--label", "on call", "--new-passphrase-file", "old"]));
+    let run = |passphrase: &str, args: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_holdfast-vault"))
+            .current_dir(fixture.dir.path())
+            .args(["--vault", "vault", "--passphrase-file", passphrase])
+            .args(args)
+            .output()
+            .unwrap()
+    };
+    let known = || {
+        let output = run("old", &["key", "list", "-o", "json"]);
+        succeeded(&output);
+        let known: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        known.as_array().unwrap().clone()
+    };
+    let rotate = ["key", "rotate", "--new-passphrase-file", "new"];
+
+    // What is refused changes nothing.
+    let before = known();
+    let to_key = run("old", &["key", "rotate", "--new-key-file", "out"]);
+    fixture.refused(&to_key, 1, "a passphrase by a passphrase", "out");
+    fixture.refused(&fixture.run(&rotate), 1, "a key file by a key file", "out");
+    let same = run("old", &["key", "rotate", "--new-passphrase-file", "old"]);
+    fixture.refused(&same, 1, "opens the vault already", "out");
+    let short = run("old", &["key", "rotate", "--new-passphrase-file", "short"]);
+    fixture.refused(&short, 1, "12 characters", "out");
+    fixture.refused(&run("old", &["key", "rotate"]), 2, "--new-passphrase", "out");
+    assert_eq!(known(), before);
+
+    // It ends before the old one is removed: no removal can be decided.
+    let first = before.iter().find(|entry| entry["kind"] == "first").unwrap()["id"].as_str().unwrap();
+    let blocked = fixture.path(&format!("vault/keys/{first}.00000001"));
+    std::fs::write(&blocked, "nonsense").unwrap();
+    assert_eq!(run("old", &rotate).status.code(), Some(1));
+    assert_eq!(known().len(), 3);
+    succeeded(&run("old", &["list"]));
+    succeeded(&run("new", &["list"]));
+
+    std::fs::remove_file(&blocked).unwrap();
+    secret("newest", "a third one that is long\n");
+    succeeded(&run("new", &["key", "rotate", "--new-passphrase-file", "newest"]));
+    assert_eq!(run("new", &["list"]).status.code(), Some(1));
+    succeeded(&run("newest", &["restore", "--point", "web1@latest", "--disk", "data", "--to", "disk"]));
+    assert!(std::fs::read(fixture.path("disk")).unwrap() == fixture.data);
+    succeeded(&run("old", &["list"]));
+    let left = known();
+    assert_eq!(left.len(), 3);
+    assert!(left[1..].iter().all(|entry| entry["kind"] == "passphrase" && entry["label"] == "on call"));
+}

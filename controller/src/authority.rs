@@ -119,8 +119,11 @@ impl Authority for StoreAuthority {
         self.0.store.record_restore(operator, point, disk).await.map_err(Status::from)
     }
 
-    async fn record_healing(&self, step: StepId) -> Result<(), Status> {
-        self.0.store.warn_job(step, JobError::full_after_damage()).await.map_err(Status::from)
+    async fn record_healing(&self, step: StepId, damaged: PointLocation) -> Result<(), Status> {
+        let known = self.0.store.damage(damaged.machine, signed(damaged.seq)?).await?;
+        let point = known.point.map_or_else(|| format!("number {}", damaged.seq), |id| id.to_string());
+        let warning = JobError::full_after_damage(&known.machine_name, &point, known.damage.as_deref());
+        self.0.store.warn_job(step, warning).await.map_err(Status::from)
     }
 
     async fn is_live(&self, step: StepId, attempt: i64) -> Result<bool, Status> {

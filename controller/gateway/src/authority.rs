@@ -152,8 +152,8 @@ pub trait Authority: Send + Sync + 'static {
     /// Audits a restore before its first byte.
     async fn record_restore(&self, operator: &str, point: PointId, disk: &str) -> Result<(), Status>;
 
-    /// The backup of this step sends everything, since the machine's newest point is damaged. Idempotent.
-    async fn record_healing(&self, step: StepId) -> Result<(), Status>;
+    /// The backup of this step is a full one, since the machine's newest point is damaged. Idempotent.
+    async fn record_healing(&self, step: StepId, damaged: PointLocation) -> Result<(), Status>;
 
     /// Whether this is the current attempt of its step.
     async fn is_live(&self, step: StepId, attempt: i64) -> Result<bool, Status>;

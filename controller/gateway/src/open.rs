@@ -10,7 +10,7 @@ use holdfast_vault_engine::{BeginBackup, Begun, MAX_CELL_BYTES, Point, chain};
 use crate::error::{invalid, reopen, stale, status_of};
 use crate::retry::{persistently, within};
 use crate::transfers::{CommitState, Transfer};
-use crate::{Gateway, TransferGrant, crash_point};
+use crate::{Gateway, PointLocation, TransferGrant, crash_point};
 
 impl Gateway {
     /// Opens an attempt's transfer, or joins it again. A transfer of this very attempt goes on: what it received is made
@@ -108,8 +108,9 @@ impl Gateway {
             }
             Begun::Open(backup) => {
                 crash_point("gateway::opened");
-                if backup.heals() {
-                    within(self.inner.authority.record_healing(step)).await?;
+                if let Some(damaged) = backup.heals() {
+                    let damaged = PointLocation { machine: grant.machine, seq: damaged.seq };
+                    within(self.inner.authority.record_healing(step, damaged)).await?;
                 }
                 let transfer = Transfer::new(agent, grant.machine, (step, attempt), names, backup);
                 let response = describe(&transfer)?;

@@ -31,16 +31,21 @@ impl JobError {
         }
     }
 
-    /// A warning: nothing was built on a damaged point.
-    pub(crate) fn full_after_damage() -> Self {
+    /// A warning, given when the backup begins: nothing is built on a damaged point. `damage`: what of it is known.
+    pub(crate) fn full_after_damage(machine: &str, point: &str, damage: Option<&str>) -> Self {
+        let known = damage.map_or_else(String::new, |damage| format!(" (so far it is known that {damage})"));
         Self {
             code: "full_after_damage".to_owned(),
             fault: Fault::System,
             retryable: false,
-            message: "the machine's newest point is damaged: this backup sent everything anew and needs nothing of it"
-                .to_owned(),
-            action: "`holdfast vault check --read-data` tells what is damaged; see whether the vault's disks are failing"
-                .to_owned(),
+            // The same at each try of a step, so that it is added once.
+            message: format!(
+                "the newest point, {point}, is damaged: this backup is a full one, not built on it"
+            ),
+            action: format!(
+                "`holdfast vault check --machine {machine} --read-data` names the disks and bytes of it that are damaged{known}; restore another \
+                 point, or put back from a copy what it names, and see whether the vault's disks are failing"
+            ),
         }
     }
 

@@ -21,7 +21,28 @@ pub(crate) struct KeptRow {
     pub(crate) damages: i32,
 }
 
+/// What is known of a point that is damaged.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub(crate) struct DamageRow {
+    pub(crate) machine_name: String,
+    /// `None`: it is not in the catalogue yet.
+    pub(crate) point: Option<Uuid>,
+    pub(crate) damage: Option<String>,
+}
+
 impl Store {
+    pub(crate) async fn damage(&self, machine: MachineId, seq: i64) -> Result<DamageRow, StoreError> {
+        sqlx::query_as(
+            "SELECT m.name AS machine_name, p.id AS point, p.damage
+             FROM machines m LEFT JOIN points p ON p.machine_id = m.id AND p.seq = $2 WHERE m.id = $1",
+        )
+        .bind(machine.0)
+        .bind(seq)
+        .fetch_one(&self.pool)
+        .await
+        .during("look what of a point is damaged")
+    }
+
     pub(crate) async fn kept_points(&self, machine: MachineId) -> Result<Vec<KeptRow>, StoreError> {
         sqlx::query_as(
             "SELECT p.id, m.name AS machine_name, p.seq, p.hash, p.decisions, p.damage IS NOT NULL AS is_damaged,

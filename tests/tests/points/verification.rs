@@ -87,6 +87,11 @@ fn damage_is_found_named_and_healed() {
         (&job["state"], &job["error"]["code"]),
         (&"succeeded_with_warnings".into(), &"full_after_damage".into())
     );
+    let told = |part: &str| job["error"][part].as_str().unwrap().to_owned();
+    assert!(told("message").contains(&second), "{job:#}");
+    let next = told("action");
+    assert!(next.contains("`holdfast vault check --machine web1 --read-data`"), "{job:#}");
+    assert!(next.contains(&format!("seg/{machine}/")), "{job:#}");
     let third = job["point"].as_str().unwrap().to_owned();
     assert!(world.point(&third)["disks"][0]["sent_bytes"].as_u64().unwrap() >= SIZE);
     world.assert_restores(&third, "data", &image.path);

@@ -102,10 +102,10 @@ impl Backup {
         self.shared.opened.base.as_ref().map(Point::reference)
     }
 
-    /// Whether it sends everything because the newest point is damaged.
+    /// The newest point, if that is damaged: this backup is a full one then.
     #[must_use]
-    pub fn heals(&self) -> bool {
-        self.shared.opened.heals()
+    pub fn heals(&self) -> Option<PointRef> {
+        self.shared.opened.previous.filter(|_| self.shared.opened.heals())
     }
 
     pub(crate) async fn start(

@@ -39,8 +39,8 @@ pub(crate) struct Script {
     pub(crate) aborted: Vec<(StepId, i64)>,
     pub(crate) damaged: Vec<(PointLocation, String)>,
     pub(crate) verified: Vec<Verified>,
-    /// Steps whose backup sends everything because of damage.
-    pub(crate) healing: Vec<StepId>,
+    /// Steps whose backup is a full one because of damage, and the point that is damaged.
+    pub(crate) healing: Vec<(StepId, PointLocation)>,
     pub(crate) restores: Vec<(String, PointId, String)>,
     /// So many more calls of `mark_damaged` fail.
     pub(crate) mark_failures: u32,
@@ -233,8 +233,8 @@ impl Authority for ScriptedAuthority {
         Ok(())
     }
 
-    async fn record_healing(&self, step: StepId) -> Result<(), Status> {
-        self.script().healing.push(step);
+    async fn record_healing(&self, step: StepId, damaged: PointLocation) -> Result<(), Status> {
+        self.script().healing.push((step, damaged));
         Ok(())
     }
 

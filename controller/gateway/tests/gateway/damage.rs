@@ -95,7 +95,7 @@ async fn what_is_committed_while_its_base_is_found_damaged_does_not_need_the_dam
     // The same attempt goes on, without that base.
     let open = next.open().await;
     assert_eq!(open.disks[0].base_size_bytes, 0);
-    assert_eq!(bed.authority.script().healing, [next.step]);
+    assert_eq!(bed.authority.script().healing, [(next.step, at)]);
     let changed = next.changed(&open, "data", &image).await;
     next.send(changed).await;
     let point = next.commit(&open.transfer_id).await.point_id;

@@ -448,7 +448,7 @@ fn a_passphrase_is_rotated_and_one_that_is_cut_off_leaves_both() {
     let before = known();
     let to_key = run("old", &["key", "rotate", "--new-key-file", "out"]);
     fixture.refused(&to_key, 1, "a passphrase by a passphrase", "out");
-    fixture.refused(&fixture.run(&rotate), 1, "a key file by a key file", "out");
+    fixture.refused(&fixture.run(&rotate), 1, "replaced by a key file", "out");
     let same = run("old", &["key", "rotate", "--new-passphrase-file", "old"]);
     fixture.refused(&same, 1, "opens the vault already", "out");
     let short = run("old", &["key", "rotate", "--new-passphrase-file", "short"]);

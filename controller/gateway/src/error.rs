@@ -27,7 +27,10 @@ pub(crate) fn status_of(vault_error: &VaultError) -> Status {
             error!("{message}");
             system_error("vault_gone", message)
                 .retryable()
-                .action("mount the vault's file system again, or start the controller with the right --vault")
+                .action(
+                    "mount the vault's file system again (look at `dmesg` whether its disk fails), or start the controller with the right \
+                     --vault",
+                )
                 .into_status(Code::Unavailable)
         }
         other if other.is_no_space() => {

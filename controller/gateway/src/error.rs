@@ -73,6 +73,10 @@ fn refused(refusal: &Refusal) -> Status {
         Refusal::Shortened { .. } => {
             ("lock_shortened", "choose a later end; a governance lock can be taken back first")
         }
+        Refusal::Doubtful { .. } => (
+            "lock_doubtful",
+            "correct the controllers' clocks; if they are right, say so with `holdfast vault gc --trust-clock`",
+        ),
         Refusal::Past => ("lock_in_the_past", "choose a later end"),
         Refusal::Deleted => ("point_deleted", "`holdfast point undelete POINT` takes that back"),
         Refusal::Purged => ("point_purged", "`holdfast point list` shows the points that there are"),

@@ -81,6 +81,13 @@ pub(crate) async fn read_range(
     }
 }
 
+/// Makes the name of an object durable that a collection may have removed since it was seen, and a sweep its folder. Answers whether it is
+/// there.
+pub(crate) async fn make_durable(storage: &Storage, name: &str) -> Result<bool, VaultError> {
+    let Err(error) = storage.make_durable(name).await else { return Ok(true) };
+    if exists(storage.objects(), name).await? { Err(error) } else { Ok(false) }
+}
+
 /// That an object which does not read ends before `end`, if it does: only a look at it tells one that was cut off from a storage that
 /// fails.
 async fn cut_off(storage: &Storage, name: &str, end: u64) -> Option<VaultError> {

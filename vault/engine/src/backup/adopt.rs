@@ -83,7 +83,10 @@ async fn adopt_backup(
     }
     if let Some((number, generation)) = newest.first_key_value() {
         // Their writer may have been killed before their names were durable; all of them are in one directory.
-        vault.storage().make_durable(&name::segment(request.machine, seq, *number, *generation)).await?;
+        let first = name::segment(request.machine, seq, *number, *generation);
+        if !object::make_durable(vault.storage(), &first).await? {
+            return Ok(());
+        }
     }
     let ids: Vec<SegmentId> = newest
         .into_iter()

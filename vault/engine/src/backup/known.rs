@@ -296,7 +296,9 @@ pub(super) async fn borrow(
     if condemned.contains(&id.into()) || !object::exists(vault.store(), &id.name()).await? {
         return Ok(None);
     }
-    vault.storage().make_durable(&id.name()).await?;
+    if !object::make_durable(vault.storage(), &id.name()).await? {
+        return Ok(None);
+    }
     vault.segment(id).await.map(Some)
 }
 

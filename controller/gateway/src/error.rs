@@ -27,7 +27,10 @@ pub(crate) fn status_of(vault_error: &VaultError) -> Status {
             error!("{message}");
             system_error("vault_gone", message)
                 .retryable()
-                .action("mount the vault's file system again, or start the controller with the right --vault")
+                .action(
+                    "mount the vault's file system again (look at `dmesg` whether its disk fails), or start the controller with the right \
+                     --vault",
+                )
                 .into_status(Code::Unavailable)
         }
         other if other.is_no_space() => {
@@ -70,6 +73,10 @@ fn refused(refusal: &Refusal) -> Status {
         Refusal::Shortened { .. } => {
             ("lock_shortened", "choose a later end; a governance lock can be taken back first")
         }
+        Refusal::Doubtful { .. } => (
+            "lock_doubtful",
+            "correct the controllers' clocks; if they are right, say so with `holdfast vault gc --trust-clock`",
+        ),
         Refusal::Past => ("lock_in_the_past", "choose a later end"),
         Refusal::Deleted => ("point_deleted", "`holdfast point undelete POINT` takes that back"),
         Refusal::Purged => ("point_purged", "`holdfast point list` shows the points that there are"),

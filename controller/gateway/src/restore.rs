@@ -134,8 +134,8 @@ impl RestoreApi {
         if !error.is_damage() {
             return status_of(&error);
         }
-        // Where there is no vault everything is missing, and nothing is damaged.
-        if let Err(gone) = self.0.inner.vault.check_present().await {
+        // Where there is no vault, or its disk gives nothing, everything is missing and nothing is damaged.
+        if let Err(gone) = self.0.inner.vault.check_readable().await {
             return status_of(&gone);
         }
         // What was purged meanwhile is gone, not damaged.

@@ -121,8 +121,8 @@ impl Gateway {
         depth: VerifyDepth,
         actor: &str,
     ) -> Result<(), Status> {
-        // What was unmounted meanwhile is neither damaged nor lost.
-        self.inner.vault.check_present().await.map_err(|error| status_of(&error))?;
+        // What was unmounted meanwhile, or is on a disk that gives nothing, is neither damaged nor lost.
+        self.inner.vault.check_readable().await.map_err(|error| status_of(&error))?;
         self.add_lost(machine, kept, found).await?;
         if scope == VerifyScope::Machine(machine) {
             self.add_lost_decisions(machine, kept, found).await?;
@@ -178,7 +178,7 @@ impl Gateway {
             found.add(Finding { machine, machine_name, point: Some(lost), reason });
         }
         // Where there is no vault any more, everything is missing and nothing is damaged.
-        vault.check_present().await.map_err(|error| status_of(&error))
+        vault.check_readable().await.map_err(|error| status_of(&error))
     }
 
     /// Adds the points of which the vault has fewer decisions than the catalogue. They restore, but a lock may be lost.

@@ -53,7 +53,9 @@ fn damage_is_found_named_and_healed() {
     flip(&damaged, 1 << 20);
     let _ = check(&[]).succeeds();
     for sample in ["100%", "100"] {
-        let _ = check(&["--sample", sample, "--machine", "web1"]).json();
+        let answer = check(&["--sample", sample, "--machine", "web1"]);
+        assert_eq!(answer.code, 1, "{answer:?}");
+        assert_eq!(answer.json()["findings"].as_array().unwrap().len(), 1, "{answer:?}");
     }
     let answer = check(&["--read-data"]);
     assert_eq!(answer.code, 1, "{answer:?}");

@@ -2,9 +2,10 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 
 use holdfast_vault_format::block::blocks_of;
 use holdfast_vault_format::collection::CondemnedSegment;
@@ -39,8 +40,9 @@ use upload::{UPLOADS, Upload, upload, wait};
 /// Block maps of the first generation; a new one means that everything is compared by new hashes.
 const MAP_GENERATION: u32 = 1;
 
-/// For so long an open transfer reads what it takes over, at most.
-const ADOPTING: Duration = Duration::from_secs(60);
+/// For so long an open transfer reads what it takes over, at most: agents give it up after five minutes, and the next try would begin
+/// anew.
+const ADOPTING: Duration = Duration::from_secs(120);
 
 /// A backup in progress. Cheap to clone; all methods may be called from many tasks.
 #[derive(Clone)]
@@ -119,9 +121,7 @@ impl Backup {
         let mut state = State::new(request.disks.len());
         if let Some(condemned) = &condemned {
             let look = adopt::Look { until: Instant::now() + ADOPTING, heals: opened.heals() };
-            for seq in adopted {
-                adopt::adopt(&vault, &request, *seq, condemned, look, &mut state).await?;
-            }
+            adopt::adopt(&vault, &request, adopted, condemned, look, &mut state).await?;
         }
         let shared = Shared {
             vault,

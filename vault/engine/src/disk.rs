@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
-use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use holdfast_vault_format::block::blocks_of;
@@ -17,6 +16,7 @@ use holdfast_vault_format::kept::Blocks;
 use holdfast_vault_format::segment::CellKind;
 use holdfast_vault_format::{BLOCK_SIZE, Codec, Extent, cell_hash};
 
+use crate::blocking::on_its_own;
 use crate::segment::StoredCells;
 use crate::segment_id::SegmentId;
 use crate::{Point, Vault, VaultError, blocking};
@@ -201,22 +201,6 @@ impl Inner {
             first_byte: first * BLOCK_SIZE as u64,
             end_byte: (end * BLOCK_SIZE as u64).min(self.size_bytes),
             source: Box::new(source),
-        }
-    }
-}
-
-/// Ends without anybody waiting for it: a reader that does not get on must keep no request in flight.
-fn on_its_own(
-    fetch: impl Future<Output = Result<Window, VaultError>> + Send + 'static,
-) -> impl Future<Output = Result<Window, VaultError>> + Send + 'static {
-    // Aborts what it runs when it is dropped.
-    let mut task = JoinSet::new();
-    async move {
-        task.spawn(fetch);
-        match task.join_next().await {
-            Some(Ok(window)) => window,
-            Some(Err(source)) => Err(VaultError::Worker { source }),
-            None => Ok(Window::default()),
         }
     }
 }

@@ -1,13 +1,14 @@
 //! What a writer that was killed leaves in a vault's directory. A file is written under a staging name, `NAME#N`, and linked to
-//! its own when it is durable; a listing does not show it, and nothing ever reads it.
+//! its own when it is durable; a listing does not show it, and nothing ever reads it. And the folders of backups of which nothing is
+//! left: every begin looks into them.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::{DirEntry, FileType};
 use std::io;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use uuid::Uuid;
 
 use crate::store::on_disk;
@@ -15,9 +16,11 @@ use crate::{Vault, VaultError, name};
 
 impl Vault {
     /// Removes staging files of segments that have not been written to for longer than `untouched_for`, except those of
-    /// backups that are not decided: their writers may be alive. Nothing else is ever removed. Answers how many went.
+    /// backups that are not decided: their writers may be alive. So do the folders of backups that were decided before the newest, if they
+    /// are empty and have been for so long. Nothing else is ever removed. Answers how many files went.
     ///
-    /// A clock that is wrong costs a living writer its segment, which is then sent again; it never costs data.
+    /// A clock that is wrong costs a living writer its segment, which is then sent again; it never costs data. A late gateway of a backup
+    /// that is decided, or a collection that writes a segment anew, makes a folder again that it misses, or fails and is done again.
     ///
     /// # Errors
     /// If the directory or the vault cannot be read.
@@ -28,10 +31,18 @@ impl Vault {
         let mut swept = 0;
         let folder = segments.clone();
         for machine in blocking(move || machines(&folder)).await? {
+            // A backup that begins after this is not among them.
+            let mut decided: BTreeSet<u64> = self.point_seqs(machine).await?.into_iter().collect();
+            decided.pop_last();
             let undecided: HashSet<u64> =
                 self.unconcluded(machine).await?.iter().map(|open| open.seq).collect();
             let folder = segments.join(machine.to_string());
-            swept += blocking(move || sweep_machine(&folder, &undecided, untouched_for)).await?;
+            swept += blocking(move || {
+                let swept = sweep_machine(&folder, &undecided, untouched_for)?;
+                remove_empty(&folder, &decided, untouched_for)?;
+                Ok(swept)
+            })
+            .await?;
         }
         Ok(swept)
     }
@@ -56,14 +67,47 @@ fn sweep_machine(folder: &Path, undecided: &HashSet<u64>, untouched_for: Duratio
             if !file.file_name().to_str().is_some_and(name::is_staged_segment) {
                 continue;
             }
-            // One from the future is left alone, too.
-            let age = SystemTime::now().duration_since(file.metadata()?.modified()?).unwrap_or_default();
-            if age > untouched_for {
+            if is_old(&file, untouched_for)? {
                 swept += usize::from(remove(&file.path()));
             }
         }
     }
     Ok(swept)
+}
+
+/// Removes the folders of these backups that are empty.
+fn remove_empty(folder: &Path, decided: &BTreeSet<u64>, untouched_for: Duration) -> io::Result<()> {
+    for backup in entries(folder, FileType::is_dir)? {
+        let seq = backup.file_name().to_str().and_then(name::parse_seq);
+        if seq.is_none_or(|seq| !decided.contains(&seq)) || !is_old(&backup, untouched_for)? {
+            continue;
+        }
+        match std::fs::remove_dir(backup.path()) {
+            Ok(()) => debug!(path = %backup.path().display(), "an empty folder is removed"),
+            Err(error) if is_in_use(&error) => {}
+            Err(error) => {
+                warn!(path = %backup.path().display(), %error, "an empty folder cannot be removed");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Something is in it, or it is gone.
+fn is_in_use(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound
+    )
+}
+
+/// Whether it was not changed for longer than that. One from the future is left alone, too, and one that is gone.
+fn is_old(entry: &DirEntry, untouched_for: Duration) -> io::Result<bool> {
+    let modified = match entry.metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        metadata => metadata?.modified()?,
+    };
+    Ok(SystemTime::now().duration_since(modified).unwrap_or_default() > untouched_for)
 }
 
 /// What a directory holds of one type; links are not followed. Empty if it is not there (any more).

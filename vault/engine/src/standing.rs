@@ -66,6 +66,11 @@ pub enum Refusal {
     Compliance,
     #[error("a lock is never shortened or weakened: it ends at {}", until.format("%Y-%m-%dT%H:%M:%SZ"))]
     Shortened { until: DateTime<Utc> },
+    #[error(
+        "whether its compliance lock is over cannot be told: it ends at {}, and the clock and the vault's time differ",
+        until.format("%Y-%m-%dT%H:%M:%SZ")
+    )]
+    Doubtful { until: DateTime<Utc> },
     #[error("the lock would end in the past")]
     Past,
     #[error("it was deleted: undelete it first")]
@@ -130,6 +135,14 @@ impl Standing {
             Some(lock) if (lock.mode, lock.until) == (mode, until) => Ok(None),
             Some(lock) if lock.until > now.earliest && (mode < lock.mode || until < lock.until) => {
                 Err(Refusal::Shortened { until: lock.until })
+            }
+            // The next one would count as new, and could be taken back for three days, although this one cannot.
+            Some(lock)
+                if lock.mode == LockMode::Compliance
+                    && now.earliest < lock.until
+                    && lock.until <= now.latest =>
+            {
+                Err(Refusal::Doubtful { until: lock.until })
             }
             _ => Ok(Some(Action::Lock { mode, until: until.timestamp_micros() })),
         }

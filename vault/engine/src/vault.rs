@@ -231,10 +231,11 @@ impl Vault {
     /// folder, in which everything is missing and anything can be created.
     ///
     /// # Errors
-    /// [`VaultError::Gone`] if it is not there.
+    /// [`VaultError::Gone`] if it is not there, or its disk does not give it.
     pub async fn check_present(&self) -> Result<(), VaultError> {
         let header = match object::read(self.storage(), name::HEADER).await {
-            Err(VaultError::Missing { .. }) => return Err(VaultError::Gone),
+            // A disk that gives nothing says nothing about what is on it.
+            Err(VaultError::Missing { .. } | VaultError::Unreadable { .. }) => return Err(VaultError::Gone),
             other => other?,
         };
         let header: Header = serde_json::from_slice(&header)
@@ -242,7 +243,20 @@ impl Vault {
         if header.vault_id == self.id() { Ok(()) } else { Err(VaultError::Gone) }
     }
 
-    /// The same where it can happen between one write and the next: of a bucket nothing is unmounted.
+    /// The same by what the disk below says now, for whoever is about to call something damaged: a file system whose disk failed still
+    /// shows what is in memory, such as `vault.json`.
+    ///
+    /// # Errors
+    /// As [`Vault::check_present`].
+    pub async fn check_readable(&self) -> Result<(), VaultError> {
+        match self.storage.forget_cached(name::HEADER).await {
+            Err(VaultError::Unreadable { .. }) => return Err(VaultError::Gone),
+            forgotten => forgotten?,
+        }
+        self.check_present().await
+    }
+
+    /// [`Self::check_present`] where it can happen between one write and the next: of a bucket nothing is unmounted.
     ///
     /// # Errors
     /// As [`Vault::check_present`].

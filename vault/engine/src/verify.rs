@@ -256,7 +256,7 @@ impl Vault {
             })
             .collect();
         let found = vault.affected(&points, read.damaged, &[]).await?;
-        vault.check_present().await?;
+        vault.check_readable().await?;
         Ok(found.into_iter().filter_map(|(point, reason)| Some((point?.seq, reason))).collect())
     }
 }
@@ -406,7 +406,7 @@ impl Verification {
         }
         report.sound.insert(machine, sound);
         // Where there is no vault any more, everything is missing and nothing is damaged.
-        vault.check_present().await?;
+        vault.check_readable().await?;
         Ok(read_to)
     }
 }

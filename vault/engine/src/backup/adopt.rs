@@ -1,15 +1,18 @@
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::Duration;
 
+use futures::StreamExt as _;
+use tokio::time::Instant;
 use tracing::warn;
 
 use holdfast_vault_format::block::blocks_of;
 use holdfast_vault_format::collection::CondemnedSegment;
 use holdfast_vault_format::container::TAG_LEN;
-use holdfast_vault_format::segment::{CellEntry, CellKind, CellRef};
+use holdfast_vault_format::segment::{CellBlocks, CellEntry, CellKind, CellRef};
 
+use crate::blocking::on_its_own;
 use crate::directory::Segment;
 use crate::segment::StoredCells;
 use crate::segment_id::SegmentId;
@@ -18,6 +21,11 @@ use crate::{Vault, VaultError, name, object};
 use super::BeginBackup;
 use super::known::{self, Known};
 use super::state::{State, receive, receive_zeros};
+
+/// Directories and tables that are read at once, each by several requests one after the other.
+const AHEAD: usize = 16;
+/// A read that begins so long before the end has time to end.
+const LAST_READ: Duration = Duration::from_secs(5);
 
 /// How closely what is taken over is looked at.
 #[derive(Clone, Copy, Debug)]
@@ -28,9 +36,35 @@ pub(super) struct Look {
     pub(super) heals: bool,
 }
 
-/// Takes over the segments of an earlier backup that has no point: what they hold need not be sent again where the disk
+/// Takes over the segments of earlier backups that have no point: what they hold need not be sent again where the disk
 /// still has it. What a collection condemned counts as gone.
 pub(super) async fn adopt(
+    vault: &Vault,
+    request: &BeginBackup,
+    seqs: &[u64],
+    condemned: &HashSet<CondemnedSegment>,
+    look: Look,
+    state: &mut State,
+) -> Result<(), VaultError> {
+    let all = async {
+        for seq in seqs {
+            adopt_backup(vault, request, *seq, condemned, look, state).await?;
+        }
+        Ok::<(), VaultError>(())
+    };
+    let adopted = tokio::time::timeout_at(look.until, all).await;
+    // The disk may have been larger then.
+    for (disk, spec) in state.disks.iter_mut().zip(&request.disks) {
+        Arc::make_mut(&mut disk.layer).truncate(blocks_of(spec.size_bytes));
+    }
+    adopted.unwrap_or_else(|_| {
+        warn!(machine = %request.machine, "the storage is slow: not all that is stored is taken over, the rest is sent again");
+        Ok(())
+    })
+}
+
+/// Each segment counts whole or not at all, whenever this is given up.
+async fn adopt_backup(
     vault: &Vault,
     request: &BeginBackup,
     seq: u64,
@@ -49,14 +83,30 @@ pub(super) async fn adopt(
     }
     if let Some((number, generation)) = newest.first_key_value() {
         // Their writer may have been killed before their names were durable; all of them are in one directory.
-        vault.storage().make_durable(&name::segment(request.machine, seq, *number, *generation)).await?;
-    }
-    for (number, generation) in newest {
-        let id = SegmentId { machine: request.machine, seq, number, generation };
-        if condemned.contains(&CondemnedSegment { machine: request.machine, seq, number, generation }) {
-            continue;
+        let first = name::segment(request.machine, seq, *number, *generation);
+        if !object::make_durable(vault.storage(), &first).await? {
+            return Ok(());
         }
-        match adopt_segment(vault, request, id, condemned, look, state).await {
+    }
+    let ids: Vec<SegmentId> = newest
+        .into_iter()
+        .map(|(number, generation)| SegmentId { machine: request.machine, seq, number, generation })
+        .filter(|id| !condemned.contains(&CondemnedSegment::from(*id)))
+        .collect();
+    let mut ahead = futures::stream::iter(ids)
+        .map(|id| {
+            let vault = vault.clone();
+            // What is done with one of them may take long.
+            on_its_own(async move { Ok((id, read(&vault, id).await)) })
+        })
+        .buffered(AHEAD);
+    while let Some(next) = ahead.next().await {
+        let (id, read) = next?;
+        let adopted = match read {
+            Ok(read) => adopt_segment(vault, request, id, read, condemned, look, state).await,
+            Err(error) => Err(error),
+        };
+        match adopted {
             // Nothing refers to it yet: what it held is sent again.
             Err(error) if error.is_damage() => {
                 warn!(
@@ -68,27 +118,26 @@ pub(super) async fn adopt(
             other => other?,
         }
     }
-    // The disk may have been larger then.
-    for (disk, spec) in state.disks.iter_mut().zip(&request.disks) {
-        Arc::make_mut(&mut disk.layer).truncate(blocks_of(spec.size_bytes));
-    }
     Ok(())
+}
+
+/// A segment, and which blocks its cells hold.
+async fn read(vault: &Vault, id: SegmentId) -> Result<(Arc<Segment>, Vec<CellBlocks>), VaultError> {
+    let segment = vault.segment(id).await?;
+    let table = vault.segment_table(&segment).await?;
+    Ok((segment, table))
 }
 
 async fn adopt_segment(
     vault: &Vault,
     request: &BeginBackup,
     id: SegmentId,
+    (segment, table): (Arc<Segment>, Vec<CellBlocks>),
     condemned: &HashSet<CondemnedSegment>,
     look: Look,
     state: &mut State,
 ) -> Result<(), VaultError> {
-    if look.heals && Instant::now() >= look.until {
-        return Ok(());
-    }
-    let segment = vault.segment(id).await?;
-    let table = vault.segment_table(&segment).await?;
-    let known = known_cells(vault, &segment, condemned, look.until).await?;
+    let known = known_cells(vault, &segment, condemned, look.until - LAST_READ).await?;
     let damaged = match look.heals {
         true => vault.damaged_cells(&segment).await?,
         false => HashSet::new(),

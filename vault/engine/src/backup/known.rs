@@ -6,8 +6,9 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use holdfast_vault_format::collection::CondemnedSegment;
@@ -295,7 +296,9 @@ pub(super) async fn borrow(
     if condemned.contains(&id.into()) || !object::exists(vault.store(), &id.name()).await? {
         return Ok(None);
     }
-    vault.storage().make_durable(&id.name()).await?;
+    if !object::make_durable(vault.storage(), &id.name()).await? {
+        return Ok(None);
+    }
     vault.segment(id).await.map(Some)
 }
 

@@ -101,6 +101,11 @@ fn a_wrong_clock_opens_nothing() {
     // One that was set back, long after.
     let back = Now { earliest: at(0), latest: at(50_000_000) };
     assert_eq!(point.decide(Action::Unlock, back), Err(Refusal::Compliance));
+    // The longer one would count from the clock that is ahead: by the right one it could be taken back.
+    let longer = lock(LockMode::Compliance, 300_000_000);
+    assert_eq!(point.decide(longer, ahead), Err(Refusal::Doubtful { until: at(100_000_000) }));
+    point.decide(longer, now(50_000_000)).unwrap();
+    assert_eq!(point.decide(Action::Unlock, now(50_000_001)), Err(Refusal::Compliance));
 }
 
 #[test]

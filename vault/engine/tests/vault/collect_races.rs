@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::arbiter::{Names, careless};
 use super::collect::AT_ONCE;
 use super::support::image::Random;
-use super::support::{Image, request, restore, send_changes};
+use super::support::{Image, is_merged, request, restore, send_changes};
 use crate::support::garbage::collect_garbage;
 
 const BLOCK: usize = 4096;
@@ -36,7 +36,8 @@ enum Gateway {
     Idle,
     Begun(Backup, Image),
     Sent(Backup, Image),
-    Prepared(Prepared, Image),
+    /// With the number of its base.
+    Prepared(Prepared, Image, Option<u64>),
 }
 
 struct World {
@@ -46,6 +47,8 @@ struct World {
     disks: [Image; 2],
     /// Points that need segments of the other machine.
     borrowed: usize,
+    /// Points whose deltas took the place of older ones.
+    merged: usize,
     /// Segments that were replaced.
     compacted: u64,
     gateways: [Gateway; ACTORS],
@@ -77,6 +80,7 @@ impl World {
             machines: [Uuid::from_u128(1), Uuid::from_u128(2)],
             disks: [Image::noise(seed, 24 * BLOCK), Image::noise(seed + 1, 24 * BLOCK)],
             borrowed: 0,
+            merged: 0,
             compacted: 0,
             gateways: std::array::from_fn(|_| Gateway::Idle),
             collectors: std::array::from_fn(|_| None),
@@ -158,12 +162,14 @@ impl World {
                 }
             }
             Gateway::Sent(backup, image) => match backup.prepare(&[]).await {
-                Ok(prepared) => Gateway::Prepared(prepared, image),
+                Ok(prepared) => Gateway::Prepared(prepared, image, backup.base().map(|base| base.seq)),
                 Err(error) => self.given_up(&backup, error).await,
             },
-            Gateway::Prepared(prepared, image) => {
+            Gateway::Prepared(prepared, image, base) => {
                 match prepared.commit().await {
                     Ok(point) => {
+                        let base = base.and_then(|base| self.truth.get(&(point.machine, base)));
+                        self.merged += usize::from(base.is_some_and(|(base, _)| is_merged(&point, base)));
                         self.borrowed +=
                             usize::from(point.disks[0].stored_bytes < point.disks[0].sent_bytes / 2);
                         self.truth.insert((point.machine, point.seq), (point, image));
@@ -292,7 +298,7 @@ async fn whatever_happens_in_whatever_order_what_is_listed_restores() {
     let first: u64 = std::env::var("HOLDFAST_RACES_SEED").map_or(1, |seed| seed.parse().unwrap());
     let dir = tempfile::tempdir().unwrap();
     let key = KeyFile::generate(&dir.path().join("key")).unwrap();
-    let (mut purged, mut left, mut borrowed, mut compacted, mut refused) = (0, 0, 0, 0, 0);
+    let (mut purged, mut left, mut borrowed, mut merged, mut compacted, mut refused) = (0, 0, 0, 0, 0, 0);
     for seed in first..first + schedules {
         println!("seed {seed}");
         let mut world = World::new(&key, seed * 1000).await;
@@ -327,15 +333,16 @@ async fn whatever_happens_in_whatever_order_what_is_listed_restores() {
         }
         left += there;
         borrowed += world.borrowed;
+        merged += world.merged;
         compacted += world.compacted;
         refused += world.refused;
         purged += world.truth.len() - there;
     }
     let proved = format!(
-        "{purged} points purged, {left} left, {borrowed} made of what was stored before, {compacted} segments compacted, {refused} deletions \
-         refused"
+        "{purged} points purged, {left} left, {borrowed} made of what was stored before, {merged} with merged deltas, {compacted} segments \
+         compacted, {refused} deletions refused"
     );
-    let all = [purged, left, borrowed, refused].iter().all(|count| *count > 0) && compacted > 0;
+    let all = [purged, left, borrowed, merged, refused].iter().all(|count| *count > 0) && compacted > 0;
     assert!(all, "nothing was proved: {proved}");
     println!("{proved}");
 }

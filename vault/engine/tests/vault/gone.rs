@@ -1,9 +1,12 @@
 //! A vault that goes away while it is open leaves an empty folder, in which anything can be created.
 
+use std::process::Command;
+
 use uuid::Uuid;
 
-use holdfast_vault_engine::VaultError;
+use holdfast_vault_engine::{VaultError, VerifyDepth, VerifyPace, VerifyScope};
 
+use super::support::disk::{Disk, FORMATS};
 use super::support::{Image, TestVault, back_up, good_points, restore_disk};
 
 const MIB: usize = 1 << 20;
@@ -35,4 +38,31 @@ async fn nothing_is_kept_where_the_vault_is_not() {
     let second = back_up(&test.vault, machine, &[("sda", &image)]).await.unwrap();
     assert_eq!(good_points(&test.vault, machine).await, [first, second.clone()]);
     restore_disk(&test.vault, &second, "sda", &image).await;
+}
+
+/// The disk below a file system is gone, and what is in memory still reads: `vault.json` does, and nothing is damaged.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_gives_nothing_damages_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(disk) = Disk::make(dir.path(), FORMATS[0]) else { return };
+    let path = disk.mount_point.join("vault");
+    std::fs::create_dir(&path).unwrap();
+    // Unmounted before its folder goes.
+    let bed = (disk, TestVault::at(dir, path).await);
+    let (disk, test) = (&bed.0, &bed.1);
+    let machine = Uuid::new_v4();
+    let image = Image::noise(91, 2 * MIB);
+    let point = back_up(&test.vault, machine, &[("sda", &image)]).await.unwrap();
+    restore_disk(&test.vault, &point, "sda", &image).await;
+    test.vault.check_readable().await.unwrap();
+    assert!(Command::new("sync").arg("-f").arg(&test.path).status().unwrap().success());
+
+    // Whatever is read of the device from here on is an I/O error.
+    std::fs::File::options().write(true).open(&disk.backing).unwrap().set_len(0).unwrap();
+    let scope = VerifyScope::Vault;
+    let verified = test.vault.verify(scope, VerifyDepth::ReadData, VerifyPace::Full, |_| {}).await;
+    let error = verified.expect_err("everything is called damaged");
+    assert!(!error.is_damage() && error.is_retryable(), "{error:?}");
+    let error = test.vault.check_readable().await.unwrap_err();
+    assert!(matches!(error, VaultError::Gone), "{error:?}");
 }

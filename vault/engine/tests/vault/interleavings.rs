@@ -20,7 +20,7 @@ use super::collect::AT_ONCE;
 use super::support::image::Random;
 use super::support::paced::Paced;
 use super::support::turns::Turns;
-use super::support::{Image, request, restore, send_changes};
+use super::support::{Image, is_merged, request, restore, send_changes};
 use crate::support::garbage::collect_garbage;
 
 const BLOCK: usize = 4096;
@@ -68,6 +68,7 @@ struct Counts {
     purged: usize,
     left: usize,
     borrowed: usize,
+    merged: usize,
     compacted: u64,
     refused: usize,
     restored: usize,
@@ -349,6 +350,7 @@ async fn back_up(vault: Vault, told: Told, machine: Uuid, image: Image, is_full:
         other => panic!("{other:?}"),
     };
     let key = (machine, backup.seq());
+    let base = backup.base().map(|base| (machine, base.seq));
     let truth = Truth {
         image: image.clone(),
         point: None,
@@ -374,7 +376,12 @@ async fn back_up(vault: Vault, told: Told, machine: Uuid, image: Image, is_full:
         Ok(None) => {}
         Ok(Some(point)) => {
             let is_borrowed = point.disks[0].stored_bytes < point.disks[0].sent_bytes / 2;
-            told.known().counts.borrowed += usize::from(is_borrowed);
+            {
+                let mut known = told.known();
+                let base = base.and_then(|base| known.points.get(&base)?.point.clone());
+                known.counts.merged += usize::from(base.is_some_and(|base| is_merged(&point, &base)));
+                known.counts.borrowed += usize::from(is_borrowed);
+            }
             told.with(key, |truth| truth.point = Some(point));
         }
         Err(VaultError::Aborted { .. }) => {}
@@ -469,6 +476,7 @@ async fn whatever_comes_between_two_requests_what_was_told_is_true() {
         all.purged += counts.purged;
         all.left += counts.left;
         all.borrowed += counts.borrowed;
+        all.merged += counts.merged;
         all.compacted += counts.compacted;
         all.refused += counts.refused;
         all.restored += counts.restored;
@@ -476,7 +484,7 @@ async fn whatever_comes_between_two_requests_what_was_told_is_true() {
         all.held += counts.held;
     }
     println!("{all:?}");
-    let Counts { purged, left, borrowed, compacted, refused, restored, killed, .. } = all;
-    let counts = [purged, left, borrowed, refused, restored, killed];
+    let Counts { purged, left, borrowed, merged, compacted, refused, restored, killed, .. } = all;
+    let counts = [purged, left, borrowed, merged, refused, restored, killed];
     assert!(counts.iter().all(|count| *count > 0) && compacted > 0, "nothing was proved: {counts:?}");
 }

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use chrono::{TimeDelta, Utc};
 use futures::StreamExt as _;
 use holdfast_vault_engine::{
-    Action, CollectOptions, Outcome, Problem, S3, S3Limits, Storage, Vault, VaultError,
+    Action, CollectOptions, Outcome, Problem, S3, S3Limits, Storage, Vault, VaultError, VerifyDepth,
+    VerifyPace, VerifyScope,
 };
 use object_store::{ObjectStore as _, ObjectStoreExt as _};
 use uuid::Uuid;
@@ -140,6 +141,45 @@ async fn s3_damage_is_found_and_the_next_backup_is_whole() {
         let error = restore(&test.reopen().await, &point, "sda").await.unwrap_err();
         assert!(error.is_damage(), "{error:?}");
     }
+}
+
+/// A server answers the end of what is empty as if it failed: that is damage all the same, and holds what damage holds, nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn s3_a_segment_that_was_emptied_is_damaged() {
+    let Some(server) = Server::start() else { return };
+    let bucket = server.bucket();
+    let test = S3Vault::new(server.place()).await;
+    let machine = Uuid::new_v4();
+    let mut image = Image::noise(50, 2 * MIB);
+    let point = back_up(&test.vault, machine, &[("sda", &image)]).await.unwrap();
+    let interrupted = begin(&test.vault, request(machine, &[("sda", &image)])).await.unwrap();
+    image.change(51, 10);
+    send_changes(&interrupted, "sda", &image).await.unwrap();
+    interrupted.flush().await.unwrap();
+    let empty = async |seq: u64| {
+        let prefix = test.name(&format!("seg/{machine}/{seq:020}"));
+        let segments: Vec<_> = bucket.list(Some(&prefix)).collect().await;
+        assert!(!segments.is_empty());
+        for segment in segments {
+            bucket.put(&segment.unwrap().location, Vec::<u8>::new().into()).await.unwrap();
+        }
+    };
+
+    empty(interrupted.seq()).await;
+    let vault = test.reopen().await;
+    let resumed = begin(&vault, request(machine, &[("sda", &image)])).await.unwrap();
+    assert!(!changed_blocks(&resumed, "sda", &image).await.unwrap().is_empty(), "it was taken over");
+
+    empty(point.seq).await;
+    let vault = test.reopen().await;
+    let error = restore(&vault, &point, "sda").await.unwrap_err();
+    assert!(error.is_damage(), "{error:?}");
+    let report = vault.verify(VerifyScope::Vault, VerifyDepth::Structure, VerifyPace::Full, |_| {}).await;
+    assert!(report.unwrap().damaged.contains_key(&machine));
+    let report = collect_garbage(&vault, CollectOptions::new(Utc::now()), |_| {}).await.unwrap();
+    assert_eq!(report.held.len(), 1, "{report:?}");
+    let healed = back_up(&vault, machine, &[("sda", &image)]).await.unwrap();
+    restore_disk(&vault, &healed, "sda", &image).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,16 +4,21 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use chrono::{TimeDelta, Utc};
+use holdfast_vault_engine::CollectOptions;
 use object_store::ObjectStoreExt as _;
 use object_store::local::LocalFileSystem;
 use uuid::Uuid;
 
-use super::support::{Image, TestVault, back_up, begin, good_points, request, restore_disk};
+use super::collect::AT_ONCE;
+use super::support::faulty::{Fault, Faulty};
+use super::support::{Image, TestVault, back_up, begin, good_points, request, restore_disk, send_changes};
+use crate::support::garbage::collect_garbage;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 fn age(path: &Path, age: Duration) {
-    File::options().write(true).open(path).unwrap().set_modified(SystemTime::now() - age).unwrap();
+    File::open(path).unwrap().set_modified(SystemTime::now() - age).unwrap();
 }
 
 /// A file that was written to so long ago.
@@ -93,4 +98,61 @@ async fn what_the_object_store_stages_is_recognised() {
     age(&test.path.join(&staged[0]), 2 * DAY);
     assert_eq!(test.vault.sweep_staging(DAY).await.unwrap(), 1);
     assert_eq!(test.objects(), before);
+}
+
+/// Of what was purged and collected no folder stays, or each begin would look into it for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn empty_folders_of_decided_backups_go() {
+    let test = TestVault::new().await;
+    let machine = Uuid::new_v4();
+    let mut points = Vec::new();
+    for seed in 20..24 {
+        let image = Image::noise(seed, 1 << 20);
+        points.push(back_up(&test.vault, machine, &[("sda", &image)]).await.unwrap());
+    }
+    let (newest, purged) = points.split_last().unwrap();
+    for point in purged {
+        test.vault.decide_point(machine, point.seq, AT_ONCE, "eva").await.unwrap();
+    }
+    let later = CollectOptions::new(Utc::now() + TimeDelta::hours(1));
+    collect_garbage(&test.vault, later, |_| {}).await.unwrap();
+    let open = begin(&test.vault, request(machine, &[("sda", &Image::noise(9, 4096))])).await.unwrap();
+    let folder = |seq: u64| test.path.join(format!("seg/{machine}/{seq:020}"));
+    std::fs::create_dir(folder(open.seq())).unwrap();
+    for point in purged {
+        assert_eq!(std::fs::read_dir(folder(point.seq)).unwrap().count(), 0, "{}", point.seq);
+    }
+
+    let young = purged[0].seq;
+    let seqs = points.iter().map(|point| point.seq).chain([open.seq()]);
+    seqs.filter(|seq| *seq != young).for_each(|seq| age(&folder(seq), 2 * DAY));
+    test.vault.sweep_staging(DAY).await.unwrap();
+    let is_there = |seq: u64| folder(seq).try_exists().unwrap();
+    assert!(is_there(young) && is_there(newest.seq) && is_there(open.seq()));
+    assert!(purged[1..].iter().all(|point| !is_there(point.seq)));
+    age(&folder(young), 2 * DAY);
+    test.vault.sweep_staging(DAY).await.unwrap();
+    assert!(!is_there(young));
+
+    let image = Image::noise(23, 1 << 20);
+    restore_disk(&test.reopen().await.unwrap(), newest, "sda", &image).await;
+    let point = back_up(&test.vault, machine, &[("sda", &image)]).await.unwrap();
+    restore_disk(&test.vault, &point, "sda", &image).await;
+}
+
+/// What a begin is about to take over goes meanwhile, with its folder.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_goes_while_a_backup_begins_stops_nothing() {
+    let test = TestVault::new().await;
+    let machine = Uuid::new_v4();
+    let image = Image::noise(10, 1 << 20);
+    let interrupted = begin(&test.vault, request(machine, &[("sda", &image)])).await.unwrap();
+    send_changes(&interrupted, "sda", &image).await.unwrap();
+    interrupted.flush().await.unwrap();
+    let folder = test.path.join(format!("seg/{machine}/{:020}", interrupted.seq()));
+    let listed = Faulty::new(&test.path, Fault::Stopped, "seg/", usize::MAX, 0);
+    let vault = test.open_through(listed.clone()).await;
+    listed.after_list(move || std::fs::remove_dir_all(folder).unwrap());
+    let point = back_up(&vault, machine, &[("sda", &image)]).await.unwrap();
+    restore_disk(&vault, &point, "sda", &image).await;
 }

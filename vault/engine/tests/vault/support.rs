@@ -140,6 +140,12 @@ pub(crate) async fn finish(backup: &Backup, disks: &[(&str, &Image)]) -> Result<
     backup.prepare(&read).await?.commit().await
 }
 
+/// Whether the delta of a point's disk took the place of some of those that it was built upon.
+pub(crate) fn is_merged(point: &Point, base: &Point) -> bool {
+    let (stack, under) = (&point.disks[0].stack, &base.disks[0].stack);
+    stack.first().is_some_and(|newest| newest.seq == point.seq) && stack.len() <= under.len()
+}
+
 /// The machine's points, all of which must be readable.
 pub(crate) async fn good_points(vault: &Vault, machine: Uuid) -> Vec<Point> {
     let points = vault.points(machine).await.unwrap();

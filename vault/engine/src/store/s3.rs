@@ -20,7 +20,7 @@ use object_store::prefix::PrefixStore;
 use object_store::{BackoffConfig, Certificate, ClientOptions, RetryConfig};
 
 use crate::VaultError;
-use crate::store::Storage;
+use crate::store::{Absence, Storage};
 
 pub use credentials::S3Credentials;
 pub(crate) use object_lock::{Answered, Bypass, ObjectLock};
@@ -223,7 +223,8 @@ impl Storage {
                 Some(Arc::new(ObjectLock(requests)))
             }
         };
-        Ok(Self { patience: s3.limits.retry_for, object_lock, ..Self::over(Arc::new(store)) })
+        let (patience, absence) = (s3.limits.retry_for, Absence::Code);
+        Ok(Self { patience, absence, object_lock, ..Self::over(Arc::new(store)) })
     }
 }
 

@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use holdfast_vault_engine::{Problem, S3, S3Limits, Storage, Vault, VaultError};
+use holdfast_vault_engine::{Arbiter, Outcome, Problem, S3, S3Limits, Storage, Vault, VaultError, chain};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use uuid::Uuid;
 
+use super::arbiter::Names;
 use super::support::proxy::Proxy;
 use super::support::s3::{S3Vault, Server, new_key};
 use super::support::{Image, back_up, good_points, restore_disk};
@@ -95,6 +96,38 @@ async fn s3_a_reader_that_stands_still_holds_nobody_up() {
     let other = tokio::time::timeout(Duration::from_secs(30), good_points(&test.vault, machine));
     assert_eq!(other.await.expect("it waits for the one that stands still").len(), 1);
     assert!(windows.all(|window| std::future::ready(window.is_ok())).await);
+}
+
+/// While a server fails over, what is in front of it knows of no object: where names are taken twice that would be a name to write to.
+#[tokio::test(flavor = "multi_thread")]
+async fn s3_what_only_a_proxy_does_not_know_is_not_written_over() {
+    let Some(mut server) = Server::start() else { return };
+    let proxy = Proxy::before(&mut server, Duration::ZERO).await;
+    let limits = S3Limits { retry_for: Duration::from_secs(2), ..S3Limits::default() };
+    let place = S3 { limits, ..server.place() };
+    let (_dir, key) = new_key();
+    Vault::create_arbitrated(Storage::s3(&place).unwrap(), &key).await.unwrap();
+    let names: Arc<dyn Arbiter> = Arc::new(Names::default());
+    let vault = Vault::open(Storage::s3(&place).unwrap().with_arbiter(names), &key).await.unwrap();
+    let (machine, image) = (Uuid::new_v4(), Image::noise(4, 1 << 20));
+    let point = back_up(&vault, machine, &[("sda", &image)]).await.unwrap();
+
+    // Whether there is an outcome, then twice whether something has its name.
+    proxy.refuse(3, 404, "GET", "/points/");
+    let outcome = vault.conclude(machine, point.seq, "it seems dead").await.unwrap();
+    assert_eq!(outcome, Outcome::Point(point.clone()));
+    assert_eq!(proxy.left_to_refuse(), 0);
+
+    // For longer than anybody has patience.
+    proxy.refuse(usize::MAX, 404, "GET", "/points/");
+    let error = vault.conclude(machine, point.seq, "it seems dead").await.unwrap_err();
+    assert!(matches!(error, VaultError::Storage { .. }) && error.is_retryable(), "{error:?}");
+    assert!(chain(&error).contains("404 without NoSuchKey"), "{}", chain(&error));
+    proxy.refuse(0, 404, "", "");
+    // The name was claimed all the same, and is let go without anything being written.
+    assert_eq!(vault.finish_claims().await.unwrap(), 1);
+    assert_eq!(good_points(&vault, machine).await, std::slice::from_ref(&point));
+    restore_disk(&vault, &point, "sda", &image).await;
 }
 
 /// Passes everything on, but cuts the connection instead of every fifth piece of an answer.

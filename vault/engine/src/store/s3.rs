@@ -202,7 +202,8 @@ impl Storage {
         let retry = RetryConfig {
             backoff: BackoffConfig { max_backoff: MAX_PAUSE, ..BackoffConfig::default() },
             retry_timeout: s3.limits.retry_for,
-            ..RetryConfig::default()
+            // Ten, as is usual, would be over after some seconds.
+            max_retries: usize::MAX,
         };
         let connector = PacedConnector::new(s3.limits);
         let (builder, options) = s3.builder()?;

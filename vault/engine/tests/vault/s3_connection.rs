@@ -119,6 +119,17 @@ async fn s3_a_server_that_is_busy_for_a_moment_costs_no_backup() {
     assert!(test.vault.unconcluded(machine).await.unwrap().is_empty());
 }
 
+/// However often that is: the first pauses are short.
+#[tokio::test(flavor = "multi_thread")]
+async fn s3_a_request_is_tried_again_for_as_long_as_was_said() {
+    let Some(mut server) = Server::start() else { return };
+    let proxy = Proxy::before(&mut server, Duration::ZERO).await;
+    let test = S3Vault::new(server.place()).await;
+    proxy.refuse(11, 503, "GET", "/vault.json");
+    test.reopen().await.check_present().await.unwrap();
+    assert_eq!(proxy.left_to_refuse(), 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn s3_a_server_that_stays_busy_is_given_up_in_time_and_in_its_words() {
     let Some(mut server) = Server::start() else { return };

@@ -55,6 +55,11 @@ impl Problem {
         }
     }
 
+    /// Whether the server itself says that there is no such object. A 404 alone may be the word of something in front of it.
+    pub(crate) fn is_no_such_key(error: &object_store::Error) -> bool {
+        whole(error).contains("<Code>NoSuchKey</Code>")
+    }
+
     /// Whether the storage, or what of it this key may use, is full.
     pub(crate) fn is_full(error: &object_store::Error) -> bool {
         let text = whole(error);
@@ -152,6 +157,9 @@ mod tests {
             source: "<Code>NoSuchKey</Code>".into(),
         };
         assert_eq!(Problem::of(&missing), None);
+        assert!(Problem::is_no_such_key(&missing));
+        let unsaid = object_store::Error::NotFound { path: "vault.json".to_owned(), source: "<html>".into() };
+        assert!(!Problem::is_no_such_key(&unsaid));
         let full = denied("<Code>QuotaExceeded</Code>");
         assert!(Problem::is_full(&full) && Problem::of(&full).is_none());
         assert!(!Problem::is_full(&denied("<Code>AccessDenied</Code>")));

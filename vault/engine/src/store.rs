@@ -17,6 +17,7 @@ use rustix::fs::{Advice, fadvise};
 use uuid::Uuid;
 
 use crate::VaultError;
+use crate::problem::Problem;
 use direct::DirectWrites;
 
 pub(crate) use arbiter::Arbitration;
@@ -27,6 +28,15 @@ pub use s3::{S3, S3Addressing, S3Credentials, S3Limits, S3Location, S3ObjectLock
 /// How long a store is asked again what became of a write, unless its settings say otherwise.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// By what a storage says for sure that there is no such object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Absence {
+    /// By the error that means so.
+    Error,
+    /// By the code that comes with it: what answers may not be the storage.
+    Code,
+}
+
 /// Where a vault's objects are. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Storage {
@@ -34,6 +44,7 @@ pub struct Storage {
     /// Of a directory. There, unlike in an object store, a name can be seen before it is durable.
     root: Option<PathBuf>,
     patience: Duration,
+    absence: Absence,
     /// Of a bucket that is to enforce locks.
     object_lock: Option<Arc<ObjectLock>>,
     /// The vault, if it is one whose names the storage does not give out.
@@ -65,6 +76,7 @@ impl Storage {
             objects,
             root: None,
             patience: PATIENCE,
+            absence: Absence::Error,
             object_lock: None,
             arbitrated: None,
             arbiter: None,
@@ -106,6 +118,15 @@ impl Storage {
     /// How long after its first try a write whose outcome is not known may be tried again.
     pub(crate) fn patience(&self) -> Duration {
         self.patience
+    }
+
+    /// Whether an error says that there is no such object. Where names can be taken twice that has to be sure: what is written to such a
+    /// name goes over what is there.
+    pub(crate) fn says_missing(&self, error: &object_store::Error) -> bool {
+        let is_missing =
+            matches!(error, object_store::Error::NotFound { .. }) && Problem::of(error).is_none();
+        let is_sure = self.absence == Absence::Error || Problem::is_no_such_key(error);
+        is_missing && (is_sure || !self.is_arbitrated())
     }
 
     /// What enforces locks, if it is to.

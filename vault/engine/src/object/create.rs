@@ -64,7 +64,7 @@ async fn claim_and_write(
     let holder = arbitration.claim(&claim, storage.patience()).await?;
     crash_point("engine::name_claimed");
     // Only now: what was stored before was let go after that.
-    let created = match is_stored(storage, name, bytes).await? {
+    let created = match find(storage, name, bytes).await? {
         Some(true) => Created::Now,
         Some(false) => Created::Before,
         None if holder.hash == claim.hash => write(storage, name, bytes, PutMode::Overwrite).await?,
@@ -99,7 +99,7 @@ pub(crate) async fn finish_stale(storage: &Storage) -> Result<usize, VaultError>
 
 async fn finish(storage: &Storage, claim: &Claim) -> Result<(), VaultError> {
     let content = claim.content()?;
-    if is_stored(storage, &claim.name, content).await?.is_none() {
+    if find(storage, &claim.name, content).await?.is_none() {
         write(storage, &claim.name, content, PutMode::Overwrite).await?;
         storage.make_durable(&claim.name).await?;
         info!(name = claim.name, "what somebody began to store is stored");
@@ -108,8 +108,7 @@ async fn finish(storage: &Storage, claim: &Claim) -> Result<(), VaultError> {
 }
 
 async fn write(storage: &Storage, name: &str, bytes: &Bytes, mode: PutMode) -> Result<Created, VaultError> {
-    let give_up_at = Instant::now() + storage.patience();
-    let mut pause = FIRST_PAUSE;
+    let mut tries = Tries::of(storage);
     loop {
         let unclear = match put(storage, name, bytes, mode.clone()).await {
             Answer::Ours => return Ok(Created::Now),
@@ -129,13 +128,31 @@ async fn write(storage: &Storage, name: &str, bytes: &Bytes, mode: PutMode) -> R
             Err(error) if error.is_retryable() => {}
             Err(error) => return Err(error),
         }
-        let wait = pause.mul_f64(rand::random());
-        if Instant::now() + wait >= give_up_at {
-            return Err(unclear);
+        tries.again(name, unclear, "what became of a write is not known: again").await?;
+    }
+}
+
+/// What is tried again until a storage's patience ends.
+struct Tries {
+    give_up_at: Instant,
+    pause: Duration,
+}
+
+impl Tries {
+    fn of(storage: &Storage) -> Self {
+        Self { give_up_at: Instant::now() + storage.patience(), pause: FIRST_PAUSE }
+    }
+
+    /// Waits before the next try; the error, if there is to be none.
+    async fn again(&mut self, name: &str, error: VaultError, why: &str) -> Result<(), VaultError> {
+        let wait = self.pause.mul_f64(rand::random());
+        if Instant::now() + wait >= self.give_up_at {
+            return Err(error);
         }
-        info!(name, error = &unclear as &dyn std::error::Error, "what became of a write is not known: again");
+        info!(name, error = &error as &dyn std::error::Error, "{why}");
         tokio::time::sleep(wait).await;
-        pause = (pause * 2).min(MAX_PAUSE);
+        self.pause = (self.pause * 2).min(MAX_PAUSE);
+        Ok(())
     }
 }
 
@@ -175,12 +192,29 @@ async fn put(storage: &Storage, name: &str, bytes: &Bytes, mode: PutMode) -> Ans
     }
 }
 
+/// The same as [`is_stored`]; asked again while the storage does not say it.
+async fn find(storage: &Storage, name: &str, bytes: &Bytes) -> Result<Option<bool>, VaultError> {
+    let mut tries = Tries::of(storage);
+    loop {
+        match is_stored(storage, name, bytes).await {
+            Err(error @ VaultError::Storage { .. }) => {
+                tries.again(name, error, "whether something is stored is not known: again").await?;
+            }
+            known => return known,
+        }
+    }
+}
+
 /// Whether these bytes are stored under the name; `None` if there is no such object.
 async fn is_stored(storage: &Storage, name: &str, bytes: &Bytes) -> Result<Option<bool>, VaultError> {
     let failed = |source| VaultError::storage("look for", name, source);
     let found = match storage.objects().get(&Path::from(name)).await {
         Ok(found) => found,
-        Err(error @ Error::NotFound { .. }) if Problem::of(&error).is_none() => return Ok(None),
+        Err(error) if storage.says_missing(&error) => return Ok(None),
+        Err(error @ Error::NotFound { .. }) if Problem::of(&error).is_none() => {
+            let source = Error::Generic { store: "S3", source: Box::new(Unsaid(error)) };
+            return Err(VaultError::Storage { operation: "look for", object: name.to_owned(), source });
+        }
         Err(error) => return Err(failed(error)),
     };
     if found.meta.size != bytes.len() as u64 {
@@ -188,3 +222,7 @@ async fn is_stored(storage: &Storage, name: &str, bytes: &Bytes) -> Result<Optio
     }
     Ok(Some(storage.counted(found.bytes().await.map_err(failed)?) == *bytes))
 }
+
+#[derive(Debug, thiserror::Error)]
+#[error("404 without NoSuchKey: what answered may be something in front of the server that does not know")]
+struct Unsaid(#[source] Error);

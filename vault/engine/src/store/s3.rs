@@ -20,7 +20,7 @@ use object_store::prefix::PrefixStore;
 use object_store::{BackoffConfig, Certificate, ClientOptions, RetryConfig};
 
 use crate::VaultError;
-use crate::store::Storage;
+use crate::store::{Absence, Storage};
 
 pub use credentials::S3Credentials;
 pub(crate) use object_lock::{Answered, Bypass, ObjectLock};
@@ -209,7 +209,8 @@ impl Storage {
         let retry = RetryConfig {
             backoff: BackoffConfig { max_backoff: MAX_PAUSE, ..BackoffConfig::default() },
             retry_timeout: s3.limits.retry_for,
-            ..RetryConfig::default()
+            // Ten, as is usual, would be over after some seconds.
+            max_retries: usize::MAX,
         };
         let connector = PacedConnector::new(s3.limits);
         let (builder, options) = s3.builder()?;
@@ -230,7 +231,8 @@ impl Storage {
                 Some(Arc::new(ObjectLock(requests)))
             }
         };
-        Ok(Self { patience: s3.limits.retry_for, object_lock, ..Self::over(Arc::new(store)) })
+        let (patience, absence) = (s3.limits.retry_for, Absence::Code);
+        Ok(Self { patience, absence, object_lock, ..Self::over(Arc::new(store)) })
     }
 }
 

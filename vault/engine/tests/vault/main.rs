@@ -32,6 +32,7 @@ mod requests;
 mod resume;
 mod round_trip;
 mod s3;
+mod s3_ceph_locks;
 mod s3_connection;
 mod s3_failover;
 mod s3_object_lock;

@@ -6,13 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use holdfast_vault_engine::{Point, Vault};
+use holdfast_vault_engine::{Point, Vault, chain};
 use uuid::Uuid;
 
 use super::support::s3::{S3Vault, Server, ceph};
 use super::support::{Image, back_up, good_points, restore_disk};
 
 const MIB: usize = 1 << 20;
+
+/// A commit of which nothing is heard for so long is another's to conclude.
+const MAY_TAKE: Duration = Duration::from_secs(60);
 
 /// A point with what it must hold.
 type Made = (Point, Image);
@@ -35,16 +38,19 @@ async fn s3_nothing_acknowledged_goes_with_a_storage_daemon() {
     tokio::time::sleep(Duration::from_secs(25)).await;
     stop.store(true, Ordering::SeqCst);
     let mut made = Vec::new();
-    let (mut failed, mut longest) = (0, Duration::ZERO);
+    let (mut failed, mut longest) = (Vec::new(), Duration::ZERO);
     for writer in writers {
         let (machine, points, failures, slowest) = writer.await.unwrap();
-        assert!(points.len() > 2, "only {} points of a machine", points.len());
+        assert!(points.len() > 2, "only {} points of a machine: {failures:#?}", points.len());
         made.push((machine, points));
-        failed += failures;
+        failed.extend(failures);
         longest = longest.max(slowest);
     }
     let count: usize = made.iter().map(|(_, points)| points.len()).sum();
-    println!("{count} points, {failed} backups failed, the longest took {longest:?}");
+    println!("{count} points, {} backups failed, the longest took {longest:?}", failed.len());
+    // Two of three daemons are enough, and what is refused until they know that one is dead is tried again for longer.
+    assert!(failed.is_empty(), "{} of {} backups failed: {failed:#?}", failed.len(), failed.len() + count);
+    assert!(longest < MAY_TAKE, "the longest backup took {longest:?}");
     check(&test.reopen().await, &made).await;
     run(&ceph, "revive");
     check(&test.reopen().await, &made).await;
@@ -65,10 +71,10 @@ async fn keep_backing_up(
     vault: Vault,
     seed: u64,
     stop: Arc<AtomicBool>,
-) -> (Uuid, Vec<Made>, usize, Duration) {
+) -> (Uuid, Vec<Made>, Vec<String>, Duration) {
     let machine = Uuid::new_v4();
     let mut image = Image::noise(seed, 4 * MIB);
-    let (mut made, mut failed, mut slowest) = (Vec::new(), 0, Duration::ZERO);
+    let (mut made, mut failed, mut slowest) = (Vec::new(), Vec::new(), Duration::ZERO);
     for round in 0.. {
         if stop.load(Ordering::SeqCst) {
             break;
@@ -78,8 +84,7 @@ async fn keep_backing_up(
         match back_up(&vault, machine, &[("sda", &image)]).await {
             Ok(point) => made.push((point, image.clone())),
             Err(error) => {
-                assert!(error.is_retryable(), "{error:?}");
-                failed += 1;
+                failed.push(format!("round {round}, after {:?}: {}", started.elapsed(), chain(&error)));
             }
         }
         slowest = slowest.max(started.elapsed());

@@ -18,37 +18,71 @@ use object_store::client::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::S3Limits;
-use super::pace::Pace;
+use super::pace::{Bandwidth, Pace, Size};
 
 /// A request is signed before it waits, and servers take no signature that is older than 15 minutes, give or take their clock.
 const MAX_WAIT: Duration = Duration::from_secs(10 * 60);
+/// What moves no more than this waits for no segment: so do decisions about points, listings, and the ends of segments.
+const SMALL: u64 = 64 << 10;
+/// Of the requests in flight so many are kept for small ones, at most.
+const KEPT_FOR_SMALL: usize = 8;
 
 /// Connects through the limits, which all its clients share.
 #[derive(Clone, Debug)]
 pub(super) struct PacedConnector {
     in_flight: Arc<Semaphore>,
+    /// How many of those may be large.
+    large: Arc<Semaphore>,
     requests: Option<Arc<Pace>>,
-    bytes: Option<Arc<Pace>>,
+    bytes: Option<Arc<Bandwidth>>,
+}
+
+/// A request that counts as running.
+#[derive(Debug)]
+struct InFlight {
+    _one: OwnedSemaphorePermit,
+    _large: Option<OwnedSemaphorePermit>,
 }
 
 impl PacedConnector {
     pub(super) fn new(limits: S3Limits) -> Self {
-        let pace = |per_second: u64| Arc::new(Pace::new(per_second));
+        let in_flight = limits.requests_in_flight.get() as usize;
+        let large = (in_flight - (in_flight / 8).clamp(1, KEPT_FOR_SMALL)).max(1);
         Self {
-            in_flight: Arc::new(Semaphore::new(limits.requests_in_flight.get() as usize)),
-            requests: limits.requests_per_second.map(|count| pace(count.get().into())),
-            bytes: limits.bytes_per_second.map(|count| pace(count.get())),
+            in_flight: Arc::new(Semaphore::new(in_flight)),
+            large: Arc::new(Semaphore::new(large)),
+            requests: limits.requests_per_second.map(|count| Arc::new(Pace::new(count.get().into()))),
+            bytes: limits.bytes_per_second.map(|count| Arc::new(Bandwidth::new(count.get()))),
         }
     }
 }
 
 impl PacedConnector {
-    /// Waits until one more request may be in flight.
-    async fn admit(&self) -> Result<OwnedSemaphorePermit, HttpError> {
-        let admitted = tokio::time::timeout(MAX_WAIT, Arc::clone(&self.in_flight).acquire_owned()).await;
-        // Nobody closes the semaphore.
-        admitted.ok().and_then(Result::ok).ok_or_else(|| HttpError::new(HttpErrorKind::Timeout, Crowded))
+    /// Waits until one more request may begin, which moves so many bytes. That is before it begins, and so outside of the time that it
+    /// may take.
+    async fn admit(&self, size: Size, bytes: u64) -> Result<InFlight, HttpError> {
+        let admitted = async {
+            let large = match size {
+                Size::Small => None,
+                Size::Large => Some(permit(&self.large).await?),
+            };
+            let in_flight = InFlight { _one: permit(&self.in_flight).await?, _large: large };
+            if let Some(requests) = &self.requests {
+                requests.pass(1).await;
+            }
+            if let Some(bandwidth) = &self.bytes {
+                bandwidth.pass(size, bytes).await;
+            }
+            Some(in_flight)
+        };
+        let admitted = tokio::time::timeout(MAX_WAIT, admitted).await;
+        admitted.ok().flatten().ok_or_else(|| HttpError::new(HttpErrorKind::Timeout, Crowded))
     }
+}
+
+/// Nobody closes the semaphores.
+async fn permit(of: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+    Arc::clone(of).acquire_owned().await.ok()
 }
 
 impl HttpConnector for PacedConnector {
@@ -74,19 +108,15 @@ impl HttpService for Paced {
         Self: 'c,
     {
         Box::pin(async move {
-            let in_flight = self.limits.admit().await?;
-            if let Some(requests) = &self.limits.requests {
-                requests.pass(1).await;
-            }
             let is_get = request.method().as_str() == "GET";
             let asked = if is_get { asked(&request) } else { 0 };
-            if let Some(bytes) = &self.limits.bytes {
-                // Before it begins, and so outside of the time that it may take.
-                bytes.pass(request.body().content_length() as u64 + asked).await;
-            }
+            let bytes = request.body().content_length() as u64 + asked;
+            let size = if bytes > SMALL { Size::Large } else { Size::Small };
+            let in_flight = self.limits.admit(size, bytes).await?;
             let is_listing = request.uri().query().is_some_and(|query| query.contains("list-type="));
             let is_conditional = request.headers().contains_key("if-none-match");
-            let mut debt = Debt { bytes: self.limits.bytes.clone().filter(|_| is_get), paid: asked };
+            let bandwidth = self.limits.bytes.clone().filter(|_| is_get);
+            let mut debt = Debt { bandwidth, size, paid: asked };
             let mut response = self.client.execute(request).await?;
             if is_conditional && response.status().as_u16() == 409 {
                 // "Another conditional request is under way": nothing was decided, so this is a failure to try again after,
@@ -108,7 +138,7 @@ impl HttpService for Paced {
 
 /// A request is in flight until its body has ended, has failed or is dropped. The object store asks again for the rest of one that
 /// failed while it has it still: if that counted, all would wait for each other.
-fn held(body: HttpResponseBody, in_flight: OwnedSemaphorePermit, mut debt: Debt) -> HttpResponseBody {
+fn held(body: HttpResponseBody, in_flight: InFlight, mut debt: Debt) -> HttpResponseBody {
     let (mut frames, mut in_flight) = (BodyStream::new(body), Some(in_flight));
     let frames = futures::stream::poll_fn(move |context| {
         let frame = ready!(frames.poll_next_unpin(context));
@@ -137,15 +167,16 @@ fn asked(request: &HttpRequest) -> u64 {
 
 /// What was paid for bytes that have not come yet. What does not come is paid back: whoever asks again pays again.
 struct Debt {
-    bytes: Option<Arc<Pace>>,
+    bandwidth: Option<Arc<Bandwidth>>,
+    size: Size,
     paid: u64,
 }
 
 impl Debt {
     /// So many are still to come.
     fn is(&mut self, left: u64) {
-        if let Some(bytes) = &self.bytes {
-            bytes.correct(self.paid, left);
+        if let Some(bandwidth) = &self.bandwidth {
+            bandwidth.correct(self.size, self.paid, left);
         }
         self.paid = left;
     }
@@ -185,14 +216,18 @@ pub(super) async fn whole(response: HttpResponse) -> Result<HttpResponse, HttpEr
 struct PageTooLong;
 
 #[derive(Debug, thiserror::Error)]
-#[error("others were in flight for {} seconds", MAX_WAIT.as_secs())]
+#[error("others were before it for {} seconds", MAX_WAIT.as_secs())]
 struct Crowded;
 
 #[cfg(test)]
 mod tests {
-    use std::num::NonZeroU32;
+    use std::num::{NonZeroU32, NonZeroU64};
+
+    use tokio::time::Instant;
 
     use super::*;
+
+    const MIB: u64 = 1 << 20;
 
     /// Answers with a body that never comes.
     #[derive(Debug)]
@@ -212,11 +247,77 @@ mod tests {
         }
     }
 
+    fn paced(limits: S3Limits) -> HttpClient {
+        let limits = PacedConnector::new(limits);
+        HttpClient::new(Paced { client: HttpClient::new(Silent), limits })
+    }
+
+    fn upload(bytes: u64) -> HttpRequest {
+        let mut request = HttpRequest::new(vec![0_u8; usize::try_from(bytes).unwrap()].into());
+        *request.method_mut() = http::Method::PUT;
+        request
+    }
+
+    /// In the background, so that it may wait.
+    fn begin(paced: &HttpClient, request: HttpRequest) -> tokio::task::JoinHandle<HttpResponse> {
+        let paced = paced.clone();
+        tokio::spawn(async move { paced.execute(request).await.unwrap() })
+    }
+
+    fn small_requests() -> [HttpRequest; 3] {
+        let mut tail = HttpRequest::new(Vec::new().into());
+        tail.headers_mut().insert("range", format!("bytes=-{SMALL}").parse().unwrap());
+        [HttpRequest::new(Vec::new().into()), upload(300), tail]
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_small_does_not_wait_behind_segments() {
+        let slow = S3Limits { bytes_per_second: NonZeroU64::new(MIB), ..S3Limits::default() };
+        let few = S3Limits { requests_in_flight: NonZeroU32::new(4).unwrap(), ..S3Limits::default() };
+        for limits in [slow, few] {
+            let paced = paced(limits);
+            let segments = [(); 20].map(|()| begin(&paced, upload(32 * MIB)));
+            tokio::task::yield_now().await;
+            assert!(segments.iter().filter(|segment| segment.is_finished()).count() < 4, "{limits:?}");
+            let start = Instant::now();
+            for request in small_requests() {
+                drop(paced.execute(request).await.unwrap());
+            }
+            assert!(start.elapsed() < Duration::from_secs(1), "{:?}, {limits:?}", start.elapsed());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_large_pays_for_what_went_before_it_and_not_for_who_gave_up() {
+        let limits = S3Limits { bytes_per_second: NonZeroU64::new(MIB), ..S3Limits::default() };
+        let paced = paced(limits);
+        let start = Instant::now();
+        drop(paced.execute(upload(32 * MIB)).await.unwrap());
+        let waiting = [(); 20].map(|()| begin(&paced, upload(32 * MIB)));
+        tokio::task::yield_now().await;
+        for _ in 0..16 {
+            drop(paced.execute(upload(SMALL)).await.unwrap());
+        }
+        for segment in &waiting {
+            segment.abort();
+        }
+        drop(paced.execute(upload(MIB)).await.unwrap());
+        let seconds = start.elapsed().as_secs_f64();
+        assert!((32.9..33.1).contains(&seconds), "32 MiB and 16 times 64 KiB: {seconds}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_bandwidth_waits_no_longer_than_a_signature_is_good_for() {
+        let limits = S3Limits { bytes_per_second: NonZeroU64::new(MIB / 32), ..S3Limits::default() };
+        let paced = paced(limits);
+        drop(paced.execute(upload(32 * MIB)).await.unwrap());
+        let late = paced.execute(upload(MIB)).await.unwrap_err();
+        assert_eq!(late.kind(), HttpErrorKind::Timeout, "{late:?}");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn nobody_waits_longer_than_a_signature_is_good_for() {
-        let limits = S3Limits { requests_in_flight: NonZeroU32::MIN, ..S3Limits::default() };
-        let limits = PacedConnector::new(limits);
-        let paced = HttpClient::new(Paced { client: HttpClient::new(Silent), limits });
+        let paced = paced(S3Limits { requests_in_flight: NonZeroU32::MIN, ..S3Limits::default() });
         let request = || HttpRequest::new(Vec::new().into());
         let first = paced.execute(request()).await.unwrap();
         let crowded = paced.execute(request()).await.unwrap_err();

@@ -1,4 +1,4 @@
-//! Stands between gateway and server: sees each request, holds answers up, cuts them off.
+//! Stands between gateway and server: sees each request, holds answers up, cuts them off, answers in the server's place.
 
 use std::io;
 use std::net::SocketAddr;
@@ -24,6 +24,16 @@ pub(crate) struct Proxy {
     in_flight: AtomicUsize,
     most_in_flight: AtomicUsize,
     begun: Mutex<Vec<Instant>>,
+    refusal: Mutex<Refusal>,
+}
+
+/// What is answered without asking the server.
+#[derive(Debug, Default)]
+struct Refusal {
+    times: usize,
+    status: u16,
+    method: &'static str,
+    object: &'static str,
 }
 
 impl Proxy {
@@ -52,6 +62,26 @@ impl Proxy {
         self.to_cut.load(Ordering::SeqCst)
     }
 
+    /// To so many requests more it answers with this status: to those with this method, of objects with this in their names. `""`: any.
+    pub(crate) fn refuse(&self, times: usize, status: u16, method: &'static str, object: &'static str) {
+        *self.refusal.lock().unwrap() = Refusal { times, status, method, object };
+    }
+
+    pub(crate) fn left_to_refuse(&self) -> usize {
+        self.refusal.lock().unwrap().times
+    }
+
+    fn refused(&self, head: &[u8]) -> Option<u16> {
+        let head = String::from_utf8_lossy(head);
+        let line = head.lines().next()?;
+        let mut refusal = self.refusal.lock().unwrap();
+        if !line.starts_with(refusal.method) || !line.contains(refusal.object) {
+            return None;
+        }
+        refusal.times = refusal.times.checked_sub(1)?;
+        Some(refusal.status)
+    }
+
     /// The most requests of which no answer had begun.
     pub(crate) fn most_in_flight(&self) -> usize {
         self.most_in_flight.load(Ordering::SeqCst)
@@ -67,6 +97,12 @@ impl Proxy {
         let (head, rest) = read_head(&mut from_client).await?;
         let is_read = head.starts_with(b"GET ");
         self.begun.lock().unwrap().push(Instant::now());
+        if let Some(status) = self.refused(&head) {
+            // Whoever is answered before all of his request is taken finds his connection broken.
+            let left = length_of(&head).saturating_sub(rest.len()) as u64;
+            tokio::io::copy(&mut from_client.take(left), &mut tokio::io::sink()).await?;
+            return to_client.write_all(refusal(status).as_bytes()).await;
+        }
         let now = self.in_flight.fetch_add(1, Ordering::SeqCst) + 1;
         self.most_in_flight.fetch_max(now, Ordering::SeqCst);
         let (mut from_server, mut to_server) = TcpStream::connect(upstream).await?.into_split();
@@ -91,6 +127,18 @@ impl Proxy {
         request.abort();
         Ok(())
     }
+}
+
+fn refusal(status: u16) -> String {
+    let body = match status {
+        // That of a server has a code.
+        404 => "<html><body>404 Not Found</body></html>",
+        409 => "<Error><Code>ConditionalRequestConflict</Code></Error>",
+        429 | 503 => "<Error><Code>SlowDown</Code></Error>",
+        _ => "<Error><Code>InternalError</Code></Error>",
+    };
+    let length = body.len();
+    format!("HTTP/1.1 {status} Refused\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}")
 }
 
 /// Everything up to the empty line, and what came with it.

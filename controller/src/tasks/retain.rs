@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use tracing::{info, warn};
@@ -7,9 +7,10 @@ use uuid::Uuid;
 use holdfast_gateway::{CataloguedPoint, Decision};
 use holdfast_proto::ids::MachineId;
 
-use crate::domain::policy::{Bound, Policies, bind};
+use crate::domain::policy::{Bound, Policies, Policy, bind};
 use crate::domain::retention::Candidate;
 use crate::rpc_error::is_unavailable;
+use crate::store::point::RetainedRow;
 use crate::store::{Store, StoreError};
 
 use super::{Upkeep, answer, go_on};
@@ -60,33 +61,21 @@ where
             return Ok(());
         }
         let Bound::One(policy) = bind(&machine.name, &machine.labels, &policies) else { continue };
-        if policy.spec.retention.keeps_all() {
+        let machine_id = MachineId(machine.id);
+        let read = answer("list a machine's points", not_kept(store, machine_id, policy)).await;
+        if go_on("read the points of", &machine.name, read)?.is_none_or(|points| points.is_empty()) {
             continue;
         }
-        let machine_id = MachineId(machine.id);
-        let read = answer("list a machine's points", store.retained_points(machine_id)).await;
-        let Some(points) = go_on("read the points of", &machine.name, read)? else { continue };
-        let by_id: BTreeMap<Uuid, _> = points.iter().map(|point| (point.id, point)).collect();
-        let candidates: Vec<_> = points
-            .iter()
-            .map(|point| Candidate {
-                at: point.serves_until,
-                point: point.id,
-                disks: &point.disk_names,
-                is_whole: point.is_whole,
-            })
-            .collect();
-        for id in policy.spec.retention.expired(&candidates) {
-            let Some(point) = by_id.get(&id).filter(|point| !point.is_locked) else { continue };
-            // Whoever was told that the machine is removed may count on what it has.
-            let looked = answer("look at a machine again", store.retention_applies(machine_id)).await;
-            if go_on("look again at", &machine.name, looked)? != Some(true) {
-                break;
-            }
-            match delete(point.catalogued(), format!("policy {}", policy.name)).await {
-                Ok(()) => {
-                    info!(point = %id, machine = machine.name, policy = policy.name, "a point is not kept any more")
-                }
+        let mut tried = HashSet::new();
+        // Until the next one is deleted hours may have passed, and whoever was told meanwhile of another policy or label, or that the
+        // machine is removed, counts on that; and what was kept may be damaged.
+        loop {
+            let looked = answer("look at a machine again", not_kept_now(store, machine_id)).await;
+            let Some(Some((policy, points))) = go_on("look again at", &machine.name, looked)? else { break };
+            let Some(point) = points.iter().find(|point| tried.insert(point.id)) else { break };
+            let id = point.id;
+            match delete(point.catalogued(), format!("policy {policy}")).await {
+                Ok(()) => info!(point = %id, machine = machine.name, policy, "a point is not kept any more"),
                 Err(Refused { reason, is_out_of_reach }) => {
                     warn!(point = %id, reason, "a point is not deleted; the next pass tries again");
                     if is_out_of_reach {
@@ -98,6 +87,45 @@ where
         }
     }
     Ok(())
+}
+
+/// The points of a machine that this policy does not keep, and that may be deleted.
+async fn not_kept(
+    store: &Store,
+    machine: MachineId,
+    policy: &Policy,
+) -> Result<Vec<RetainedRow>, StoreError> {
+    let retention = &policy.spec.retention;
+    if retention.keeps_all() {
+        return Ok(Vec::new());
+    }
+    let mut points = store.retained_points(machine).await?;
+    let candidates: Vec<_> = points
+        .iter()
+        .map(|point| Candidate {
+            at: point.serves_until,
+            point: point.id,
+            disks: &point.disk_names,
+            is_whole: point.is_whole,
+        })
+        .collect();
+    let expired: HashSet<Uuid> = retention.expired(&candidates).into_iter().collect();
+    points.retain(|point| expired.contains(&point.id) && !point.is_locked);
+    Ok(points)
+}
+
+/// The same by all that is so now, with the name of the policy. `None`: no policy decides about the machine's points.
+async fn not_kept_now(
+    store: &Store,
+    machine: MachineId,
+) -> Result<Option<(String, Vec<RetainedRow>)>, StoreError> {
+    let Policies { readable, unreadable, .. } = store.all_policies().await?;
+    let Some((name, labels)) = store.retained_machine(machine).await?.filter(|_| unreadable.is_empty())
+    else {
+        return Ok(None);
+    };
+    let Bound::One(policy) = bind(&name, &labels, &readable) else { return Ok(None) };
+    Ok(Some((policy.name.clone(), not_kept(store, machine, policy).await?)))
 }
 
 #[cfg(test)]

@@ -18,16 +18,21 @@ async fn store() -> Option<Store> {
          FROM machines, generate_series(1, 3) seq",
     )
     .await;
+    keep(&store, 1).await;
+    Some(store)
+}
+
+/// Has the policy keep so many points.
+async fn keep(store: &Store, last: u32) {
     let document = PolicyDocument {
         selector: [("env".to_owned(), "test".to_owned())].into(),
         schedule: ScheduleDocument { every: "1d".to_owned(), ..ScheduleDocument::default() },
-        retention: RetentionDocument { last: 1, ..RetentionDocument::default() },
+        retention: RetentionDocument { last, ..RetentionDocument::default() },
         ..PolicyDocument::default()
     }
     .with_defaults();
     let new = NewPolicy { name: "few".to_owned(), document, etag: None, operator: "test".to_owned() };
     store.apply_policy(new).await.unwrap();
-    Some(store)
 }
 
 /// The sequence numbers that a pass would delete, of all machines; `answer` says what becomes of each.
@@ -96,4 +101,40 @@ async fn nothing_is_deleted_once_the_removal_was_answered() {
     assert_eq!(asked.len(), 2, "the second point of each machine is kept");
     asked.dedup();
     assert_eq!(asked.len(), 2);
+}
+
+#[tokio::test]
+async fn nothing_is_deleted_by_a_policy_that_was_replaced() {
+    let Some(store) = store().await else { return };
+    let asked = Mutex::new(Vec::new());
+    let keep_more_at_the_first = |point: CataloguedPoint, _: String| {
+        asked.lock().unwrap().push(point.location.seq);
+        let store = store.clone();
+        async move {
+            keep(&store, 3).await;
+            Ok(())
+        }
+    };
+    retain(&store, keep_more_at_the_first).await.unwrap();
+    assert_eq!(*asked.lock().unwrap(), [1], "the one before the change, and none of the other machine");
+}
+
+#[tokio::test]
+async fn a_point_that_is_the_newest_one_that_restores_by_now_is_kept() {
+    let Some(store) = store().await else { return };
+    let asked = Mutex::new(Vec::new());
+    let damage_the_newest = |point: CataloguedPoint, _: String| {
+        asked.lock().unwrap().push(point.location.seq);
+        let store = store.clone();
+        async move {
+            tests::execute(
+                &store,
+                "UPDATE points SET state = 'damaged', damage = 'on purpose' WHERE seq = 3",
+            )
+            .await;
+            Ok(())
+        }
+    };
+    retain(&store, damage_the_newest).await.unwrap();
+    assert_eq!(*asked.lock().unwrap(), [1, 1], "of each machine the second one is the newest now");
 }

@@ -187,10 +187,10 @@ impl Store {
             .during("list all points")
     }
 
-    /// The newest point of a machine that restores.
+    /// The newest point of a machine that restores: the last one that was committed, whatever the clocks of the gateways said.
     async fn latest_point(&self, machine: Uuid) -> Result<Option<PointId>, StoreError> {
         let row: Option<(Uuid,)> = sqlx::query_as(
-            "SELECT id FROM points WHERE machine_id = $1 AND state = 'listed' ORDER BY created_at DESC, id DESC LIMIT 1",
+            "SELECT id FROM points WHERE machine_id = $1 AND state = 'listed' ORDER BY seq DESC LIMIT 1",
         )
         .bind(machine)
         .fetch_optional(&self.pool)

@@ -59,6 +59,7 @@ impl PolicyService for PolicyApi {
                     revision: 1,
                     created_at: now,
                     updated_at: now,
+                    wanted_since: now,
                     evaluated_until: now,
                     document,
                     spec,

@@ -18,7 +18,7 @@ pub(crate) struct MachineView<'m> {
     pub(crate) id: Uuid,
     pub(crate) name: &'m str,
     pub(crate) labels: &'m BTreeMap<String, String>,
-    /// Since when its name and labels are as they are.
+    /// Since when its labels bind it as they do.
     pub(crate) labelled_at: DateTime<Utc>,
     pub(crate) quarantine: Option<&'m str>,
     pub(crate) removed_at: Option<DateTime<Utc>>,

@@ -4,7 +4,7 @@ use sqlx::postgres::PgConnection;
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use crate::domain::policy::{Policies, Policy, PolicyDocument, UnreadablePolicy, etag, target_of};
+use crate::domain::policy::{Policies, Policy, PolicyDocument, Target, UnreadablePolicy, etag, target_of};
 
 use super::page::{Page, PageSize, Sorted};
 use super::{During, Store, StoreError, audit};
@@ -17,6 +17,7 @@ struct PolicyRow {
     revision: i64,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
+    wanted_since: DateTime<Utc>,
     evaluated_until: DateTime<Utc>,
 }
 
@@ -157,18 +158,31 @@ async fn apply(connection: &mut PgConnection, new: NewPolicy) -> Result<Applied,
     if current.document == new.document {
         return Ok(Applied::Unchanged);
     }
+    // Slots of the past are no business of another schedule, nor of other machines; but they stay those of this one.
     sqlx::query(
-        "UPDATE policies SET spec = $2, revision = revision + 1, updated_at = now(), evaluated_until = now()
+        "UPDATE policies SET spec = $2, revision = revision + 1, updated_at = now(),
+             wanted_since = CASE WHEN $3 THEN wanted_since ELSE now() END,
+             evaluated_until = CASE WHEN $3 THEN evaluated_until ELSE now() END
          WHERE id = $1",
     )
     .bind(current.id)
     .bind(Json(&new.document))
+    .bind(current.document.wants_the_same_as(&new.document))
     .execute(&mut *connection)
     .await
     .during("change a policy")?;
     let detail = json!({ "name": new.name, "before": current.document, "after": new.document });
     audit::record(connection, &new.operator, "policy.update", &current.id.to_string(), detail).await?;
     Ok(Applied::Updated)
+}
+
+/// The targets of all policies, also of those of which nothing else can be read.
+pub(super) async fn targets(connection: &mut PgConnection) -> Result<Vec<Target>, StoreError> {
+    let specs: Vec<(Json<serde_json::Value>,)> = sqlx::query_as("SELECT spec FROM policies")
+        .fetch_all(connection)
+        .await
+        .during("read which machines policies are for")?;
+    Ok(specs.iter().filter_map(|(Json(spec),)| target_of(spec)).collect())
 }
 
 /// The policy of this name, locked against other changes and against schedulers.
@@ -206,6 +220,7 @@ impl PolicyRow {
             revision: self.revision,
             created_at: self.created_at,
             updated_at: self.updated_at,
+            wanted_since: self.wanted_since,
             evaluated_until: self.evaluated_until,
             document,
             spec,

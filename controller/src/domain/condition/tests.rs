@@ -21,6 +21,7 @@ fn policy(name: &str, machines: &[&str]) -> Policy {
         revision: 1,
         created_at: at("01T00:00"),
         updated_at: at("01T00:00"),
+        wanted_since: at("01T00:00"),
         evaluated_until: at("01T00:00"),
         spec: document.check(name).unwrap(),
         document,

@@ -142,15 +142,14 @@ impl PolicyApi {
             Err(StoreError::NotFound { .. }) => None,
             Err(error) => return Err(error.into()),
         };
+        if current.as_ref().is_some_and(|policy| policy.document == *document) {
+            return Ok(Applied::Unchanged);
+        }
         let fits = etag.is_none_or(|etag| current.as_ref().is_some_and(|policy| policy.etag() == etag));
         if !fits {
             return Err(StoreError::PolicyChanged { name: name.to_owned() }.into());
         }
-        Ok(match current {
-            None => Applied::Created,
-            Some(policy) if policy.document == *document => Applied::Unchanged,
-            Some(_) => Applied::Updated,
-        })
+        Ok(if current.is_some() { Applied::Updated } else { Applied::Created })
     }
 
     /// Names of the machines that a policy protects, and of those that it would if another one did not claim them as well.

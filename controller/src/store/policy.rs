@@ -1,4 +1,5 @@
 use chrono::{DateTime, Utc};
+use serde::Deserialize as _;
 use serde_json::json;
 use sqlx::postgres::PgConnection;
 use sqlx::types::Json;
@@ -136,6 +137,10 @@ impl Store {
 
 async fn apply(connection: &mut PgConnection, new: NewPolicy) -> Result<Applied, StoreError> {
     let current = lock(connection, &new.name).await?;
+    // Whatever its etag: whoever repeats this, since the answer was lost, changed that by it.
+    if current.as_ref().is_some_and(|current| current.says(&new.document)) {
+        return Ok(Applied::Unchanged);
+    }
     check_etag(current.as_ref(), &new.name, new.etag.as_deref())?;
     let Some(current) = current.map(PolicyRow::checked).transpose()? else {
         let id = Uuid::now_v7();
@@ -155,9 +160,6 @@ async fn apply(connection: &mut PgConnection, new: NewPolicy) -> Result<Applied,
         audit::record(connection, &new.operator, "policy.create", &id.to_string(), detail).await?;
         return Ok(Applied::Created);
     };
-    if current.document == new.document {
-        return Ok(Applied::Unchanged);
-    }
     // Slots of the past are no business of another schedule, nor of other machines; but they stay those of this one.
     sqlx::query(
         "UPDATE policies SET spec = $2, revision = revision + 1, updated_at = now(),
@@ -207,6 +209,10 @@ fn not_found(name: &str) -> StoreError {
 }
 
 impl PolicyRow {
+    fn says(&self, document: &PolicyDocument) -> bool {
+        PolicyDocument::deserialize(&self.spec.0).is_ok_and(|current| current == *document)
+    }
+
     fn checked(self) -> Result<Policy, StoreError> {
         let corrupt = |error: &dyn std::fmt::Display| StoreError::Corrupt {
             what: format!("policy {:?}: {error}", self.name),

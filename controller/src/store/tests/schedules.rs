@@ -200,6 +200,18 @@ async fn of_two_who_change_a_policy_they_both_read_one_is_told() {
 }
 
 #[tokio::test]
+async fn whoever_repeats_a_change_whose_answer_was_lost_is_told_that_it_is_so() {
+    let Some(store) = store().await else { return };
+    apply(&store, "p", "1h", None).await.unwrap();
+    let etag = store.find_policy("p").await.unwrap().etag();
+    assert_eq!(apply(&store, "p", "2h", Some(etag.clone())).await.unwrap(), Applied::Updated);
+    assert_eq!(apply(&store, "p", "2h", Some(etag.clone())).await.unwrap(), Applied::Unchanged);
+    let stale = apply(&store, "p", "3h", Some(etag)).await;
+    assert!(matches!(stale, Err(StoreError::PolicyChanged { .. })), "{stale:?}");
+    assert_eq!(store.find_policy("p").await.unwrap().revision, 2);
+}
+
+#[tokio::test]
 async fn a_policy_of_a_newer_version_does_not_stop_the_others() {
     let Some(store) = store().await else { return };
     apply(&store, "new", "1h", None).await.unwrap();

@@ -17,6 +17,7 @@ use crate::domain::policy::{
     Bound, Policy, PolicyDocument, PolicyError, RetentionDocument, ScheduleDocument, bind,
 };
 use crate::store::StoreError;
+use crate::store::page;
 use crate::store::policy::{Applied, NewPolicy};
 
 use super::{caller, wire};
@@ -94,10 +95,14 @@ impl PolicyService for PolicyApi {
         let request = caller::reader(request)?;
         let after = wire::page_after(&request.page_token, Some)?;
         let size = wire::page_size(request.page_size)?;
-        let page = self.0.store.list_policies(after.as_deref(), size).await?;
+        let (page, mut unreadable) = self.0.store.list_policies(after.as_deref(), size).await?;
         let now = Utc::now();
         let (policies, next_page_token) = wire::fitting(page, |policy| to_wire(&policy, now));
-        Ok(Response::new(ListPoliciesResponse { policies, next_page_token }))
+        // Those that come later are the next page's.
+        if let Some(last) = page::decode(&next_page_token).flatten() {
+            unreadable.retain(|name| *name <= last);
+        }
+        Ok(Response::new(ListPoliciesResponse { policies, next_page_token, unreadable }))
     }
 
     async fn delete_policy(

@@ -46,6 +46,12 @@ impl Sorted for Policy {
     }
 }
 
+impl Sorted for PolicyRow {
+    fn sort_key(&self) -> String {
+        self.name.clone()
+    }
+}
+
 impl Store {
     /// Creates or changes a policy.
     pub(crate) async fn apply_policy(&self, new: NewPolicy) -> Result<Applied, StoreError> {
@@ -61,12 +67,12 @@ impl Store {
         row.ok_or_else(|| not_found(name))?.checked()
     }
 
-    /// Lists policies by name, after the name `after`.
+    /// Lists policies by name, after the name `after`; apart from them the names of those that this version cannot read.
     pub(crate) async fn list_policies(
         &self,
         after: Option<&str>,
         size: PageSize,
-    ) -> Result<Page<Policy>, StoreError> {
+    ) -> Result<(Page<Policy>, Vec<String>), StoreError> {
         let rows: Vec<PolicyRow> =
             sqlx::query_as("SELECT * FROM policies WHERE name > $1 ORDER BY name LIMIT $2")
                 .bind(after.unwrap_or(""))
@@ -74,8 +80,16 @@ impl Store {
                 .fetch_all(&self.pool)
                 .await
                 .during("list policies")?;
-        let policies = rows.into_iter().map(PolicyRow::checked).collect::<Result<_, _>>()?;
-        Ok(size.page(policies))
+        let Page { rows, next } = size.page(rows);
+        let (mut policies, mut unreadable) = (Vec::new(), Vec::new());
+        for row in rows {
+            let name = row.name.clone();
+            match row.checked() {
+                Ok(policy) => policies.push(policy),
+                Err(_) => unreadable.push(name),
+            }
+        }
+        Ok((Page { rows: policies, next }, unreadable))
     }
 
     /// The policies that can be read, and the database's time: to show, not to act on.

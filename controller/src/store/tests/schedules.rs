@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use crate::domain::policy::{Policy, PolicyDocument, ScheduleDocument};
 use crate::store::backup::{Begun, NewBackup};
+use crate::store::page::PageSize;
 use crate::store::policy::{Applied, NewPolicy};
 use crate::store::{Store, StoreError};
 
@@ -228,6 +229,12 @@ async fn a_policy_of_a_newer_version_does_not_stop_the_others() {
         ("new", Some(&policies[0].spec.target))
     );
     assert!(matches!(store.find_policy("new").await, Err(StoreError::Corrupt { .. })));
+    for (after, listed, named) in [(None, vec![], vec!["new"]), (Some("new"), vec!["old"], vec![])] {
+        let (page, unreadable) = store.list_policies(after, PageSize::new(1).unwrap()).await.unwrap();
+        let names: Vec<&str> = page.rows.iter().map(|policy| policy.name.as_str()).collect();
+        assert_eq!((names, page.next.is_empty()), (listed, after.is_some()));
+        assert_eq!(unreadable, named);
+    }
     store.delete_policy("new", None, "test").await.unwrap();
     assert!(matches!(store.find_policy("new").await, Err(StoreError::NotFound { .. })));
 }

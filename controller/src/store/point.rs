@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde_json::json;
@@ -52,7 +53,8 @@ pub(crate) struct RetainedRow {
     pub(crate) decisions: i32,
     /// The slot that it is for, or when its job started.
     pub(crate) serves_until: DateTime<Utc>,
-    pub(crate) is_locked: bool,
+    /// Locked, or undeleted not long ago.
+    pub(crate) is_spared: bool,
     pub(crate) is_whole: bool,
     pub(crate) disk_names: Vec<String>,
 }
@@ -149,14 +151,20 @@ impl Store {
             .during("list a machine's points")
     }
 
-    /// The points of a machine that restore, for its policy's retention; oldest first.
-    pub(crate) async fn retained_points(&self, machine: MachineId) -> Result<Vec<RetainedRow>, StoreError> {
+    /// The points of a machine that restore, for its policy's retention; oldest first. Those that were undeleted within `window` are spared.
+    pub(crate) async fn retained_points(
+        &self,
+        machine: MachineId,
+        window: Duration,
+    ) -> Result<Vec<RetainedRow>, StoreError> {
         sqlx::query_as(
-            "SELECT id, machine_id, seq, hash, decisions, serves_until, coalesce(locked_until > now(), false) AS is_locked, is_whole,
+            "SELECT id, machine_id, seq, hash, decisions, serves_until, is_whole,
+                    coalesce(locked_until > now(), false) OR coalesce(undeleted_at > now() - $2::interval, false) AS is_spared,
                     ARRAY(SELECT disk ->> 'name' FROM jsonb_array_elements(disks) disk) AS disk_names
              FROM points WHERE machine_id = $1 AND state = 'listed' ORDER BY seq",
         )
         .bind(machine.0)
+        .bind(window)
         .fetch_all(&self.pool)
         .await
         .during("list the points that a policy may keep")

@@ -1,5 +1,6 @@
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -27,19 +28,24 @@ struct Refused {
 }
 
 /// Deletes the points that their machine's policy does not keep any more, softly. Machines without a policy, with several
-/// that match, or without an agent keep all; so do locked points, and those that are damaged.
+/// that match, or without an agent keep all. Locked and damaged points stay, and for a while those that were undeleted.
 pub(super) async fn pass(upkeep: Arc<Upkeep>) -> Result<(), StoreError> {
-    let Upkeep { app, gateway, .. } = &*upkeep;
+    let Upkeep { app, gateway, retention, .. } = &*upkeep;
     let delete = |point: CataloguedPoint, actor: String| async move {
         gateway.decide_point(point, Decision::Delete, &actor).await.map_err(|status| Refused {
             reason: status.message().to_owned(),
             is_out_of_reach: is_unavailable(&status),
         })
     };
-    retain(&app.store, delete).await
+    retain(&app.store, retention.window, delete).await
 }
 
-async fn retain<F>(store: &Store, delete: impl Fn(CataloguedPoint, String) -> F) -> Result<(), StoreError>
+/// `window`: for so long points stay that somebody undeleted.
+async fn retain<F>(
+    store: &Store,
+    window: Duration,
+    delete: impl Fn(CataloguedPoint, String) -> F,
+) -> Result<(), StoreError>
 where
     F: Future<Output = Result<(), Refused>>,
 {
@@ -62,7 +68,7 @@ where
         }
         let Bound::One(policy) = bind(&machine.name, &machine.labels, &policies) else { continue };
         let machine_id = MachineId(machine.id);
-        let read = answer("list a machine's points", not_kept(store, machine_id, policy)).await;
+        let read = answer("list a machine's points", not_kept(store, machine_id, policy, window)).await;
         if go_on("read the points of", &machine.name, read)?.is_none_or(|points| points.is_empty()) {
             continue;
         }
@@ -70,7 +76,7 @@ where
         // Until the next one is deleted hours may have passed, and whoever was told meanwhile of another policy or label, or that the
         // machine is removed, counts on that; and what was kept may be damaged.
         loop {
-            let looked = answer("look at a machine again", not_kept_now(store, machine_id)).await;
+            let looked = answer("look at a machine again", not_kept_now(store, machine_id, window)).await;
             let Some(Some((policy, points))) = go_on("look again at", &machine.name, looked)? else { break };
             let Some(point) = points.iter().find(|point| tried.insert(point.id)) else { break };
             let id = point.id;
@@ -94,12 +100,13 @@ async fn not_kept(
     store: &Store,
     machine: MachineId,
     policy: &Policy,
+    window: Duration,
 ) -> Result<Vec<RetainedRow>, StoreError> {
     let retention = &policy.spec.retention;
     if retention.keeps_all() {
         return Ok(Vec::new());
     }
-    let mut points = store.retained_points(machine).await?;
+    let mut points = store.retained_points(machine, window).await?;
     let candidates: Vec<_> = points
         .iter()
         .map(|point| Candidate {
@@ -110,7 +117,7 @@ async fn not_kept(
         })
         .collect();
     let expired: HashSet<Uuid> = retention.expired(&candidates).into_iter().collect();
-    points.retain(|point| expired.contains(&point.id) && !point.is_locked);
+    points.retain(|point| expired.contains(&point.id) && !point.is_spared);
     Ok(points)
 }
 
@@ -118,6 +125,7 @@ async fn not_kept(
 async fn not_kept_now(
     store: &Store,
     machine: MachineId,
+    window: Duration,
 ) -> Result<Option<(String, Vec<RetainedRow>)>, StoreError> {
     let Policies { readable, unreadable, .. } = store.all_policies().await?;
     let Some((name, labels)) = store.retained_machine(machine).await?.filter(|_| unreadable.is_empty())
@@ -125,7 +133,7 @@ async fn not_kept_now(
         return Ok(None);
     };
     let Bound::One(policy) = bind(&name, &labels, &readable) else { return Ok(None) };
-    Ok(Some((policy.name.clone(), not_kept(store, machine, policy).await?)))
+    Ok(Some((policy.name.clone(), not_kept(store, machine, policy, window).await?)))
 }
 
 #[cfg(test)]

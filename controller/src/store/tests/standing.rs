@@ -7,7 +7,7 @@ use holdfast_proto::ids::MachineId;
 
 use super::damage::backed_up;
 use super::{execute, store};
-use crate::store::standing::{DecidedRow, NewPointState, NewStanding};
+use crate::store::standing::{DecidedRow, NewPointState, NewStanding, UNDELETE};
 
 fn decided(machine: MachineId, seq: i64, state: NewPointState, by: &[(&str, &'static str)]) -> NewStanding {
     let events = (1..).zip(by).map(|(number, (actor, action))| DecidedRow {
@@ -68,4 +68,27 @@ async fn the_latest_point_is_the_last_one_that_was_made_whatever_the_clocks_said
     assert_eq!(latest().await, first.seq + 1, "the first one's gateway had a clock that was ahead");
     execute(&store, "UPDATE points SET state = 'damaged' WHERE seq = (SELECT max(seq) FROM points)").await;
     assert_eq!(latest().await, first.seq);
+}
+
+#[tokio::test]
+async fn when_a_deletion_was_taken_back_is_known_whatever_is_decided_next() {
+    let Some(store) = store().await else { return };
+    let (machine, made) = backed_up(&store).await.unwrap();
+    let now = Utc::now();
+    let deleted = NewPointState::SoftDeleted { at: now, purge_after: now + Duration::from_secs(1) };
+    let all = [("policy few", "point.delete"), ("alice", UNDELETE), ("alice", "point.unlock")];
+    let undeleted = async || {
+        let row: (bool,) = sqlx::query_as("SELECT undeleted_at IS NOT NULL FROM points WHERE id = $1")
+            .bind(made.id.0)
+            .fetch_one(&store.pool)
+            .await
+            .unwrap();
+        row.0
+    };
+    for (state, decisions, is_undeleted) in
+        [(deleted, 1, false), (NewPointState::Kept, 2, true), (NewPointState::Kept, 3, true)]
+    {
+        store.record_standing(decided(machine, made.seq, state, &all[..decisions])).await.unwrap();
+        assert_eq!(undeleted().await, is_undeleted, "after {decisions}");
+    }
 }

@@ -6,6 +6,8 @@ use crate::store::tests;
 
 use super::*;
 
+const WINDOW: Duration = Duration::from_secs(14 * 24 * 3600);
+
 /// Two machines under a policy that keeps the newest point alone, of three that each has.
 async fn store() -> Option<Store> {
     let store = tests::store().await?;
@@ -43,7 +45,7 @@ async fn deleted(store: &Store, answer: fn(u64) -> Result<(), Refused>) -> Vec<u
         asked.lock().unwrap().push(point.location.seq);
         async move { answer(point.location.seq) }
     };
-    retain(store, delete).await.unwrap();
+    retain(store, WINDOW, delete).await.unwrap();
     let mut asked = asked.into_inner().unwrap();
     asked.sort_unstable();
     asked
@@ -96,7 +98,7 @@ async fn nothing_is_deleted_once_the_removal_was_answered() {
             Ok(())
         }
     };
-    retain(&store, remove_at_the_first).await.unwrap();
+    retain(&store, WINDOW, remove_at_the_first).await.unwrap();
     let mut asked = asked.into_inner().unwrap();
     assert_eq!(asked.len(), 2, "the second point of each machine is kept");
     asked.dedup();
@@ -115,7 +117,7 @@ async fn nothing_is_deleted_by_a_policy_that_was_replaced() {
             Ok(())
         }
     };
-    retain(&store, keep_more_at_the_first).await.unwrap();
+    retain(&store, WINDOW, keep_more_at_the_first).await.unwrap();
     assert_eq!(*asked.lock().unwrap(), [1], "the one before the change, and none of the other machine");
 }
 
@@ -135,6 +137,15 @@ async fn a_point_that_is_the_newest_one_that_restores_by_now_is_kept() {
             Ok(())
         }
     };
-    retain(&store, damage_the_newest).await.unwrap();
+    retain(&store, WINDOW, damage_the_newest).await.unwrap();
     assert_eq!(*asked.lock().unwrap(), [1, 1], "of each machine the second one is the newest now");
+}
+
+#[tokio::test]
+async fn what_was_undeleted_stays_for_a_window() {
+    let Some(store) = store().await else { return };
+    tests::execute(&store, "UPDATE points SET undeleted_at = now() - interval '13 days' WHERE seq = 1").await;
+    assert_eq!(deleted(&store, |_| Ok(())).await, [2, 2]);
+    tests::execute(&store, "UPDATE points SET undeleted_at = now() - interval '15 days' WHERE seq = 1").await;
+    assert_eq!(deleted(&store, |_| Ok(())).await, [1, 1, 2, 2]);
 }

@@ -187,7 +187,7 @@ impl VaultApi {
         let (progress, told) = mpsc::channel(1);
         let collected = async {
             if order.mode == CollectMode::DryRun {
-                return collection::plan(&self.gateway, order, progress).await;
+                return collection::plan(&self.app, &self.gateway, order, progress).await;
             }
             collection::run(&self.app, &self.gateway, Occasion::Operator, operator, order, progress)
                 .await

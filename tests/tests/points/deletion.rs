@@ -168,10 +168,17 @@ fn what_a_purged_point_alone_needed_is_freed() {
     assert_eq!((&plan["purged_points"], &plan["deleted_bytes"]), (&1.into(), &0.into()), "{plan}");
     let freed = plan["condemned_bytes"].as_u64().unwrap();
     assert!(freed > SIZE, "{plan}");
+    let purged = |report: &Value| {
+        let purged = report["purged"].as_array().unwrap();
+        purged.iter().map(|one| (one["point"].clone(), one["machine"].clone())).collect::<Vec<_>>()
+    };
+    let first: (Value, Value) = (rig.id(0).into(), "web1".into());
+    assert_eq!(purged(&plan), [first], "{plan}");
     assert_eq!(world.vault().segment_bytes(), full, "a plan changes nothing");
     let done = rig.collect(&[]);
     assert_eq!((&done["purged_points"], &done["deleted_bytes"]), (&1.into(), &freed.into()), "{done}");
     assert!(done["read_bytes"].as_u64().unwrap() > 0, "{done}");
+    assert_eq!(purged(&done), purged(&plan));
     assert_eq!(world.vault().segment_bytes(), full - freed);
     assert_eq!(rig.listed(&["--deleted"]), rig.ids(&[1, 2]));
     let _ = world.cli.run(&["point", "undelete", rig.id(0)]).fails(1, "point_not_found");

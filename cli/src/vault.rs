@@ -21,6 +21,8 @@ struct Vault {
     stored_bytes: u64,
     free_bytes: Option<u64>,
     last_collection: Option<Collection>,
+    /// Its controller may have been stopped.
+    collecting_since: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -91,12 +93,16 @@ pub(crate) async fn status(client: Client, output: Output) -> Result<(), CliErro
             actor: last.actor,
             report: Report::new(last.report.unwrap_or_default(), false),
         }),
+        collecting_since: time(answer.collecting_since),
     };
     output.print(&vault, || {
         let last = vault.last_collection.as_ref();
+        let collecting = vault.collecting_since.as_ref().map_or_else(String::new, |since| {
+            format!("\ncollecting       since {since}, unless its controller was stopped")
+        });
         format!(
             "vault            {}\npoints           {} listed, {} damaged, {} deleted\nstored           {}\nfree             {}\n\
-             last collection  {}\nits result       {}",
+             last collection  {}\nits result       {}{collecting}",
             vault.id,
             vault.listed_points,
             vault.damaged_points,

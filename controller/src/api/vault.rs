@@ -60,6 +60,7 @@ impl VaultService for VaultApi {
             soft_deleted_points: count(row.soft_deleted_points),
             stored_bytes: count(row.stored_bytes),
             last_collection: last,
+            collecting_since: self.app.store.collecting_since().await?.map(wire::timestamp),
             free_bytes: self.gateway.vault_free_bytes().await,
         }))
     }

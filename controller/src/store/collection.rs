@@ -139,6 +139,17 @@ impl Store {
         .during("name points of a collection")
     }
 
+    /// When the newest one began, unless it has ended: it runs, or its controller was stopped.
+    pub(crate) async fn collecting_since(&self) -> Result<Option<DateTime<Utc>>, StoreError> {
+        let newest: Option<(DateTime<Utc>, bool)> = sqlx::query_as(
+            "SELECT started_at, finished_at IS NULL FROM collections ORDER BY started_at DESC LIMIT 1",
+        )
+        .fetch_optional(&self.pool)
+        .await
+        .during("find the newest collection")?;
+        Ok(newest.and_then(|(began, is_open)| is_open.then_some(began)))
+    }
+
     pub(crate) async fn last_collection(&self) -> Result<Option<CollectionRow>, StoreError> {
         sqlx::query_as(
             "SELECT actor, started_at, finished_at, report FROM collections

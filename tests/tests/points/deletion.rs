@@ -329,8 +329,11 @@ fn a_collection_that_dies_is_finished_by_the_next() {
         rig.world.controller.wait_for_crash(failpoint, PATIENCE);
         rig.world.controller.start();
         assert_eq!(asked.join().unwrap().code, 1, "{failpoint}");
+        let since = || rig.world.cli.json(&["vault", "status"])["collecting_since"].clone();
+        assert!(since().is_string(), "{failpoint}: nobody said that it ended");
         let kept: Vec<usize> = (index + 1..6).collect();
         let _ = rig.collect(&[]);
+        assert_eq!(since(), Value::Null, "{failpoint}");
         assert_eq!(rig.listed(&["--deleted"]), rig.ids(&kept), "{failpoint}");
         rig.assert_restore(&kept);
         rig.world.assert_catalogue_is_the_vault();

@@ -24,6 +24,10 @@ pub(crate) struct MachineRow {
     pub(crate) removed_at: Option<DateTime<Utc>>,
     pub(crate) agent_version: String,
     pub(crate) disks: Json<Vec<DiskRow>>,
+    /// When the last verification began that came to its end.
+    pub(crate) verified_at: Option<DateTime<Utc>>,
+    /// Since when it has something that was not read since; `None` without points.
+    pub(crate) unverified_since: Option<DateTime<Utc>>,
     /// Points that were found damaged and are not deleted.
     pub(crate) damaged_points: i64,
 }

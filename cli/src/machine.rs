@@ -128,10 +128,11 @@ fn describe(machine: &Machine) -> String {
         or_dash(machine.last_seen_at.as_deref()),
     );
     text.push_str(&format!(
-        "policy     {}\nnext slot  {}\nlast point {}\n",
+        "policy     {}\nnext slot  {}\nlast point {}\nverified   {}\n",
         or_dash(machine.policy.as_deref()),
         or_dash(machine.next_slot.as_deref()),
         or_dash(machine.last_point_at.as_deref()),
+        or_dash(machine.verified_at.as_deref()),
     ));
     if let Some(removed_at) = &machine.removed_at {
         text.push_str(&format!("removed    {removed_at}\n"));

@@ -111,7 +111,7 @@ async fn send(client: &Client, request: ApplyPolicyRequest) -> Result<Applied, C
 }
 
 pub(crate) async fn list(client: Client, output: Output) -> Result<(), CliError> {
-    let mut policies: Vec<Policy> = Vec::new();
+    let (mut policies, mut unreadable): (Vec<Policy>, Vec<String>) = (Vec::new(), Vec::new());
     let mut page_token = String::new();
     loop {
         let page =
@@ -123,10 +123,17 @@ pub(crate) async fn list(client: Client, output: Output) -> Result<(), CliError>
             })
             .await?;
         policies.extend(page.policies.into_iter().map(Policy::from));
+        unreadable.extend(page.unreadable);
         page_token = page.next_page_token;
         if page_token.is_empty() {
             break;
         }
+    }
+    for name in unreadable {
+        eprintln!(
+            "policy {name} cannot be read by this controller, so it protects nothing and no policy deletes any point: upgrade the \
+             controller, or delete the policy"
+        );
     }
     output.print(&policies, || {
         table(

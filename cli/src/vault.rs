@@ -21,6 +21,8 @@ struct Vault {
     stored_bytes: u64,
     free_bytes: Option<u64>,
     last_collection: Option<Collection>,
+    /// Its controller may have been stopped.
+    collecting_since: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -45,12 +47,31 @@ struct Report {
     held_machines: Vec<Held>,
     read_bytes: u64,
     clock_leap_seconds: Option<i64>,
+    /// At most 1000.
+    purged: Vec<Purged>,
+    /// At most 1000.
+    waiting: Vec<Waiting>,
 }
 
 #[derive(Debug, Serialize)]
 struct Held {
     machine_id: String,
     reason: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Purged {
+    point: Option<String>,
+    machine: Option<String>,
+    machine_id: String,
+    seq: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Waiting {
+    machine: Option<String>,
+    machine_id: String,
+    seq: u64,
 }
 
 pub(crate) async fn status(client: Client, output: Output) -> Result<(), CliError> {
@@ -72,12 +93,16 @@ pub(crate) async fn status(client: Client, output: Output) -> Result<(), CliErro
             actor: last.actor,
             report: Report::new(last.report.unwrap_or_default(), false),
         }),
+        collecting_since: time(answer.collecting_since),
     };
     output.print(&vault, || {
         let last = vault.last_collection.as_ref();
+        let collecting = vault.collecting_since.as_ref().map_or_else(String::new, |since| {
+            format!("\ncollecting       since {since}, unless its controller was stopped")
+        });
         format!(
             "vault            {}\npoints           {} listed, {} damaged, {} deleted\nstored           {}\nfree             {}\n\
-             last collection  {}\nits result       {}",
+             last collection  {}\nits result       {}{collecting}",
             vault.id,
             vault.listed_points,
             vault.damaged_points,
@@ -136,7 +161,7 @@ pub(crate) async fn gc(client: Client, output: Output, args: GcArgs) -> Result<(
     drop(progress);
     let report =
         report.ok_or_else(|| CliError::Lost { detail: "the collection did not tell its end".to_owned() })?;
-    output.print(&report, || report.tell())
+    output.print(&report, || report.tell_all())
 }
 
 impl Report {
@@ -157,7 +182,23 @@ impl Report {
                 .collect(),
             read_bytes: report.read_bytes,
             clock_leap_seconds: report.clock_leap.map(|leap| leap.seconds),
+            purged: report.purged.into_iter().map(Purged::from).collect(),
+            waiting: report.waiting.into_iter().map(Waiting::from).collect(),
         }
+    }
+
+    /// As [`Self::tell`], and which points and backups those are.
+    fn tell_all(&self) -> String {
+        let mut text = self.tell();
+        for Purged { point, machine, machine_id, seq } in &self.purged {
+            let machine = machine.as_ref().unwrap_or(machine_id);
+            let point = point.clone().unwrap_or_else(|| format!("point {seq}"));
+            text += &format!("\n  purge  {point} of {machine}");
+        }
+        for Waiting { machine, machine_id, seq } in &self.waiting {
+            text += &format!("\n  wait   backup {seq} of {}", machine.as_ref().unwrap_or(machine_id));
+        }
+        text
     }
 
     fn tell(&self) -> String {
@@ -208,9 +249,34 @@ impl Report {
     }
 }
 
+impl From<v1::PurgedPoint> for Purged {
+    fn from(purged: v1::PurgedPoint) -> Self {
+        Self {
+            point: some(purged.point_id),
+            machine: some(purged.machine_name),
+            machine_id: purged.machine_id,
+            seq: purged.seq,
+        }
+    }
+}
+
+impl From<v1::WaitingBackup> for Waiting {
+    fn from(waiting: v1::WaitingBackup) -> Self {
+        Self { machine: some(waiting.machine_name), machine_id: waiting.machine_id, seq: waiting.seq }
+    }
+}
+
+fn some(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
+}
+
 fn show(progress: &mut Progress, so_far: CollectionProgress) {
     let CollectionProgress { machines_done: done, machines, .. } = so_far;
-    let message = format!("{} to free", size(so_far.condemned_bytes + so_far.compacted_bytes));
+    let message = format!(
+        "{} to free, {} read",
+        size(so_far.condemned_bytes + so_far.compacted_bytes),
+        size(so_far.read_bytes)
+    );
     let line = format!("collect: {done} of {machines} machines, {message}");
     progress.show((done.into(), machines.into()), message, || line);
 }

@@ -35,6 +35,7 @@ pub(crate) struct Machine {
     pub(crate) next_slot: Option<String>,
     pub(crate) last_point_at: Option<String>,
     pub(crate) removed_at: Option<String>,
+    pub(crate) verified_at: Option<String>,
     pub(crate) conditions: Vec<Condition>,
 }
 
@@ -157,6 +158,7 @@ impl From<v1::Machine> for Machine {
             next_slot: time(machine.next_slot),
             last_point_at: time(machine.last_point_at),
             removed_at: time(machine.removed_at),
+            verified_at: time(machine.verified_at),
             conditions: machine
                 .conditions
                 .into_iter()

@@ -23,7 +23,7 @@ use crate::store::StoreError;
 use crate::store::commit::{Begun, NewCommit, NewPoint};
 use crate::store::damage::KeptRow;
 use crate::store::point::PointDiskRow;
-use crate::store::standing::{DecidedRow, NewPointState, NewStanding};
+use crate::store::standing::{DecidedRow, NewPointState, NewStanding, UNDELETE};
 
 /// Answers the gateway's questions from the catalogue.
 #[derive(Clone, Debug)]
@@ -256,7 +256,7 @@ fn decided_row(event: &vault::Event) -> DecidedRow {
         vault::Action::Delete { window_seconds } => {
             ("point.delete", json!({ "decided_at": at, "window_seconds": window_seconds }))
         }
-        vault::Action::Undelete => ("point.undelete", json!({ "decided_at": at })),
+        vault::Action::Undelete => (UNDELETE, json!({ "decided_at": at })),
         vault::Action::Lock { mode, until } => (
             "point.lock",
             json!({ "decided_at": at, "mode": lock_mode(mode).as_str(), "until": instant(until) }),

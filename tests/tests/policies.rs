@@ -117,6 +117,13 @@ fn a_policy_is_checked_shown_and_changed() {
     let _ = world.cli.run(&["policy", "delete", "tie", "--etag", "old"]).fails(1, "policy_changed");
     let _ = world.cli.run(&["policy", "delete", "tie", "--etag", &etag]).succeeds();
     assert_eq!(world.machine("web1")["policy"], "daily");
+
+    // One that cannot be read hides no other one.
+    world.database.run(
+        "INSERT INTO policies (id, name, spec) VALUES (gen_random_uuid(), 'new', '{\"weather\": \"fine\"}')",
+    );
+    let list = world.cli.run(&["policy", "list"]).succeeds();
+    assert!(list.stdout.contains("daily") && list.stderr.contains("policy new cannot be read"), "{list:?}");
 }
 
 #[test]

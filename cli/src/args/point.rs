@@ -31,7 +31,7 @@ pub(crate) enum PointCommand {
         #[arg(required = true)]
         points: Vec<String>,
     },
-    /// Takes a deletion back.
+    /// Takes a deletion back. For one window from then no policy deletes the point; a lock keeps it longer.
     Undelete {
         /// Ids.
         #[arg(required = true)]

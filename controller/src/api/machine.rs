@@ -2,6 +2,7 @@ mod token;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use tonic::{Code, Request, Response, Status};
@@ -17,7 +18,7 @@ use holdfast_proto::v1::{
 };
 
 use crate::app::App;
-use crate::domain::condition::{Protection, damaged, protection};
+use crate::domain::condition::{Protection, damaged, protection, verification_overdue};
 use crate::domain::name::is_label;
 use crate::domain::policy::Policy;
 use crate::identity::revoked;
@@ -39,7 +40,8 @@ impl MachineService for MachineApi {
         let shown = if request.show_removed { Shown::All } else { Shown::Living };
         let page = self.0.store.list_machines(shown, after, wire::page_size(request.page_size)?).await?;
         let (policies, now) = self.0.store.policies().await?;
-        let (machines, next_page_token) = wire::fitting(page, |row| to_wire(row, &policies, now));
+        let verify = self.0.timing.verify;
+        let (machines, next_page_token) = wire::fitting(page, |row| to_wire(row, &policies, now, verify));
         Ok(Response::new(ListMachinesResponse { machines, next_page_token }))
     }
 
@@ -113,7 +115,7 @@ impl MachineApi {
     async fn read(&self, name_or_id: &str) -> Result<Machine, Status> {
         let row = self.0.store.find_machine(name_or_id).await?;
         let (policies, now) = self.0.store.policies().await?;
-        Ok(to_wire(row, &policies, now))
+        Ok(to_wire(row, &policies, now, self.0.timing.verify))
     }
 }
 
@@ -129,9 +131,12 @@ fn check_labels(labels: HashMap<String, String>) -> Result<BTreeMap<String, Stri
     Ok(labels.into_iter().collect())
 }
 
-fn to_wire(row: MachineRow, policies: &[Policy], now: DateTime<Utc>) -> Machine {
+/// `verify`: within so long everything is to be read.
+fn to_wire(row: MachineRow, policies: &[Policy], now: DateTime<Utc>, verify: Duration) -> Machine {
     let Protection { policy, conditions } = protection(&row.view(), policies, now);
     let damage = damaged(&row.view(), row.damaged_points);
+    let overdue =
+        row.unverified_since.and_then(|since| verification_overdue(&row.view(), since, verify, now));
     let next_slot =
         policy.and_then(|policy| policy.spec.schedule.next_after(now.max(policy.evaluated_until)));
     let policy = policy.map(|policy| policy.name.clone()).unwrap_or_default();
@@ -157,12 +162,14 @@ fn to_wire(row: MachineRow, policies: &[Policy], now: DateTime<Utc>) -> Machine 
         enrolled_at: Some(wire::timestamp(row.enrolled_at)),
         last_seen_at: row.facts.last_seen_at.map(wire::timestamp),
         removed_at: row.removed_at.map(wire::timestamp),
+        verified_at: row.verified_at.map(wire::timestamp),
         policy,
         next_slot: next_slot.map(wire::timestamp),
         last_point_at: row.facts.last_point_at.map(wire::timestamp),
         conditions: conditions
             .into_iter()
             .chain(damage)
+            .chain(overdue)
             .map(|condition| Condition {
                 code: condition.code.to_owned(),
                 message: condition.message,

@@ -17,6 +17,7 @@ use crate::domain::policy::{
     Bound, Policy, PolicyDocument, PolicyError, RetentionDocument, ScheduleDocument, bind,
 };
 use crate::store::StoreError;
+use crate::store::page;
 use crate::store::policy::{Applied, NewPolicy};
 
 use super::{caller, wire};
@@ -59,6 +60,7 @@ impl PolicyService for PolicyApi {
                     revision: 1,
                     created_at: now,
                     updated_at: now,
+                    wanted_since: now,
                     evaluated_until: now,
                     document,
                     spec,
@@ -93,10 +95,14 @@ impl PolicyService for PolicyApi {
         let request = caller::reader(request)?;
         let after = wire::page_after(&request.page_token, Some)?;
         let size = wire::page_size(request.page_size)?;
-        let page = self.0.store.list_policies(after.as_deref(), size).await?;
+        let (page, mut unreadable) = self.0.store.list_policies(after.as_deref(), size).await?;
         let now = Utc::now();
         let (policies, next_page_token) = wire::fitting(page, |policy| to_wire(&policy, now));
-        Ok(Response::new(ListPoliciesResponse { policies, next_page_token }))
+        // Those that come later are the next page's.
+        if let Some(last) = page::decode(&next_page_token).flatten() {
+            unreadable.retain(|name| *name <= last);
+        }
+        Ok(Response::new(ListPoliciesResponse { policies, next_page_token, unreadable }))
     }
 
     async fn delete_policy(
@@ -141,15 +147,14 @@ impl PolicyApi {
             Err(StoreError::NotFound { .. }) => None,
             Err(error) => return Err(error.into()),
         };
+        if current.as_ref().is_some_and(|policy| policy.document == *document) {
+            return Ok(Applied::Unchanged);
+        }
         let fits = etag.is_none_or(|etag| current.as_ref().is_some_and(|policy| policy.etag() == etag));
         if !fits {
             return Err(StoreError::PolicyChanged { name: name.to_owned() }.into());
         }
-        Ok(match current {
-            None => Applied::Created,
-            Some(policy) if policy.document == *document => Applied::Unchanged,
-            Some(_) => Applied::Updated,
-        })
+        Ok(if current.is_some() { Applied::Updated } else { Applied::Created })
     }
 
     /// Names of the machines that a policy protects, and of those that it would if another one did not claim them as well.

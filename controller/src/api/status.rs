@@ -8,7 +8,7 @@ use holdfast_proto::v1::status_service_server::StatusService;
 use holdfast_proto::v1::{GetStatusRequest, Status};
 
 use crate::app::App;
-use crate::domain::condition::{POINTS_DAMAGED, protection};
+use crate::domain::condition::{POINTS_DAMAGED, VERIFICATION_OVERDUE, protection};
 
 use super::caller;
 
@@ -22,7 +22,7 @@ pub(crate) struct StatusApi {
 impl StatusService for StatusApi {
     async fn get_status(&self, request: Request<GetStatusRequest>) -> Result<Response<Status>, RpcStatus> {
         let GetStatusRequest {} = caller::reader(request)?;
-        let row = self.app.store.status().await?;
+        let row = self.app.store.status(self.app.timing.verify).await?;
         let (policies, now) = self.app.store.policies().await?;
         let fleet = self.app.store.fleet().await?;
         let mut conditions: HashMap<String, i64> = HashMap::new();
@@ -31,6 +31,9 @@ impl StatusService for StatusApi {
         }
         if row.machines_damaged > 0 {
             conditions.insert(POINTS_DAMAGED.to_owned(), row.machines_damaged);
+        }
+        if row.machines_unverified > 0 {
+            conditions.insert(VERIFICATION_OVERDUE.to_owned(), row.machines_unverified);
         }
         let vault_error = self.gateway.vault_error().await;
         // A file system that hangs keeps a thread for each question.

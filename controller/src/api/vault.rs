@@ -60,6 +60,7 @@ impl VaultService for VaultApi {
             soft_deleted_points: count(row.soft_deleted_points),
             stored_bytes: count(row.stored_bytes),
             last_collection: last,
+            collecting_since: self.app.store.collecting_since().await?.map(wire::timestamp),
             free_bytes: self.gateway.vault_free_bytes().await,
         }))
     }
@@ -187,7 +188,7 @@ impl VaultApi {
         let (progress, told) = mpsc::channel(1);
         let collected = async {
             if order.mode == CollectMode::DryRun {
-                return collection::plan(&self.gateway, order, progress).await;
+                return collection::plan(&self.app, &self.gateway, order, progress).await;
             }
             collection::run(&self.app, &self.gateway, Occasion::Operator, operator, order, progress)
                 .await

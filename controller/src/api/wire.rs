@@ -117,7 +117,8 @@ mod tests {
                 ..v1::Policy::default()
             });
             pages.push(policies.iter().map(|policy| usize::try_from(policy.revision).unwrap()).collect());
-            let answer = v1::ListPoliciesResponse { policies, next_page_token: next.clone() };
+            let answer =
+                v1::ListPoliciesResponse { policies, next_page_token: next.clone(), unreadable: Vec::new() };
             assert!(answer.encoded_len() < MAX_MESSAGE_BYTES);
             let Some(last) = page::decode(&next).unwrap() else { return pages };
             start = last.parse::<usize>().unwrap() + 1;

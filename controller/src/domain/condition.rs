@@ -1,6 +1,7 @@
 //! What an operator should know about a machine. Pure.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use uuid::Uuid;
@@ -11,6 +12,8 @@ use super::policy::{Bound, Policy, bind};
 const OFFLINE_AFTER: TimeDelta = TimeDelta::minutes(15);
 /// Machines with points that do not restore.
 pub(crate) const POINTS_DAMAGED: &str = "points_damaged";
+/// Machines of whose points not everything was read for longer than it may be.
+pub(crate) const VERIFICATION_OVERDUE: &str = "verification_overdue";
 
 /// All that the conditions depend on.
 #[derive(Clone, Debug)]
@@ -18,7 +21,7 @@ pub(crate) struct MachineView<'m> {
     pub(crate) id: Uuid,
     pub(crate) name: &'m str,
     pub(crate) labels: &'m BTreeMap<String, String>,
-    /// Since when its name and labels are as they are.
+    /// Since when its labels bind it as they do.
     pub(crate) labelled_at: DateTime<Utc>,
     pub(crate) quarantine: Option<&'m str>,
     pub(crate) removed_at: Option<DateTime<Utc>>,
@@ -111,8 +114,7 @@ pub(crate) fn damaged(machine: &MachineView<'_>, points: i64) -> Option<Conditio
         1 => "a point of it is damaged and does not restore".to_owned(),
         points => format!("{points} points of it are damaged and do not restore"),
     };
-    // The name of one that was removed may be another one's.
-    let machine_is = machine.removed_at.map_or_else(|| machine.name.to_owned(), |_| machine.id.to_string());
+    let machine_is = unmistakable(machine);
     let check = format!(
         "`holdfast vault check --machine {machine_is} --read-data` tells what is damaged; delete the points that stay so"
     );
@@ -122,6 +124,35 @@ pub(crate) fn damaged(machine: &MachineView<'_>, points: i64) -> Option<Conditio
         check
     };
     Some(Condition { code: POINTS_DAMAGED, message, action })
+}
+
+/// Of a machine that has something which was not read since `since`, and is to be read once in each `period`.
+pub(crate) fn verification_overdue(
+    machine: &MachineView<'_>,
+    since: DateTime<Utc>,
+    period: Duration,
+    now: DateTime<Utc>,
+) -> Option<Condition> {
+    if now - since <= TimeDelta::from_std(period).ok()? {
+        return None;
+    }
+    Some(Condition {
+        code: VERIFICATION_OVERDUE,
+        message: format!(
+            "not everything that its points need was read and compared since {}",
+            since.to_rfc3339_opts(SecondsFormat::Secs, true)
+        ),
+        action: format!(
+            "the controllers' logs say why, or `verify` is too short for so much data; `holdfast vault check --machine {} --read-data` \
+             reads it now",
+            unmistakable(machine)
+        ),
+    })
+}
+
+/// The name of one that was removed may be another one's.
+fn unmistakable(machine: &MachineView<'_>) -> String {
+    machine.removed_at.map_or_else(|| machine.name.to_owned(), |_| machine.id.to_string())
 }
 
 fn objective_missed(machine: &MachineView<'_>, policy: &Policy, now: DateTime<Utc>) -> Option<Condition> {

@@ -13,7 +13,7 @@ use super::job::Consistency;
 use super::retention::Retention;
 use super::schedule::Schedule;
 
-pub(crate) use binding::{Bound, UnreadablePolicy, bind};
+pub(crate) use binding::{Bound, UnreadablePolicy, bind, is_bound_alike};
 pub(crate) use document::{PolicyDocument, PolicyError, RetentionDocument, ScheduleDocument, target_of};
 
 /// A policy that was checked, with what the catalogue says of it.
@@ -24,6 +24,8 @@ pub(crate) struct Policy {
     pub(crate) revision: i64,
     pub(crate) created_at: DateTime<Utc>,
     pub(crate) updated_at: DateTime<Utc>,
+    /// Since when its target and schedule are as they are.
+    pub(crate) wanted_since: DateTime<Utc>,
     /// Slots up to here had their jobs.
     pub(crate) evaluated_until: DateTime<Utc>,
     pub(crate) document: PolicyDocument,
@@ -89,7 +91,7 @@ impl Policy {
         now: DateTime<Utc>,
     ) -> Option<DateTime<Utc>> {
         let until = now.checked_sub_signed(chrono::TimeDelta::from_std(self.spec.complete_within).ok()?)?;
-        self.spec.schedule.newest_between(since.max(self.updated_at), until)
+        self.spec.schedule.newest_between(since.max(self.wanted_since), until)
     }
 }
 

@@ -32,6 +32,19 @@ pub(crate) struct ReportRow {
     pub(crate) held_machines: Vec<HeldRow>,
     pub(crate) read_bytes: u64,
     pub(crate) clock_leap_seconds: Option<u64>,
+    /// Not all of them, if there are very many; so with those that are waited for.
+    pub(crate) purged: Vec<NumberedRow>,
+    pub(crate) waiting: Vec<NumberedRow>,
+}
+
+/// A point, or a backup that is to become one, by its number in the vault.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, sqlx::FromRow)]
+pub(crate) struct NumberedRow {
+    pub(crate) machine: Uuid,
+    pub(crate) seq: i64,
+    /// `None`, like the point, if the catalogue does not know it.
+    pub(crate) machine_name: Option<String>,
+    pub(crate) point: Option<Uuid>,
 }
 
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
@@ -107,6 +120,34 @@ impl Store {
             })
         })
         .await
+    }
+
+    /// What the catalogue knows of these numbers of these machines, in the same order.
+    pub(crate) async fn numbered(&self, all: Vec<(Uuid, i64)>) -> Result<Vec<NumberedRow>, StoreError> {
+        let (machines, seqs): (Vec<Uuid>, Vec<i64>) = all.into_iter().unzip();
+        sqlx::query_as(
+            "SELECT given.machine, given.seq, m.name AS machine_name, p.id AS point
+             FROM unnest($1::uuid[], $2::bigint[]) WITH ORDINALITY AS given (machine, seq, place)
+             LEFT JOIN machines m ON m.id = given.machine
+             LEFT JOIN points p ON p.machine_id = given.machine AND p.seq = given.seq
+             ORDER BY given.place",
+        )
+        .bind(machines)
+        .bind(seqs)
+        .fetch_all(&self.pool)
+        .await
+        .during("name points of a collection")
+    }
+
+    /// When the newest one began, unless it has ended: it runs, or its controller was stopped.
+    pub(crate) async fn collecting_since(&self) -> Result<Option<DateTime<Utc>>, StoreError> {
+        let newest: Option<(DateTime<Utc>, bool)> = sqlx::query_as(
+            "SELECT started_at, finished_at IS NULL FROM collections ORDER BY started_at DESC LIMIT 1",
+        )
+        .fetch_optional(&self.pool)
+        .await
+        .during("find the newest collection")?;
+        Ok(newest.and_then(|(began, is_open)| is_open.then_some(began)))
     }
 
     pub(crate) async fn last_collection(&self) -> Result<Option<CollectionRow>, StoreError> {

@@ -9,10 +9,11 @@ use uuid::Uuid;
 use holdfast_proto::ids::MachineId;
 
 use crate::domain::condition::MachineView;
+use crate::domain::policy::is_bound_alike;
 use crate::domain::snapshot::DiskRow;
 
 use super::page::{Page, PageSize, Sorted};
-use super::{During, Store, StoreError, audit};
+use super::{During, Store, StoreError, audit, policy};
 
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub(crate) struct MachineRow {
@@ -23,6 +24,10 @@ pub(crate) struct MachineRow {
     pub(crate) removed_at: Option<DateTime<Utc>>,
     pub(crate) agent_version: String,
     pub(crate) disks: Json<Vec<DiskRow>>,
+    /// When the last verification began that came to its end.
+    pub(crate) verified_at: Option<DateTime<Utc>>,
+    /// Since when it has something that was not read since; `None` without points.
+    pub(crate) unverified_since: Option<DateTime<Utc>>,
     /// Points that were found damaged and are not deleted.
     pub(crate) damaged_points: i64,
 }
@@ -159,13 +164,13 @@ impl Store {
         let operator = operator.to_owned();
         self.transaction("label a machine", move |connection| {
             Box::pin(async move {
-                let row: Option<(Json<BTreeMap<String, String>>,)> =
-                    sqlx::query_as("SELECT labels FROM machines WHERE id = $1 FOR UPDATE")
+                let row: Option<(String, Json<BTreeMap<String, String>>)> =
+                    sqlx::query_as("SELECT name, labels FROM machines WHERE id = $1 FOR UPDATE")
                         .bind(machine.0)
                         .fetch_optional(&mut *connection)
                         .await
                         .during("read a machine's labels")?;
-                let Some((Json(before),)) = row else {
+                let Some((name, Json(before))) = row else {
                     return Err(StoreError::NotFound { noun: "machine", name: machine.to_string() });
                 };
                 let mut labels = before.clone();
@@ -177,12 +182,18 @@ impl Store {
                 if labels == before {
                     return Ok(());
                 }
-                sqlx::query("UPDATE machines SET labels = $2, labelled_at = now() WHERE id = $1")
-                    .bind(machine.0)
-                    .bind(Json(&labels))
-                    .execute(&mut *connection)
-                    .await
-                    .during("label a machine")?;
+                // What a policy wanted of it before, it still does, unless it is another one's now.
+                let is_alike = is_bound_alike(&name, &before, &labels, &policy::targets(connection).await?);
+                sqlx::query(
+                    "UPDATE machines SET labels = $2, labelled_at = CASE WHEN $3 THEN labelled_at ELSE now() END
+                     WHERE id = $1",
+                )
+                .bind(machine.0)
+                .bind(Json(&labels))
+                .bind(is_alike)
+                .execute(&mut *connection)
+                .await
+                .during("label a machine")?;
                 let detail = serde_json::json!({ "before": before, "after": labels });
                 audit::record(connection, &operator, "machine.label", &machine.to_string(), detail).await
             })

@@ -1,3 +1,6 @@
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use serde_json::json;
 use sqlx::types::Json;
@@ -50,7 +53,8 @@ pub(crate) struct RetainedRow {
     pub(crate) decisions: i32,
     /// The slot that it is for, or when its job started.
     pub(crate) serves_until: DateTime<Utc>,
-    pub(crate) is_locked: bool,
+    /// Locked, or undeleted not long ago.
+    pub(crate) is_spared: bool,
     pub(crate) is_whole: bool,
     pub(crate) disk_names: Vec<String>,
 }
@@ -147,30 +151,40 @@ impl Store {
             .during("list a machine's points")
     }
 
-    /// The points of a machine that restore, for its policy's retention.
-    pub(crate) async fn retained_points(&self, machine: MachineId) -> Result<Vec<RetainedRow>, StoreError> {
+    /// The points of a machine that restore, for its policy's retention; oldest first. Those that were undeleted within `window` are spared.
+    pub(crate) async fn retained_points(
+        &self,
+        machine: MachineId,
+        window: Duration,
+    ) -> Result<Vec<RetainedRow>, StoreError> {
         sqlx::query_as(
-            "SELECT id, machine_id, seq, hash, decisions, serves_until, coalesce(locked_until > now(), false) AS is_locked, is_whole,
+            "SELECT id, machine_id, seq, hash, decisions, serves_until, is_whole,
+                    coalesce(locked_until > now(), false) OR coalesce(undeleted_at > now() - $2::interval, false) AS is_spared,
                     ARRAY(SELECT disk ->> 'name' FROM jsonb_array_elements(disks) disk) AS disk_names
-             FROM points WHERE machine_id = $1 AND state = 'listed'",
+             FROM points WHERE machine_id = $1 AND state = 'listed' ORDER BY seq",
         )
         .bind(machine.0)
+        .bind(window)
         .fetch_all(&self.pool)
         .await
         .during("list the points that a policy may keep")
     }
 
-    /// Whether a policy may decide about a machine's points. Not of one that was removed. Not of one without an agent: it was found in the
-    /// vault and may have been removed before, and nobody has said that its name means this machine now.
-    pub(crate) async fn retention_applies(&self, machine: MachineId) -> Result<bool, StoreError> {
-        let row: Option<(i32,)> = sqlx::query_as(
-            "SELECT 1 FROM machines m JOIN agents a ON a.machine_id = m.id WHERE m.id = $1 AND m.removed_at IS NULL",
+    /// Name and labels of a machine about whose points a policy may decide. Not of one that was removed. Not of one without an agent: it was
+    /// found in the vault and may have been removed before, and nobody has said that its name means this machine now.
+    pub(crate) async fn retained_machine(
+        &self,
+        machine: MachineId,
+    ) -> Result<Option<(String, BTreeMap<String, String>)>, StoreError> {
+        let row: Option<(String, Json<BTreeMap<String, String>>)> = sqlx::query_as(
+            "SELECT m.name, m.labels FROM machines m JOIN agents a ON a.machine_id = m.id
+             WHERE m.id = $1 AND m.removed_at IS NULL",
         )
         .bind(machine.0)
         .fetch_optional(&self.pool)
         .await
         .during("see whether a machine has a policy's retention")?;
-        Ok(row.is_some())
+        Ok(row.map(|(name, Json(labels))| (name, labels)))
     }
 
     /// Machine and sequence number of every point that is not purged.
@@ -181,10 +195,10 @@ impl Store {
             .during("list all points")
     }
 
-    /// The newest point of a machine that restores.
+    /// The newest point of a machine that restores: the last one that was committed, whatever the clocks of the gateways said.
     async fn latest_point(&self, machine: Uuid) -> Result<Option<PointId>, StoreError> {
         let row: Option<(Uuid,)> = sqlx::query_as(
-            "SELECT id FROM points WHERE machine_id = $1 AND state = 'listed' ORDER BY created_at DESC, id DESC LIMIT 1",
+            "SELECT id FROM points WHERE machine_id = $1 AND state = 'listed' ORDER BY seq DESC LIMIT 1",
         )
         .bind(machine)
         .fetch_optional(&self.pool)

@@ -1,10 +1,11 @@
 use chrono::{DateTime, Utc};
+use serde::Deserialize as _;
 use serde_json::json;
 use sqlx::postgres::PgConnection;
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use crate::domain::policy::{Policies, Policy, PolicyDocument, UnreadablePolicy, etag, target_of};
+use crate::domain::policy::{Policies, Policy, PolicyDocument, Target, UnreadablePolicy, etag, target_of};
 
 use super::page::{Page, PageSize, Sorted};
 use super::{During, Store, StoreError, audit};
@@ -17,6 +18,7 @@ struct PolicyRow {
     revision: i64,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
+    wanted_since: DateTime<Utc>,
     evaluated_until: DateTime<Utc>,
 }
 
@@ -44,6 +46,12 @@ impl Sorted for Policy {
     }
 }
 
+impl Sorted for PolicyRow {
+    fn sort_key(&self) -> String {
+        self.name.clone()
+    }
+}
+
 impl Store {
     /// Creates or changes a policy.
     pub(crate) async fn apply_policy(&self, new: NewPolicy) -> Result<Applied, StoreError> {
@@ -59,12 +67,12 @@ impl Store {
         row.ok_or_else(|| not_found(name))?.checked()
     }
 
-    /// Lists policies by name, after the name `after`.
+    /// Lists policies by name, after the name `after`; apart from them the names of those that this version cannot read.
     pub(crate) async fn list_policies(
         &self,
         after: Option<&str>,
         size: PageSize,
-    ) -> Result<Page<Policy>, StoreError> {
+    ) -> Result<(Page<Policy>, Vec<String>), StoreError> {
         let rows: Vec<PolicyRow> =
             sqlx::query_as("SELECT * FROM policies WHERE name > $1 ORDER BY name LIMIT $2")
                 .bind(after.unwrap_or(""))
@@ -72,8 +80,16 @@ impl Store {
                 .fetch_all(&self.pool)
                 .await
                 .during("list policies")?;
-        let policies = rows.into_iter().map(PolicyRow::checked).collect::<Result<_, _>>()?;
-        Ok(size.page(policies))
+        let Page { rows, next } = size.page(rows);
+        let (mut policies, mut unreadable) = (Vec::new(), Vec::new());
+        for row in rows {
+            let name = row.name.clone();
+            match row.checked() {
+                Ok(policy) => policies.push(policy),
+                Err(_) => unreadable.push(name),
+            }
+        }
+        Ok((Page { rows: policies, next }, unreadable))
     }
 
     /// The policies that can be read, and the database's time: to show, not to act on.
@@ -135,6 +151,10 @@ impl Store {
 
 async fn apply(connection: &mut PgConnection, new: NewPolicy) -> Result<Applied, StoreError> {
     let current = lock(connection, &new.name).await?;
+    // Whatever its etag: whoever repeats this, since the answer was lost, changed that by it.
+    if current.as_ref().is_some_and(|current| current.says(&new.document)) {
+        return Ok(Applied::Unchanged);
+    }
     check_etag(current.as_ref(), &new.name, new.etag.as_deref())?;
     let Some(current) = current.map(PolicyRow::checked).transpose()? else {
         let id = Uuid::now_v7();
@@ -154,21 +174,31 @@ async fn apply(connection: &mut PgConnection, new: NewPolicy) -> Result<Applied,
         audit::record(connection, &new.operator, "policy.create", &id.to_string(), detail).await?;
         return Ok(Applied::Created);
     };
-    if current.document == new.document {
-        return Ok(Applied::Unchanged);
-    }
+    // Slots of the past are no business of another schedule, nor of other machines; but they stay those of this one.
     sqlx::query(
-        "UPDATE policies SET spec = $2, revision = revision + 1, updated_at = now(), evaluated_until = now()
+        "UPDATE policies SET spec = $2, revision = revision + 1, updated_at = now(),
+             wanted_since = CASE WHEN $3 THEN wanted_since ELSE now() END,
+             evaluated_until = CASE WHEN $3 THEN evaluated_until ELSE now() END
          WHERE id = $1",
     )
     .bind(current.id)
     .bind(Json(&new.document))
+    .bind(current.document.wants_the_same_as(&new.document))
     .execute(&mut *connection)
     .await
     .during("change a policy")?;
     let detail = json!({ "name": new.name, "before": current.document, "after": new.document });
     audit::record(connection, &new.operator, "policy.update", &current.id.to_string(), detail).await?;
     Ok(Applied::Updated)
+}
+
+/// The targets of all policies, also of those of which nothing else can be read.
+pub(super) async fn targets(connection: &mut PgConnection) -> Result<Vec<Target>, StoreError> {
+    let specs: Vec<(Json<serde_json::Value>,)> = sqlx::query_as("SELECT spec FROM policies")
+        .fetch_all(connection)
+        .await
+        .during("read which machines policies are for")?;
+    Ok(specs.iter().filter_map(|(Json(spec),)| target_of(spec)).collect())
 }
 
 /// The policy of this name, locked against other changes and against schedulers.
@@ -193,6 +223,10 @@ fn not_found(name: &str) -> StoreError {
 }
 
 impl PolicyRow {
+    fn says(&self, document: &PolicyDocument) -> bool {
+        PolicyDocument::deserialize(&self.spec.0).is_ok_and(|current| current == *document)
+    }
+
     fn checked(self) -> Result<Policy, StoreError> {
         let corrupt = |error: &dyn std::fmt::Display| StoreError::Corrupt {
             what: format!("policy {:?}: {error}", self.name),
@@ -206,6 +240,7 @@ impl PolicyRow {
             revision: self.revision,
             created_at: self.created_at,
             updated_at: self.updated_at,
+            wanted_since: self.wanted_since,
             evaluated_until: self.evaluated_until,
             document,
             spec,

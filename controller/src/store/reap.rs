@@ -17,6 +17,9 @@ use super::{During, Store, StoreError};
 /// Rows that one pass looks at; the next pass takes the rest.
 const BATCH: i64 = 500;
 
+/// What is further ahead than anything can be, by so much, was written by a clock that was.
+const LEAP: Duration = Duration::from_secs(600);
+
 /// Steps, and their jobs, that have waited for their agent for longer than $1.
 macro_rules! abandoned {
     () => {
@@ -200,6 +203,44 @@ impl Store {
             })
         })
         .await
+    }
+
+    /// Takes back what was written while the database's clock was ahead: waits before the next try, leases, and when jobs were queued and by
+    /// when they are to start. Until the right clock was there, nothing would claim or end them. Answers how much that was.
+    pub(crate) async fn undo_leap(&self, longest_wait: Duration, lease: Duration) -> Result<u64, StoreError> {
+        let waits = sqlx::query(
+            "WITH ahead AS (SELECT id FROM steps WHERE state = 'pending' AND ready_at > now() + $1::interval + $2::interval
+                            FOR NO KEY UPDATE SKIP LOCKED)
+             UPDATE steps SET ready_at = now() FROM ahead WHERE steps.id = ahead.id",
+        )
+        .bind(longest_wait)
+        .bind(LEAP)
+        .execute(&self.pool)
+        .await
+        .during("end waits that a wrong clock began")?;
+        let leases = sqlx::query(
+            "WITH ahead AS (SELECT id FROM steps WHERE state IN ('dispatched', 'running')
+                              AND (lease_until > now() + $1::interval + $2::interval OR progressed_at > now() + $2::interval)
+                            FOR NO KEY UPDATE SKIP LOCKED)
+             UPDATE steps SET lease_until = least(lease_until, now() + $1::interval), progressed_at = least(progressed_at, now())
+             FROM ahead WHERE steps.id = ahead.id",
+        )
+        .bind(lease)
+        .bind(LEAP)
+        .execute(&self.pool)
+        .await
+        .during("shorten leases that a wrong clock gave")?;
+        let jobs = sqlx::query(
+            "WITH ahead AS (SELECT id FROM jobs WHERE state = 'queued' AND created_at > now() + $1::interval
+                            FOR NO KEY UPDATE SKIP LOCKED)
+             UPDATE jobs SET created_at = now(), run_at = now(), expires_at = now() + (expires_at - created_at)
+             FROM ahead WHERE jobs.id = ahead.id",
+        )
+        .bind(LEAP)
+        .execute(&self.pool)
+        .await
+        .during("set when jobs were queued by a wrong clock")?;
+        Ok(waits.rows_affected() + leases.rows_affected() + jobs.rows_affected())
     }
 
     /// Sessions of controllers that died without a word count as offline once they were silent for `silence`.

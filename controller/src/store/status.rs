@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use super::{During, Store, StoreError};
 
 #[derive(Clone, Debug, sqlx::FromRow)]
@@ -11,11 +13,18 @@ pub(crate) struct StatusRow {
     pub(crate) points: i64,
     /// Machines with points that were found damaged and are not deleted.
     pub(crate) machines_damaged: i64,
+    /// Machines with points of which not all was read for so long.
+    pub(crate) machines_unverified: i64,
     pub(crate) stored_bytes: i64,
 }
 
 impl Store {
-    pub(crate) async fn status(&self) -> Result<StatusRow, StoreError> {
-        sqlx::query_as(include_str!("sql/status.sql")).fetch_one(&self.pool).await.during("read the status")
+    /// `verify`: within so long everything is to be read.
+    pub(crate) async fn status(&self, verify: Duration) -> Result<StatusRow, StoreError> {
+        sqlx::query_as(include_str!("sql/status.sql"))
+            .bind(verify)
+            .fetch_one(&self.pool)
+            .await
+            .during("read the status")
     }
 }

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use tracing::{info, warn};
 
 use crate::app::App;
+use crate::domain::backup::Retry;
 use crate::store::StoreError;
 
 use super::go_on;
@@ -13,6 +14,12 @@ pub(super) async fn pass(app: Arc<App>) -> Result<(), StoreError> {
         return Ok(());
     }
     app.store.drop_silent_sessions(app.timing.agent_lost_after * 2).await?;
+    let longest_wait = Retry::Backoff(i32::MAX).delay(app.timing.retry_delay, 1.0);
+    let undone = app.store.undo_leap(longest_wait, app.timing.agent_lost_after).await?;
+    if undone > 0 {
+        warn!(undone, "the database's clock was ahead: what it made wait for that waits no longer");
+        app.sessions.wake();
+    }
     for (step, attempt) in app.store.expired_leases().await? {
         let ended = app.store.end_expired(step, attempt, app.timing.retry_delay).await;
         if go_on("end an attempt", step, ended)? == Some(true) {

@@ -1,5 +1,6 @@
-use std::collections::BTreeMap;
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -7,9 +8,10 @@ use uuid::Uuid;
 use holdfast_gateway::{CataloguedPoint, Decision};
 use holdfast_proto::ids::MachineId;
 
-use crate::domain::policy::{Bound, Policies, bind};
+use crate::domain::policy::{Bound, Policies, Policy, bind};
 use crate::domain::retention::Candidate;
 use crate::rpc_error::is_unavailable;
+use crate::store::point::RetainedRow;
 use crate::store::{Store, StoreError};
 
 use super::{Upkeep, answer, go_on};
@@ -26,19 +28,24 @@ struct Refused {
 }
 
 /// Deletes the points that their machine's policy does not keep any more, softly. Machines without a policy, with several
-/// that match, or without an agent keep all; so do locked points, and those that are damaged.
+/// that match, or without an agent keep all. Locked and damaged points stay, and for a while those that were undeleted.
 pub(super) async fn pass(upkeep: Arc<Upkeep>) -> Result<(), StoreError> {
-    let Upkeep { app, gateway, .. } = &*upkeep;
+    let Upkeep { app, gateway, retention, .. } = &*upkeep;
     let delete = |point: CataloguedPoint, actor: String| async move {
         gateway.decide_point(point, Decision::Delete, &actor).await.map_err(|status| Refused {
             reason: status.message().to_owned(),
             is_out_of_reach: is_unavailable(&status),
         })
     };
-    retain(&app.store, delete).await
+    retain(&app.store, retention.window, delete).await
 }
 
-async fn retain<F>(store: &Store, delete: impl Fn(CataloguedPoint, String) -> F) -> Result<(), StoreError>
+/// `window`: for so long points stay that somebody undeleted.
+async fn retain<F>(
+    store: &Store,
+    window: Duration,
+    delete: impl Fn(CataloguedPoint, String) -> F,
+) -> Result<(), StoreError>
 where
     F: Future<Output = Result<(), Refused>>,
 {
@@ -60,33 +67,21 @@ where
             return Ok(());
         }
         let Bound::One(policy) = bind(&machine.name, &machine.labels, &policies) else { continue };
-        if policy.spec.retention.keeps_all() {
+        let machine_id = MachineId(machine.id);
+        let read = answer("list a machine's points", not_kept(store, machine_id, policy, window)).await;
+        if go_on("read the points of", &machine.name, read)?.is_none_or(|points| points.is_empty()) {
             continue;
         }
-        let machine_id = MachineId(machine.id);
-        let read = answer("list a machine's points", store.retained_points(machine_id)).await;
-        let Some(points) = go_on("read the points of", &machine.name, read)? else { continue };
-        let by_id: BTreeMap<Uuid, _> = points.iter().map(|point| (point.id, point)).collect();
-        let candidates: Vec<_> = points
-            .iter()
-            .map(|point| Candidate {
-                at: point.serves_until,
-                point: point.id,
-                disks: &point.disk_names,
-                is_whole: point.is_whole,
-            })
-            .collect();
-        for id in policy.spec.retention.expired(&candidates) {
-            let Some(point) = by_id.get(&id).filter(|point| !point.is_locked) else { continue };
-            // Whoever was told that the machine is removed may count on what it has.
-            let looked = answer("look at a machine again", store.retention_applies(machine_id)).await;
-            if go_on("look again at", &machine.name, looked)? != Some(true) {
-                break;
-            }
-            match delete(point.catalogued(), format!("policy {}", policy.name)).await {
-                Ok(()) => {
-                    info!(point = %id, machine = machine.name, policy = policy.name, "a point is not kept any more")
-                }
+        let mut tried = HashSet::new();
+        // Until the next one is deleted hours may have passed, and whoever was told meanwhile of another policy or label, or that the
+        // machine is removed, counts on that; and what was kept may be damaged.
+        loop {
+            let looked = answer("look at a machine again", not_kept_now(store, machine_id, window)).await;
+            let Some(Some((policy, points))) = go_on("look again at", &machine.name, looked)? else { break };
+            let Some(point) = points.iter().find(|point| tried.insert(point.id)) else { break };
+            let id = point.id;
+            match delete(point.catalogued(), format!("policy {policy}")).await {
+                Ok(()) => info!(point = %id, machine = machine.name, policy, "a point is not kept any more"),
                 Err(Refused { reason, is_out_of_reach }) => {
                     warn!(point = %id, reason, "a point is not deleted; the next pass tries again");
                     if is_out_of_reach {
@@ -98,6 +93,47 @@ where
         }
     }
     Ok(())
+}
+
+/// The points of a machine that this policy does not keep, and that may be deleted.
+async fn not_kept(
+    store: &Store,
+    machine: MachineId,
+    policy: &Policy,
+    window: Duration,
+) -> Result<Vec<RetainedRow>, StoreError> {
+    let retention = &policy.spec.retention;
+    if retention.keeps_all() {
+        return Ok(Vec::new());
+    }
+    let mut points = store.retained_points(machine, window).await?;
+    let candidates: Vec<_> = points
+        .iter()
+        .map(|point| Candidate {
+            at: point.serves_until,
+            point: point.id,
+            disks: &point.disk_names,
+            is_whole: point.is_whole,
+        })
+        .collect();
+    let expired: HashSet<Uuid> = retention.expired(&candidates).into_iter().collect();
+    points.retain(|point| expired.contains(&point.id) && !point.is_spared);
+    Ok(points)
+}
+
+/// The same by all that is so now, with the name of the policy. `None`: no policy decides about the machine's points.
+async fn not_kept_now(
+    store: &Store,
+    machine: MachineId,
+    window: Duration,
+) -> Result<Option<(String, Vec<RetainedRow>)>, StoreError> {
+    let Policies { readable, unreadable, .. } = store.all_policies().await?;
+    let Some((name, labels)) = store.retained_machine(machine).await?.filter(|_| unreadable.is_empty())
+    else {
+        return Ok(None);
+    };
+    let Bound::One(policy) = bind(&name, &labels, &readable) else { return Ok(None) };
+    Ok(Some((policy.name.clone(), not_kept(store, machine, policy, window).await?)))
 }
 
 #[cfg(test)]

@@ -168,10 +168,17 @@ fn what_a_purged_point_alone_needed_is_freed() {
     assert_eq!((&plan["purged_points"], &plan["deleted_bytes"]), (&1.into(), &0.into()), "{plan}");
     let freed = plan["condemned_bytes"].as_u64().unwrap();
     assert!(freed > SIZE, "{plan}");
+    let purged = |report: &Value| {
+        let purged = report["purged"].as_array().unwrap();
+        purged.iter().map(|one| (one["point"].clone(), one["machine"].clone())).collect::<Vec<_>>()
+    };
+    let first: (Value, Value) = (rig.id(0).into(), "web1".into());
+    assert_eq!(purged(&plan), [first], "{plan}");
     assert_eq!(world.vault().segment_bytes(), full, "a plan changes nothing");
     let done = rig.collect(&[]);
     assert_eq!((&done["purged_points"], &done["deleted_bytes"]), (&1.into(), &freed.into()), "{done}");
     assert!(done["read_bytes"].as_u64().unwrap() > 0, "{done}");
+    assert_eq!(purged(&done), purged(&plan));
     assert_eq!(world.vault().segment_bytes(), full - freed);
     assert_eq!(rig.listed(&["--deleted"]), rig.ids(&[1, 2]));
     let _ = world.cli.run(&["point", "undelete", rig.id(0)]).fails(1, "point_not_found");
@@ -322,8 +329,11 @@ fn a_collection_that_dies_is_finished_by_the_next() {
         rig.world.controller.wait_for_crash(failpoint, PATIENCE);
         rig.world.controller.start();
         assert_eq!(asked.join().unwrap().code, 1, "{failpoint}");
+        let since = || rig.world.cli.json(&["vault", "status"])["collecting_since"].clone();
+        assert!(since().is_string(), "{failpoint}: nobody said that it ended");
         let kept: Vec<usize> = (index + 1..6).collect();
         let _ = rig.collect(&[]);
+        assert_eq!(since(), Value::Null, "{failpoint}");
         assert_eq!(rig.listed(&["--deleted"]), rig.ids(&kept), "{failpoint}");
         rig.assert_restore(&kept);
         rig.world.assert_catalogue_is_the_vault();

@@ -146,7 +146,9 @@ fn everything_is_read_in_its_time() {
     wait::until("the machine to be verified", PATIENCE, || {
         (world.database.number(verified) == 1).then_some(())
     });
-    let machine = world.machine("web1")["id"].as_str().unwrap().to_owned();
+    let machine = world.machine("web1");
+    assert!(machine["verified_at"].is_string(), "{machine:#}");
+    let machine = machine["id"].as_str().unwrap().to_owned();
     let damaged = segments(&world.controller.vault_dir(), &machine, 1).remove(0);
     flip(&damaged, 1 << 20);
     wait::until("the damage to be found", PATIENCE, || {

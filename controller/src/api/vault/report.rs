@@ -1,11 +1,12 @@
 //! What collections and verifications tell, on the wire.
 
 use holdfast_proto::v1::{
-    ByteRange, CheckProgress, CollectionProgress, CollectionReport, Finding, HeldMachine,
+    ByteRange, CheckProgress, CollectionProgress, CollectionReport, Finding, HeldMachine, PurgedPoint,
+    WaitingBackup,
 };
 use holdfast_vault_engine::{CollectionProgress as Progress, Finding as Found, VerifyProgress};
 
-use crate::store::collection::ReportRow;
+use crate::store::collection::{NumberedRow, ReportRow};
 
 pub(super) fn check_progress(so_far: VerifyProgress) -> CheckProgress {
     let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
@@ -67,5 +68,24 @@ pub(super) fn report(row: ReportRow) -> CollectionReport {
             seconds: i64::try_from(seconds).unwrap_or(i64::MAX),
             nanos: 0,
         }),
+        purged: row.purged.into_iter().map(purged).collect(),
+        waiting: row.waiting.into_iter().map(waiting).collect(),
+    }
+}
+
+fn purged(row: NumberedRow) -> PurgedPoint {
+    PurgedPoint {
+        machine_id: row.machine.to_string(),
+        machine_name: row.machine_name.unwrap_or_default(),
+        point_id: row.point.map(|point| point.to_string()).unwrap_or_default(),
+        seq: u64::try_from(row.seq).unwrap_or(0),
+    }
+}
+
+fn waiting(row: NumberedRow) -> WaitingBackup {
+    WaitingBackup {
+        machine_id: row.machine.to_string(),
+        machine_name: row.machine_name.unwrap_or_default(),
+        seq: u64::try_from(row.seq).unwrap_or(0),
     }
 }

@@ -21,6 +21,7 @@ fn policy(name: &str, machines: &[&str]) -> Policy {
         revision: 1,
         created_at: at("01T00:00"),
         updated_at: at("01T00:00"),
+        wanted_since: at("01T00:00"),
         evaluated_until: at("01T00:00"),
         spec: document.check(name).unwrap(),
         document,
@@ -124,6 +125,23 @@ fn a_machine_that_was_found_in_the_vault_has_no_agent_and_a_removed_one_wants_no
         let by_id = format!("check --machine {}", removed.id);
         assert!(!advice.contains("holdfast backup") && advice.contains(&by_id), "{advice}");
     }
+}
+
+#[test]
+fn what_was_not_read_within_the_period_is_overdue() {
+    let labels = BTreeMap::new();
+    let machine = view("web1", &labels);
+    let overdue = |machine: &MachineView<'_>, now| {
+        verification_overdue(machine, at("01T00:00"), Duration::from_secs(86_400), at(now))
+    };
+    assert_eq!(overdue(&machine, "02T00:00"), None);
+    let told = overdue(&machine, "02T00:01").unwrap();
+    assert_eq!(told.code, "verification_overdue");
+    assert!(told.message.contains("2026-03-01T00:00:00Z"), "{}", told.message);
+    assert!(told.action.contains("--machine web1"), "{}", told.action);
+    let removed = MachineView { removed_at: Some(at("01T00:00")), ..machine };
+    let told = overdue(&removed, "02T00:01").unwrap();
+    assert!(told.action.contains(&removed.id.to_string()), "{}", told.action);
 }
 
 #[test]

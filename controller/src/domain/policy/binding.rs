@@ -60,6 +60,21 @@ pub(crate) fn bind<'p>(name: &str, labels: &BTreeMap<String, String>, policies: 
     }
 }
 
+/// Whether a machine is under the same of these policies with either labels.
+pub(crate) fn is_bound_alike(
+    name: &str,
+    before: &BTreeMap<String, String>,
+    after: &BTreeMap<String, String>,
+    policies: &[Target],
+) -> bool {
+    let is_named = |policy: &Target| matches!(policy, Target::Names(names) if names.contains(name));
+    let is_alike = |policy: &Target| match policy {
+        Target::Names(_) => true,
+        Target::Labels(wanted) => has_labels(before, wanted) == has_labels(after, wanted),
+    };
+    policies.iter().any(is_named) || policies.iter().all(is_alike)
+}
+
 #[cfg(test)]
 mod tests {
     use chrono::{DateTime, Utc};
@@ -83,6 +98,7 @@ mod tests {
             revision: 1,
             created_at: DateTime::<Utc>::UNIX_EPOCH,
             updated_at: DateTime::<Utc>::UNIX_EPOCH,
+            wanted_since: DateTime::<Utc>::UNIX_EPOCH,
             evaluated_until: DateTime::<Utc>::UNIX_EPOCH,
             spec: document.check(name).unwrap(),
             document,
@@ -112,6 +128,23 @@ mod tests {
         assert_eq!(bound("web2", &[("role", "db")], &policies), "none");
         assert_eq!(bound("web1", &[("env", "prod")], &policies), "web1");
         assert_eq!(bound("web9", &[("env", "prod")], &policies), "web1+web9");
+    }
+
+    #[test]
+    fn labels_that_no_policy_asks_for_change_nothing() {
+        let targets = [policy("named", &["web1"], &[]), policy("labelled", &[], &[("env", "prod")])]
+            .map(|policy| policy.spec.target);
+        let labels = |labels: &[(&str, &str)]| -> BTreeMap<String, String> {
+            labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+        };
+        let alike = |name: &str, before: &[(&str, &str)], after: &[(&str, &str)]| {
+            is_bound_alike(name, &labels(before), &labels(after), &targets)
+        };
+        assert!(alike("web2", &[("env", "prod")], &[("env", "prod"), ("kernel", "6.1")]));
+        assert!(alike("web2", &[("env", "test")], &[]));
+        assert!(!alike("web2", &[("env", "prod")], &[("env", "test")]));
+        assert!(!alike("web2", &[], &[("env", "prod")]));
+        assert!(alike("web1", &[], &[("env", "prod")]), "by name beats it");
     }
 
     #[test]

@@ -106,6 +106,11 @@ impl PolicyDocument {
         self
     }
 
+    /// Whether both want backups of the same machines at the same times.
+    pub(crate) fn wants_the_same_as(&self, other: &Self) -> bool {
+        self.selector == other.selector && self.machines == other.machines && self.schedule == other.schedule
+    }
+
     /// Checks everything.
     pub(crate) fn check(&self, name: &str) -> Result<PolicySpec, PolicyError> {
         if name.len() > 63 || !is_disk_name(name) {

@@ -5,7 +5,7 @@ fn at(text: &str) -> DateTime<Utc> {
 }
 
 /// Every day at two, complete within four hours.
-fn daily(updated_at: &str, evaluated_until: &str) -> Policy {
+fn daily(wanted_since: &str, evaluated_until: &str) -> Policy {
     let document = PolicyDocument {
         machines: vec!["web1".to_owned()],
         schedule: ScheduleDocument { cron: "0 2 * * *".to_owned(), ..ScheduleDocument::default() },
@@ -18,7 +18,8 @@ fn daily(updated_at: &str, evaluated_until: &str) -> Policy {
         name: "daily".to_owned(),
         revision: 12,
         created_at: at("01T00:00"),
-        updated_at: at(updated_at),
+        updated_at: at("09T00:00"),
+        wanted_since: at(wanted_since),
         evaluated_until: at(evaluated_until),
         spec: document.check("daily").unwrap(),
         document,
@@ -42,7 +43,7 @@ fn a_clock_that_went_back_is_noticed() {
 }
 
 #[test]
-fn an_objective_counts_from_the_policys_last_change_and_the_machines() {
+fn an_objective_counts_from_when_it_was_wanted_first_of_the_machine() {
     let policy = daily("03T02:00", "03T02:00");
     let objective = |since, now| policy.newest_due_objective(at(since), at(now));
     assert_eq!(objective("01T00:00", "03T07:00"), None, "the slot of the third was that of another policy");

@@ -9,4 +9,8 @@ SELECT
   (SELECT count(*) FROM jobs WHERE state = 'failed' AND ended_at > now() - interval '24 hours') AS jobs_failed_recently,
   (SELECT count(*) FROM points WHERE state IN ('listed', 'damaged')) AS points,
   (SELECT count(DISTINCT machine_id) FROM points WHERE state = 'damaged') AS machines_damaged,
+  (SELECT count(*) FROM machines m
+    WHERE coalesce(m.verified_at, m.enrolled_at) < now() - $1::interval
+      AND EXISTS (SELECT 1 FROM points p WHERE p.machine_id = m.id AND p.state <> 'purged' AND p.created_at < now() - $1::interval)
+  ) AS machines_unverified,
   (SELECT coalesce(sum(stored_bytes), 0)::bigint FROM points WHERE state <> 'purged') AS stored_bytes

@@ -5,10 +5,11 @@ use uuid::Uuid;
 
 use crate::domain::condition::protection;
 use crate::domain::job::StepKind;
-use crate::domain::policy::{PolicyDocument, ScheduleDocument};
+use crate::domain::policy::{PolicyDocument, RetentionDocument, ScheduleDocument};
 use crate::store::Store;
 use crate::store::attempt::{AttemptEnd, AttemptKey};
 use crate::store::backup::NewBackup;
+use crate::store::machine::LabelChange;
 use crate::store::policy::NewPolicy;
 
 use super::claims::{claim_one, point, taken};
@@ -51,7 +52,7 @@ async fn a_point_that_came_late_serves_its_own_slot_and_not_the_next_one() {
     execute(
         &store,
         "UPDATE machines SET labelled_at = now() - interval '1 day';
-         UPDATE policies SET evaluated_until = now() - interval '2 hours', updated_at = now() - interval '1 day'",
+         UPDATE policies SET evaluated_until = now() - interval '2 hours', wanted_since = now() - interval '1 day'",
     )
     .await;
     let (policies, now) = store.policies().await.unwrap();
@@ -93,4 +94,50 @@ async fn a_point_that_came_late_serves_its_own_slot_and_not_the_next_one() {
     store.create_backup(some).await.unwrap();
     back_up(&store, controller, machine, next + TimeDelta::minutes(8)).await;
     assert!(store.fleet().await.unwrap()[0].served_until.unwrap() >= served);
+}
+
+#[tokio::test]
+async fn a_change_of_what_no_slot_depends_on_excuses_no_missing_backup() {
+    let Some(store) = store().await else { return };
+    let machine = machines(&store, Uuid::new_v4(), 1).await[0].0;
+    let apply = async |every: &str, last: u32| {
+        let document = PolicyDocument {
+            selector: [("env".to_owned(), "test".to_owned())].into(),
+            schedule: ScheduleDocument { every: every.to_owned(), ..ScheduleDocument::default() },
+            retention: RetentionDocument { last, ..RetentionDocument::default() },
+            complete_within: "5m".to_owned(),
+            ..PolicyDocument::default()
+        }
+        .with_defaults();
+        let new = NewPolicy { name: "hourly".to_owned(), document, etag: None, operator: "test".to_owned() };
+        store.apply_policy(new).await.unwrap();
+    };
+    let label = async |key: &str, value: &str| {
+        let set = [(key.to_owned(), value.to_owned())].into();
+        store.label_machine(machine, LabelChange { set, remove: Vec::new() }, "test").await.unwrap();
+    };
+    let codes = async || {
+        let (policies, now) = store.policies().await.unwrap();
+        let protection = protection(&store.fleet().await.unwrap()[0].view(), &policies, now);
+        protection.conditions.into_iter().map(|condition| condition.code).collect::<Vec<_>>()
+    };
+    let a_day_ago = "UPDATE machines SET labelled_at = now() - interval '1 day';
+         UPDATE policies SET wanted_since = now() - interval '1 day', evaluated_until = now() - interval '2 hours'";
+    apply("1h", 1).await;
+    assert_eq!(codes().await, [""; 0], "no slot was wanted yet");
+    execute(&store, a_day_ago).await;
+    assert_eq!(codes().await, ["objective_missed"]);
+    apply("1h", 7).await;
+    label("kernel", "6.1").await;
+    assert_eq!(codes().await, ["objective_missed"], "neither says when a backup of which machine is wanted");
+    let (policies, now) = store.policies().await.unwrap();
+    assert!(policies[0].due(now).is_some(), "nor is the slot another one's");
+
+    apply("2h", 7).await;
+    assert_eq!(codes().await, [""; 0], "another schedule has other slots");
+    execute(&store, a_day_ago).await;
+    label("env", "prod").await;
+    assert_eq!(codes().await, ["unprotected"]);
+    label("env", "test").await;
+    assert_eq!(codes().await, [""; 0], "it came back after the slot");
 }

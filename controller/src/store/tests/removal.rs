@@ -142,7 +142,11 @@ async fn a_removed_machine_that_got_an_agent_loses_it_once_more() {
     connect(&store, Uuid::new_v4(), machine, agent).await;
     let job = queue(&store, machine).await;
     sqlx::query("UPDATE machines SET removed_at = $1").bind(removed_at).execute(&store.pool).await.unwrap();
-    assert_eq!(store.status().await.unwrap().machines_online, 0, "it is not one of those that are");
+    assert_eq!(
+        store.status(Duration::from_secs(3600)).await.unwrap().machines_online,
+        0,
+        "it is not one of those that are"
+    );
 
     for _ in 0..2 {
         store.remove_machine(machine, "test").await.unwrap();

@@ -5,10 +5,12 @@ use uuid::Uuid;
 
 use crate::domain::policy::{Policy, PolicyDocument, ScheduleDocument};
 use crate::store::backup::{Begun, NewBackup};
+use crate::store::page::PageSize;
 use crate::store::policy::{Applied, NewPolicy};
 use crate::store::{Store, StoreError};
 
-use super::{MachineId, asked_for, machines, store};
+use super::claims::claim_one;
+use super::{MachineId, asked_for, execute, machines, queue, store};
 
 fn document(every: &str) -> PolicyDocument {
     PolicyDocument {
@@ -125,6 +127,39 @@ async fn a_clock_that_goes_back_doubles_nothing_and_one_that_was_far_ahead_block
 }
 
 #[tokio::test]
+async fn what_a_clock_that_was_ahead_made_wait_waits_no_longer_once_it_is_right() {
+    let Some(store) = store().await else { return };
+    let controller = Uuid::new_v4();
+    let made = machines(&store, controller, 2).await;
+    queue(&store, made[0].0).await;
+    let claimed = claim_one(&store, controller).await.unwrap();
+    let queued = queue(&store, made[1].0).await;
+    execute(
+        &store,
+        "UPDATE jobs SET created_at = created_at + interval '8 hours', run_at = run_at + interval '8 hours',
+             expires_at = expires_at + interval '8 hours';
+         UPDATE steps SET ready_at = ready_at + interval '8 hours', lease_until = lease_until + interval '8 hours',
+             progressed_at = progressed_at + interval '8 hours'",
+    )
+    .await;
+    assert!(claim_one(&store, controller).await.is_none());
+    let minute = Duration::from_secs(60);
+    assert_eq!(store.undo_leap(minute, minute).await.unwrap(), 3, "a wait, a lease and a job");
+    assert_eq!(store.undo_leap(minute, minute).await.unwrap(), 0);
+    let right: (bool, bool) = sqlx::query_as(
+        "SELECT (SELECT lease_until <= now() + interval '1 minute' AND progressed_at <= now() FROM steps WHERE id = $1),
+                (SELECT created_at <= now() AND expires_at = created_at + interval '24 hours' FROM jobs WHERE id = $2)",
+    )
+    .bind(claimed.step.0)
+    .bind(queued.0)
+    .fetch_one(&store.pool)
+    .await
+    .unwrap();
+    assert_eq!(right, (true, true));
+    assert_eq!(claim_one(&store, controller).await.unwrap().agent, made[1].1);
+}
+
+#[tokio::test]
 async fn a_new_or_changed_policy_waits_for_its_next_slot() {
     let Some(store) = store().await else { return };
     assert_eq!(apply(&store, "p", "1h", None).await.unwrap(), Applied::Created);
@@ -166,6 +201,18 @@ async fn of_two_who_change_a_policy_they_both_read_one_is_told() {
 }
 
 #[tokio::test]
+async fn whoever_repeats_a_change_whose_answer_was_lost_is_told_that_it_is_so() {
+    let Some(store) = store().await else { return };
+    apply(&store, "p", "1h", None).await.unwrap();
+    let etag = store.find_policy("p").await.unwrap().etag();
+    assert_eq!(apply(&store, "p", "2h", Some(etag.clone())).await.unwrap(), Applied::Updated);
+    assert_eq!(apply(&store, "p", "2h", Some(etag.clone())).await.unwrap(), Applied::Unchanged);
+    let stale = apply(&store, "p", "3h", Some(etag)).await;
+    assert!(matches!(stale, Err(StoreError::PolicyChanged { .. })), "{stale:?}");
+    assert_eq!(store.find_policy("p").await.unwrap().revision, 2);
+}
+
+#[tokio::test]
 async fn a_policy_of_a_newer_version_does_not_stop_the_others() {
     let Some(store) = store().await else { return };
     apply(&store, "new", "1h", None).await.unwrap();
@@ -182,6 +229,12 @@ async fn a_policy_of_a_newer_version_does_not_stop_the_others() {
         ("new", Some(&policies[0].spec.target))
     );
     assert!(matches!(store.find_policy("new").await, Err(StoreError::Corrupt { .. })));
+    for (after, listed, named) in [(None, vec![], vec!["new"]), (Some("new"), vec!["old"], vec![])] {
+        let (page, unreadable) = store.list_policies(after, PageSize::new(1).unwrap()).await.unwrap();
+        let names: Vec<&str> = page.rows.iter().map(|policy| policy.name.as_str()).collect();
+        assert_eq!((names, page.next.is_empty()), (listed, after.is_some()));
+        assert_eq!(unreadable, named);
+    }
     store.delete_policy("new", None, "test").await.unwrap();
     assert!(matches!(store.find_policy("new").await, Err(StoreError::NotFound { .. })));
 }

@@ -43,7 +43,20 @@ async fn a_verification_goes_on_where_it_was_left() {
     let third = goes_on().await.unwrap();
     assert_eq!(third.read_to.as_deref(), Some("seg/9"));
     execute(&store, "UPDATE machines SET verify_began = now() - interval '50 minutes'").await;
+    let unverified = async || {
+        let row = store.find_machine(&machine.to_string()).await.unwrap();
+        (row.verified_at, row.unverified_since, store.status(hour).await.unwrap().machines_unverified)
+    };
+    let (verified_at, since, overdue) = unverified().await;
+    assert_eq!((verified_at, overdue), (None, 0), "its point is not an hour old");
+    execute(&store, "UPDATE points SET created_at = now() - interval '2 hours'").await;
+    let (_, earlier, overdue) = unverified().await;
+    assert!(earlier.unwrap() < since.unwrap());
+    assert_eq!(overdue, 1);
     assert_eq!(store.end_verification(&third).await.unwrap(), Held::Yes);
+    let (verified_at, since, overdue) = unverified().await;
+    assert!(verified_at.is_some() && since == verified_at, "{verified_at:?} {since:?}");
+    assert_eq!(overdue, 0);
     assert_eq!(goes_on().await, None, "its turn is over");
     let after_ten_minutes = store.claim_verification(Duration::from_secs(45 * 60)).await.unwrap().unwrap();
     assert_eq!(after_ten_minutes.read_to, None, "turns are counted from their beginnings, and begin anew");

@@ -39,6 +39,7 @@ fn policy(name: &str, label: (&str, &str)) -> Policy {
         revision: 1,
         created_at: at(0),
         updated_at: at(0),
+        wanted_since: at(0),
         evaluated_until: at(0),
         spec: document.check(name).unwrap(),
         document,

@@ -127,7 +127,7 @@ pub(crate) fn assemble(
     let outbox = Arc::new(Outbox::new(Arc::clone(&spool)));
     let inventory = Arc::new(Inventory::new(&config));
     let hooks = Hooks::new(config.hooks.clone(), identity.record.machine_name.clone(), state.snapshots());
-    tasks.spawn(hooks.clone().recover(stop.clone()));
+    tasks.spawn(hooks.clone().keep_awake(stop.clone()));
     let steps = Arc::new(Steps {
         config: Arc::clone(&config),
         inventory: Arc::clone(&inventory),

@@ -14,10 +14,15 @@ use holdfast_proto::v1::ErrorDetail;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio_util::sync::CancellationToken;
 
+use crate::backoff::Backoff;
 use crate::config::HooksConfig;
 use crate::durable;
 use crate::snapshot::Snapshot;
 pub(crate) use program::Program;
+
+/// How soon, and at last how seldom, an application that could not be woken is woken again: it may stand still for that long.
+const RETRY_MIN: Duration = Duration::from_secs(10);
+const RETRY_MAX: Duration = Duration::from_secs(300);
 
 /// A moment at which a program may run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +54,7 @@ pub(crate) struct Hooks {
     marks: PathBuf,
     /// Held from before an application is quiesced until it was woken: one snapshot must not wake it in the middle of another.
     turn: Arc<Mutex<()>>,
+    retries: Backoff,
 }
 
 /// The hooks of one snapshot, checked and open: what runs is what was checked.
@@ -102,7 +108,8 @@ impl HookError {
 
 impl Hooks {
     pub(crate) fn new(config: HooksConfig, machine: String, marks: PathBuf) -> Self {
-        Self { config, machine, marks, turn: Arc::default() }
+        let retries = Backoff::new(RETRY_MIN, RETRY_MAX);
+        Self { config, machine, marks, turn: Arc::default(), retries }
     }
 
     /// Waits until no other snapshot has the application quiesced.
@@ -129,7 +136,7 @@ impl Hooks {
         })
     }
 
-    /// Quiesces the application. Until [`wake`](Self::wake) a mark says so, for the next start.
+    /// Quiesces the application. Until it is woken a mark says so, for [`keep_awake`](Self::keep_awake).
     ///
     /// # Errors
     /// See [`HookError`]; the application may be quiesced all the same.
@@ -153,7 +160,7 @@ impl Hooks {
 
     /// Forgets that an application may be quiesced.
     pub(crate) fn forget(&self, snapshot: SnapshotId) {
-        // If it stays, the application is woken once more at the next start.
+        // If it stays, the application is woken once more.
         let _ = std::fs::remove_file(self.mark(snapshot));
     }
 
@@ -177,35 +184,56 @@ impl Hooks {
         self.run(program, snapshot.id, disks, stop).await
     }
 
-    /// Wakes the applications that an earlier process left quiesced. Has its turn before this returns.
-    pub(crate) fn recover(self, stop: CancellationToken) -> impl Future<Output = ()> + Send {
+    /// Wakes the applications that an earlier process left quiesced, in a turn that it has before this returns; from then on whatever
+    /// could not be woken is woken again. Runs until told to stop.
+    pub(crate) fn keep_awake(self, stop: CancellationToken) -> impl Future<Output = ()> + Send {
         let turn = Arc::clone(&self.turn).try_lock_owned();
         async move {
-            self.wake_left(stop).await;
+            for snapshot in self.left() {
+                if stop.is_cancelled() {
+                    return;
+                }
+                self.wake_left(snapshot).await;
+            }
             drop(turn);
+            let mut retries = self.retries.clone();
+            while stop.run_until_cancelled(tokio::time::sleep(retries.next_wait())).await.is_some() {
+                let left = self.left();
+                if left.is_empty() {
+                    retries.reset();
+                }
+                for snapshot in left {
+                    // A turn for each: a snapshot waits for one hook at most. The mark of one that is in hand goes within its own.
+                    let Some(_turn) = stop.run_until_cancelled(self.turn()).await else { return };
+                    if self.mark(snapshot).try_exists().unwrap_or(true) {
+                        self.wake_left(snapshot).await;
+                    }
+                }
+            }
         }
     }
 
-    async fn wake_left(&self, stop: CancellationToken) {
-        let left: Vec<SnapshotId> = std::fs::read_dir(&self.marks)
+    /// The snapshots for which an application may be quiesced.
+    fn left(&self) -> Vec<SnapshotId> {
+        std::fs::read_dir(&self.marks)
             .into_iter()
             .flatten()
             .flatten()
             .filter_map(|entry| entry.file_name().to_str()?.strip_suffix(MARK_SUFFIX)?.parse().ok())
-            .collect();
-        for snapshot in left {
-            if stop.is_cancelled() {
-                return;
-            }
-            tracing::warn!(%snapshot, "an application was left quiesced; running after_thaw");
-            let woken = match self.open() {
-                Ok(OpenHooks { after_thaw: Some(program), .. }) => self.wake(&program, snapshot).await,
-                Ok(_) => Ok(()),
-                Err(error) => Err(error),
-            };
-            match woken {
-                Ok(()) => self.forget(snapshot),
-                Err(error) => tracing::error!(%snapshot, %error, "the application may be quiesced still"),
+            .collect()
+    }
+
+    async fn wake_left(&self, snapshot: SnapshotId) {
+        tracing::warn!(%snapshot, "an application was left quiesced; running after_thaw");
+        let woken = match self.open() {
+            Ok(OpenHooks { after_thaw: Some(program), .. }) => self.wake(&program, snapshot).await,
+            Ok(_) => Ok(()),
+            Err(error) => Err(error),
+        };
+        match woken {
+            Ok(()) => self.forget(snapshot),
+            Err(error) => {
+                tracing::error!(%snapshot, %error, "the application may be quiesced still; it is woken again");
             }
         }
     }

@@ -122,6 +122,47 @@ async fn something_left_running_is_not_waited_for() {
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
 }
 
+async fn wait_for(what: &str, is_there: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !is_there() {
+        assert!(began.elapsed() < LONG, "{what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn an_application_that_could_not_be_woken_is_woken_later_but_not_during_a_snapshot() {
+    let Some(dir) = HookDir::new() else { return };
+    let (runs, ready) = (dir.path().join("runs"), dir.path().join("ready"));
+    let thaw = dir.script("thaw", &format!("echo >> {}; [ -e {} ]", runs.display(), ready.display()));
+    let before = Program::open(Hook::BeforeSnapshot, &dir.script("before", "")).unwrap();
+    let marks = tempfile::tempdir().unwrap();
+    let config = HooksConfig { after_thaw: Some(thaw), timeout: LONG, ..HooksConfig::default() };
+    let mut hooks = Hooks::new(config, "web1".to_owned(), marks.path().to_owned());
+    hooks.retries = Backoff::new(Duration::from_millis(10), Duration::from_millis(50));
+    let stop = CancellationToken::new();
+    let runs = || std::fs::read_to_string(&runs).unwrap_or_default().lines().count();
+
+    // Left by an earlier process, and not woken at once.
+    hooks.quiesce(&before, SnapshotId::generate(), &stop).await.unwrap();
+    let task = tokio::spawn(hooks.clone().keep_awake(stop.clone()));
+    wait_for("it is not tried again", || runs() >= 3).await;
+    assert_eq!(hooks.left().len(), 1);
+
+    // Another one has the application quiesced.
+    let turn = hooks.turn().await;
+    hooks.quiesce(&before, SnapshotId::generate(), &stop).await.unwrap();
+    std::fs::write(&ready, b"").unwrap();
+    let before = runs();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!((runs(), hooks.left().len()), (before, 2), "woken in the middle of a snapshot");
+    // It could not wake it either.
+    drop(turn);
+    wait_for("nobody woke it", || hooks.left().is_empty()).await;
+    stop.cancel();
+    task.await.unwrap();
+}
+
 #[test]
 fn what_others_could_have_written_is_refused() {
     let Some(dir) = HookDir::new() else { return };

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use holdfast_proto::ids::{SnapshotId, StepId};
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,8 @@ const SUFFIX: &str = "json";
 #[derive(Debug, Clone)]
 pub(crate) struct Journals {
     dir: PathBuf,
+    /// Of what could not be undone.
+    left: Arc<Mutex<Vec<Journal>>>,
 }
 
 /// One snapshot's journal.
@@ -93,7 +96,7 @@ impl Journal {
 
 impl Journals {
     pub(crate) fn new(dir: PathBuf) -> Self {
-        Self { dir }
+        Self { dir, left: Arc::default() }
     }
 
     /// Puts a journal in place; it is durable when this returns.
@@ -144,6 +147,20 @@ impl Journals {
             }
         }
         Ok(journals)
+    }
+
+    /// Has it undone later, by this process or the next.
+    pub(super) fn leave(&self, journal: Journal) {
+        self.lock_left().push(journal);
+    }
+
+    /// What was left since this was asked last.
+    pub(super) fn take_left(&self) -> Vec<Journal> {
+        std::mem::take(&mut *self.lock_left())
+    }
+
+    fn lock_left(&self) -> MutexGuard<'_, Vec<Journal>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn path(&self, id: SnapshotId) -> PathBuf {

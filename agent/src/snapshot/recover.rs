@@ -9,15 +9,12 @@ use std::time::Duration;
 use holdfast_proto::ids::{SnapshotId, StepId};
 
 use super::journal::{Journal, Journals, Phase};
-use super::mounts::Mounts;
 use super::reflink::{self, CloneDir};
-use super::undertaking::undo;
-use super::watchdog::{Thawed, thaw_within};
+use super::undertaking::{thaw, undo};
+use super::watchdog::Thawed;
 use super::{Snapshot, SnapshotDisk, Snapshots};
 use crate::disk::DiskSource;
 
-/// How long a thaw may wait for a freeze that hangs.
-const THAW_LIMIT: Duration = Duration::from_secs(10);
 /// How long the agent's start may wait for file systems that do not answer.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(30);
 
@@ -90,9 +87,9 @@ fn recover_all(snapshots: &Snapshots, found: Vec<Journal>, configured: &[DiskSou
             (journal, thawed)
         })
         .collect();
-    for (journal, thawed) in found {
+    for (mut journal, thawed) in found {
         if thawed == Thawed::NotAll {
-            // The next start must still know what to thaw.
+            journals.leave(journal);
             continue;
         }
         let survivor = (journal.phase == Phase::Taken).then(|| load(&journal)).flatten();
@@ -102,43 +99,17 @@ fn recover_all(snapshots: &Snapshots, found: Vec<Journal>, configured: &[DiskSou
         } else {
             tracing::warn!(snapshot = %journal.id(), "what is left of a snapshot is removed");
             if let Err(error) = undo(journals, &journal) {
-                tracing::error!(snapshot = %journal.id(), %error, "cannot remove what is left of a snapshot");
+                tracing::error!(
+                    snapshot = %journal.id(), %error, "cannot remove what is left of a snapshot; it is tried again"
+                );
+                journal.frozen.clear();
+                journals.leave(journal);
             }
         }
     }
     for disk in configured {
         remove_leftovers(disk, journals);
     }
-}
-
-fn thaw(journal: &Journal) -> Thawed {
-    if journal.frozen.is_empty() {
-        return Thawed::All;
-    }
-    let mounts = match Mounts::read() {
-        Ok(mounts) => mounts,
-        Err(error) => {
-            tracing::error!(%error, "cannot find what may be frozen");
-            return Thawed::NotAll;
-        }
-    };
-    let mut files = Vec::new();
-    let mut thawed = Thawed::All;
-    for frozen in journal.frozen.iter().filter(|frozen| mounts.contains(frozen.device)) {
-        match mounts.open(frozen.device) {
-            Ok(mounted) => files.push(mounted.file),
-            Err(error) => {
-                tracing::error!(mount_point = %frozen.mount_point.display(), %error, "cannot thaw");
-                thawed = Thawed::NotAll;
-            }
-        }
-    }
-    if thaw_within(files, THAW_LIMIT) == Thawed::NotAll {
-        let mount_points: Vec<_> = journal.frozen.iter().map(|frozen| &frozen.mount_point).collect();
-        tracing::error!(?mount_points, "not everything that may be frozen answers");
-        thawed = Thawed::NotAll;
-    }
-    thawed
 }
 
 /// `None` if it is not whole.

@@ -11,10 +11,11 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::journal::Journals;
-use super::undertaking::undo;
+use super::journal::{Journal, Journals};
+use super::undertaking::{clear, undo};
 use super::{Hold, Snapshot};
 use crate::backoff::Backoff;
+use crate::blocking::blocking;
 
 /// How long a writer waits at most until a lease is given up.
 const WATCH_PERIOD: Duration = Duration::from_millis(200);
@@ -116,7 +117,8 @@ impl Snapshots {
         ids.into_iter().map(|id| self.release(id)).collect()
     }
 
-    /// Notices writers that wait for a lease, and lets them go on; and tries removals again that failed. Runs until told to stop.
+    /// Notices writers that wait for a lease, and lets them go on; and tries removals and thaws again that failed. Runs until told to
+    /// stop.
     pub(crate) async fn watch(self: Arc<Self>, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(WATCH_PERIOD);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -125,6 +127,9 @@ impl Snapshots {
             for id in self.select(is_due) {
                 self.release(id);
             }
+            for journal in self.journals.take_left() {
+                tokio::spawn(Arc::clone(&self).clear(journal, stop.clone()));
+            }
             let snapshots: Vec<Arc<Snapshot>> =
                 self.lock().values().map(|held| Arc::clone(&held.snapshot)).collect();
             let disks = snapshots.iter().flat_map(|snapshot| &snapshot.disks);
@@ -132,6 +137,26 @@ impl Snapshots {
                 // Marks the disk as broken; whoever reads it finds that out by itself.
                 let _ = disk.check();
             }
+        }
+    }
+
+    /// Undoes what is left of something that is no snapshot, however many tries that takes.
+    async fn clear(self: Arc<Self>, mut journal: Journal, stop: CancellationToken) {
+        let (id, mut backoff) = (journal.id(), self.retries.clone());
+        while stop.run_until_cancelled(tokio::time::sleep(backoff.next_wait())).await.is_some() {
+            let journals = self.journals.clone();
+            let (cleared, left) = blocking(move || {
+                let cleared = clear(&journals, &mut journal);
+                (cleared, journal)
+            })
+            .await;
+            if let Err(error) = cleared {
+                tracing::warn!(snapshot = %id, %error, "what is left of a snapshot is not removed");
+            } else {
+                tracing::info!(snapshot = %id, "what was left of a snapshot is removed");
+                return;
+            }
+            journal = left;
         }
     }
 
@@ -147,43 +172,122 @@ impl Snapshots {
 #[cfg(test)]
 mod tests {
     use std::fs::Permissions;
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+    use std::path::{Path, PathBuf};
 
-    use super::super::journal::{CloneRecord, Journal};
+    use super::super::journal::{CloneRecord, FrozenMount};
+    use super::super::recover::recover;
     use super::super::reflink::{CloneDir, CloneName, DIRECTORY};
+    use super::super::undertaking::Undertaking;
     use super::*;
+    use crate::testing::loop_disk::LoopDir;
+
+    /// A registry that tries again soon.
+    fn impatient(journals: &Path) -> Snapshots {
+        let mut snapshots = Snapshots::new(Journals::new(journals.to_owned()));
+        snapshots.retries = Backoff::new(Duration::from_millis(10), Duration::from_millis(100));
+        snapshots
+    }
+
+    /// A directory with an image, beside which there are clones.
+    struct Images {
+        dir: tempfile::TempDir,
+        clones: PathBuf,
+    }
+
+    impl Images {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let image = dir.path().join("data.raw");
+            std::fs::write(&image, b"").unwrap();
+            CloneDir::create(&image).unwrap();
+            let clones = dir.path().join(DIRECTORY);
+            Self { dir, clones }
+        }
+
+        fn begin(&self, snapshots: &Snapshots) -> Undertaking {
+            let mut undertaking = Undertaking::begin(snapshots.journals().clone(), StepId::generate());
+            let (disk, directory) = ("data".to_owned(), self.clones.clone());
+            let record = CloneRecord { disk: disk.clone(), directory, size_bytes: 0 };
+            undertaking.note(|journal| journal.clones.push(record)).unwrap();
+            let name = CloneName { snapshot: undertaking.id(), disk };
+            std::fs::write(self.clones.join(name.to_string()), b"").unwrap();
+            undertaking
+        }
+
+        /// The agent removes nothing in a directory that is not its own alone.
+        fn set_mode(&self, mode: u32) {
+            std::fs::set_permissions(&self.clones, Permissions::from_mode(mode)).unwrap();
+        }
+
+        fn count(&self) -> usize {
+            std::fs::read_dir(&self.clones).unwrap().count()
+        }
+    }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn what_could_not_be_removed_is_removed_later() {
-        let dir = tempfile::tempdir().unwrap();
-        let image = dir.path().join("data.raw");
-        std::fs::write(&image, b"").unwrap();
-        let directory = CloneDir::create(&image).unwrap();
-        let (id, step) = (SnapshotId::generate(), StepId::generate());
-        let clone = directory.path(&CloneName { snapshot: id, disk: "data".to_owned() });
-        std::fs::write(&clone, b"").unwrap();
-        let journals = Journals::new(dir.path().to_owned());
-        let mut journal = Journal::new(id, step);
-        let path = dir.path().join(DIRECTORY);
-        journal.clones.push(CloneRecord { disk: "data".to_owned(), directory: path.clone(), size_bytes: 0 });
-        journals.write(&journal).unwrap();
-        let snapshot = Snapshot { id, step, disks: Vec::new(), journal: Some(journal) };
-        let mut snapshots = Snapshots::new(journals);
-        snapshots.hold(snapshot);
-        snapshots.retries = Backoff::new(Duration::from_millis(10), Duration::from_millis(100));
-        let snapshots = Arc::new(snapshots);
+        let images = Images::new();
+        let snapshots = Arc::new(impatient(images.dir.path()));
+        let undertaking = images.begin(&snapshots);
+        let journal = undertaking.journal().clone();
+        let (id, step) = (journal.id(), StepId(journal.step));
+        undertaking.keep();
+        snapshots.hold(Snapshot { id, step, disks: Vec::new(), journal: Some(journal) });
         let stop = CancellationToken::new();
         let watch = tokio::spawn(Arc::clone(&snapshots).watch(stop.clone()));
 
-        // It is not the agent's own.
-        std::fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+        images.set_mode(0o755);
         snapshots.release(id).await.unwrap().unwrap_err();
         tokio::time::sleep(WATCH_PERIOD * 3).await;
-        assert!(clone.try_exists().unwrap());
-        std::fs::set_permissions(&path, Permissions::from_mode(0o700)).unwrap();
+        assert_eq!(images.count(), 1);
+        images.set_mode(0o700);
         tokio::time::sleep(WATCH_PERIOD * 10).await;
-        assert!(!clone.try_exists().unwrap());
+        assert_eq!(images.count(), 0);
         assert!(snapshots.ids().is_empty() && snapshots.journals().load().unwrap().is_empty());
+        stop.cancel();
+        watch.await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_left_of_no_snapshot_is_removed_later() {
+        let images = Images::new();
+        let snapshots = Arc::new(impatient(images.dir.path()));
+        // As a process leaves it that dies.
+        images.begin(&snapshots).keep();
+        images.set_mode(0o755);
+        recover(&snapshots, Vec::new());
+        // And as one that failed leaves it.
+        drop(images.begin(&snapshots));
+        let stop = CancellationToken::new();
+        let watch = tokio::spawn(Arc::clone(&snapshots).watch(stop.clone()));
+
+        tokio::time::sleep(WATCH_PERIOD * 3).await;
+        assert_eq!((images.count(), snapshots.journals().load().unwrap().len()), (2, 2));
+        images.set_mode(0o700);
+        tokio::time::sleep(WATCH_PERIOD * 10).await;
+        assert_eq!((images.count(), snapshots.journals().load().unwrap().len()), (0, 0));
+        stop.cancel();
+        watch.await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_may_be_frozen_still_is_thawed_later() {
+        let Some(dir) = LoopDir::new() else { return };
+        let Some(disk) = dir.ext4("data") else { return };
+        let state = tempfile::tempdir().unwrap();
+        let snapshots = Arc::new(impatient(state.path()));
+        let mut undertaking = Undertaking::begin(snapshots.journals().clone(), StepId::generate());
+        let device = std::fs::metadata(&disk.mount_point).unwrap().dev().into();
+        let frozen = FrozenMount { device, mount_point: disk.mount_point.clone() };
+        undertaking.note(|journal| journal.frozen.push(frozen)).unwrap();
+        disk.freeze();
+        undertaking.leave();
+        let stop = CancellationToken::new();
+        let watch = tokio::spawn(Arc::clone(&snapshots).watch(stop.clone()));
+        assert!(disk.is_writable_within(Duration::from_secs(20)), "still frozen");
+        tokio::time::sleep(WATCH_PERIOD * 3).await;
+        assert!(snapshots.journals().load().unwrap().is_empty());
         stop.cancel();
         watch.await.unwrap();
     }

@@ -117,7 +117,7 @@ impl Prepared {
                 });
             }
             Remains::Unknown => {
-                tracing::error!(snapshot = %self.undertaking.id(), "a file system may be frozen still; restart the agent");
+                tracing::error!(snapshot = %self.undertaking.id(), "a file system may be frozen still; it is thawed again");
                 self.undertaking.leave();
             }
         }
@@ -182,7 +182,7 @@ impl Fresh {
             })?;
             Some(self.undertaking.journal().clone())
         };
-        self.undertaking.leave();
+        self.undertaking.keep();
         Ok(Snapshot { id, step, disks: self.disks, journal })
     }
 }

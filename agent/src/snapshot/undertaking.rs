@@ -1,13 +1,20 @@
 //! A snapshot that is being taken, as a thing that can be undone.
 
 use std::io;
+use std::time::Duration;
 
 use holdfast_proto::ids::{SnapshotId, StepId};
 
 use super::journal::{Journal, JournalError, Journals};
+use super::mounts::Mounts;
 use super::reflink::CloneDir;
+use super::watchdog::{Thawed, thaw_within};
 
-/// Undone when it is dropped, unless it was kept: clones removed, then the journal. That may wait for the disk.
+/// How long a thaw may wait for a freeze that hangs.
+const THAW_LIMIT: Duration = Duration::from_secs(10);
+
+/// Undone when it is dropped, unless it was kept: clones removed, then the journal. That may wait for the disk. What cannot be undone
+/// is left to be undone later.
 #[derive(Debug)]
 pub(crate) struct Undertaking {
     journals: Journals,
@@ -21,6 +28,7 @@ enum End {
     Nothing,
     Undo,
     Leave,
+    Keep,
 }
 
 impl Undertaking {
@@ -47,7 +55,12 @@ impl Undertaking {
         self.journals.write(&self.journal)
     }
 
-    /// Leaves everything as it is: a snapshot, or what the next start has to see to.
+    /// Leaves everything as it is: a snapshot.
+    pub(crate) fn keep(mut self) {
+        self.end = End::Keep;
+    }
+
+    /// Leaves it to be undone later: something may be frozen still.
     pub(crate) fn leave(mut self) {
         self.end = End::Leave;
     }
@@ -55,10 +68,17 @@ impl Undertaking {
 
 impl Drop for Undertaking {
     fn drop(&mut self) {
-        if self.end == End::Undo
-            && let Err(error) = undo(&self.journals, &self.journal)
-        {
-            tracing::error!(snapshot = %self.id(), %error, "cannot remove what a snapshot left; the next start will try again");
+        match self.end {
+            End::Nothing | End::Keep => {}
+            End::Leave => self.journals.leave(self.journal.clone()),
+            End::Undo => {
+                if let Err(error) = undo(&self.journals, &self.journal) {
+                    tracing::error!(snapshot = %self.id(), %error, "cannot remove what a snapshot left; it is tried again");
+                    // Nothing of it is, or it would not have been undone yet.
+                    self.journal.frozen.clear();
+                    self.journals.leave(self.journal.clone());
+                }
+            }
         }
     }
 }
@@ -78,4 +98,48 @@ pub(crate) fn undo(journals: &Journals, journal: &Journal) -> io::Result<()> {
     result?;
     journals.remove(journal.id());
     Ok(())
+}
+
+/// Undoes what was left: thaws first what may be frozen.
+///
+/// # Errors
+/// If not everything is known to be thawed, and as [`undo`]; the journal is left.
+pub(super) fn clear(journals: &Journals, journal: &mut Journal) -> io::Result<()> {
+    if thaw(journal) == Thawed::NotAll {
+        return Err(io::Error::other("not everything that may be frozen is thawed"));
+    }
+    // What is frozen from now on is none of this snapshot's.
+    journal.frozen.clear();
+    undo(journals, journal)
+}
+
+/// Thaws what a journal says may be frozen, as far as it is mounted.
+pub(super) fn thaw(journal: &Journal) -> Thawed {
+    if journal.frozen.is_empty() {
+        return Thawed::All;
+    }
+    let mounts = match Mounts::read() {
+        Ok(mounts) => mounts,
+        Err(error) => {
+            tracing::error!(%error, "cannot find what may be frozen");
+            return Thawed::NotAll;
+        }
+    };
+    let mut files = Vec::new();
+    let mut thawed = Thawed::All;
+    for frozen in journal.frozen.iter().filter(|frozen| mounts.contains(frozen.device)) {
+        match mounts.open(frozen.device) {
+            Ok(mounted) => files.push(mounted.file),
+            Err(error) => {
+                tracing::error!(mount_point = %frozen.mount_point.display(), %error, "cannot thaw");
+                thawed = Thawed::NotAll;
+            }
+        }
+    }
+    if thaw_within(files, THAW_LIMIT) == Thawed::NotAll {
+        let mount_points: Vec<_> = journal.frozen.iter().map(|frozen| &frozen.mount_point).collect();
+        tracing::error!(?mount_points, "not everything that may be frozen answers");
+        thawed = Thawed::NotAll;
+    }
+    thawed
 }

@@ -64,7 +64,7 @@ impl Steps {
         let mut fresh = match (taken, &woken) {
             (Err(error), Err(hook)) => {
                 tracing::error!(snapshot = %id, error = %hook, "the application may be quiesced still");
-                return Err(error);
+                return Err(and_quiesced(error, hook));
             }
             (Err(error), Ok(_)) => return Err(error),
             (Ok(fresh), Err(hook)) if self.must_not_fail(minimum) => {
@@ -181,7 +181,7 @@ impl Steps {
             }
             _ => Ok(Quiesced::No),
         };
-        // Otherwise the next start tries again.
+        // Otherwise `keep_awake` tries again.
         if woken.is_ok() {
             self.hooks.forget(id);
         }
@@ -268,6 +268,17 @@ async fn bounded<T: Send + 'static>(
 async fn discard(fresh: Fresh, why: ErrorDetail) -> StepFailure {
     blocking(move || drop(fresh)).await;
     why.into()
+}
+
+/// A failure after which the application may stand still, which matters more.
+fn and_quiesced(failure: StepFailure, hook: &HookError) -> StepFailure {
+    match failure {
+        StepFailure::Failed(mut detail) => {
+            detail.message = format!("{}; and the application may be quiesced still: {hook}", detail.message);
+            StepFailure::Failed(detail)
+        }
+        StepFailure::Cancelled => StepFailure::Cancelled,
+    }
 }
 
 fn not_reached(reached: Consistency, minimum: Consistency) -> ErrorDetail {

@@ -144,7 +144,7 @@ async fn a_hook_may_be_a_condition() {
         let detail = refused(&mut session, Consistency::Crash).await;
         assert_eq!(detail.code, code, "{detail:?}");
         assert_eq!(hooked.ran(), ran);
-        // One that could not be woken is woken again at the next start.
+        // One that could not be woken is woken again later.
         assert_eq!(hooked.marks(), usize::from(thaw == "exit 1"));
         // Nothing holds the disk.
         drop(session);
@@ -206,6 +206,21 @@ async fn an_application_left_quiesced_is_woken_at_the_next_start() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(hooked.ran(), ["after_thaw"]);
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_says_if_the_application_was_not_woken_either() {
+    let Some(hooked) = Hooked::new(Some(""), Some("echo no database here; exit 1"), None, "") else { return };
+    let mut controller = TestController::start().await;
+    let agent = hooked.machine.start(&controller);
+    let mut session = controller.welcome().await;
+    std::fs::remove_file(hooked.machine.path().join("data.raw")).unwrap();
+    let detail = refused(&mut session, Consistency::FileSystem).await;
+    for expected in ["data.raw", "quiesced still", "after_thaw", "no database here"] {
+        assert!(detail.message.contains(expected), "{detail:?}");
+    }
+    assert_eq!(hooked.marks(), 1);
     agent.stop().await;
 }
 

@@ -22,6 +22,13 @@ struct PolicyRow {
     evaluated_until: DateTime<Utc>,
 }
 
+/// By name: what is prepared goes on when a newer controller adds a column.
+macro_rules! policies {
+    () => {
+        "SELECT id, name, spec, revision, created_at, updated_at, wanted_since, evaluated_until FROM policies"
+    };
+}
+
 /// A policy to create or to change. Its document was checked.
 #[derive(Clone, Debug)]
 pub(crate) struct NewPolicy {
@@ -59,7 +66,7 @@ impl Store {
     }
 
     pub(crate) async fn find_policy(&self, name: &str) -> Result<Policy, StoreError> {
-        let row: Option<PolicyRow> = sqlx::query_as("SELECT * FROM policies WHERE name = $1")
+        let row: Option<PolicyRow> = sqlx::query_as(concat!(policies!(), " WHERE name = $1"))
             .bind(name)
             .fetch_optional(&self.pool)
             .await
@@ -74,7 +81,7 @@ impl Store {
         size: PageSize,
     ) -> Result<(Page<Policy>, Vec<String>), StoreError> {
         let rows: Vec<PolicyRow> =
-            sqlx::query_as("SELECT * FROM policies WHERE name > $1 ORDER BY name LIMIT $2")
+            sqlx::query_as(concat!(policies!(), " WHERE name > $1 ORDER BY name LIMIT $2"))
                 .bind(after.unwrap_or(""))
                 .bind(size.limit())
                 .fetch_all(&self.pool)
@@ -101,7 +108,7 @@ impl Store {
     /// All policies. One that this version cannot read is logged: it must not keep the others from running, nor may they take its
     /// machines.
     pub(crate) async fn all_policies(&self) -> Result<Policies, StoreError> {
-        let rows: Vec<PolicyRow> = sqlx::query_as("SELECT * FROM policies ORDER BY name")
+        let rows: Vec<PolicyRow> = sqlx::query_as(concat!(policies!(), " ORDER BY name"))
             .fetch_all(&self.pool)
             .await
             .during("read the policies")?;
@@ -203,7 +210,7 @@ pub(super) async fn targets(connection: &mut PgConnection) -> Result<Vec<Target>
 
 /// The policy of this name, locked against other changes and against schedulers.
 async fn lock(connection: &mut PgConnection, name: &str) -> Result<Option<PolicyRow>, StoreError> {
-    sqlx::query_as("SELECT * FROM policies WHERE name = $1 FOR UPDATE")
+    sqlx::query_as(concat!(policies!(), " WHERE name = $1 FOR UPDATE"))
         .bind(name)
         .fetch_optional(connection)
         .await

@@ -36,7 +36,9 @@ pub enum VaultError {
     AlreadyExists,
     #[error("there is no vault here: vault.json is missing")]
     NotAVault,
-    #[error("the vault is not where it was: its file system is not mounted, another one is, or its disk gives nothing")]
+    #[error(
+        "the vault is not where it was: its file system is not mounted, another one is, or its disk gives nothing"
+    )]
     Gone,
     #[error("there are other files where the vault is to be made")]
     NotEmpty,

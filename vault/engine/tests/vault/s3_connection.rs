@@ -109,7 +109,7 @@ async fn s3_a_server_that_is_busy_for_a_moment_costs_no_backup() {
     let cases: Vec<_> = cases.into_iter().chain([500, 503, 429].map(|status| (status, "GET"))).collect();
     for (round, (status, method)) in (0..).zip(&cases) {
         image.change(round, 20);
-        proxy.refuse(3, *status, *method, "");
+        proxy.refuse(3, *status, method, "");
         let point = back_up(&test.vault, machine, &[("sda", &image)]).await.unwrap();
         restore_disk(&test.reopen().await, &point, "sda", &image).await;
         assert_eq!(proxy.left_to_refuse(), 0, "no {method} was answered with {status}");

@@ -1,6 +1,7 @@
 //! The control stream: one at a time, made again for as long as the agent runs.
 
 mod link;
+mod welcome;
 
 use std::sync::Arc;
 use std::time::Duration;

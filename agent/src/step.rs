@@ -1,15 +1,14 @@
 //! The closed set of things that a controller can ask of an agent.
 
 mod take_snapshot;
+mod work;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_proto::error::{ErrorDetailExt as _, agent_error, system_error};
 use holdfast_proto::ids::SnapshotId;
-use holdfast_proto::v1::{
-    Consistency, Dispatch, ErrorDetail, SnapshotReleased, TransferDone, dispatch, step_report::Outcome,
-};
+use holdfast_proto::v1::{ErrorDetail, SnapshotReleased, TransferDone, step_report::Outcome};
 
 use crate::address::Address;
 use crate::config::Config;
@@ -22,27 +21,10 @@ use crate::snapshot::Snapshots;
 use crate::transfer::Transfer;
 use crate::transfer::disk_place::DiskPlaces;
 use crate::transfer::map_store::MapStore;
+pub(crate) use work::Work;
 
 /// How long clones may take to be removed. What takes longer goes on alone.
 const RELEASE_LIMIT: Duration = Duration::from_secs(300);
-
-/// What one dispatch asks for.
-#[derive(Debug)]
-pub(crate) enum Work {
-    TakeSnapshot {
-        disk_names: Vec<String>,
-        minimum: Consistency,
-    },
-    TransferData {
-        snapshot: SnapshotId,
-        gateways: Vec<String>,
-    },
-    ReleaseSnapshot {
-        snapshot: SnapshotId,
-    },
-    /// From a newer or broken controller.
-    Unknown,
-}
 
 /// What steps work with.
 #[derive(Debug)]
@@ -54,35 +36,6 @@ pub(crate) struct Steps {
     pub(crate) dialer: Dialer,
     pub(crate) maps: Arc<MapStore>,
     pub(crate) places: DiskPlaces,
-}
-
-impl Work {
-    pub(crate) fn from_wire(dispatch: Dispatch) -> Self {
-        match dispatch.step {
-            Some(dispatch::Step::TakeSnapshot(take)) => {
-                Self::TakeSnapshot { minimum: take.minimum(), disk_names: take.disk_names }
-            }
-            Some(dispatch::Step::TransferData(transfer)) => match transfer.snapshot_id.parse() {
-                Ok(snapshot) => Self::TransferData { snapshot, gateways: transfer.gateways },
-                Err(_) => Self::Unknown,
-            },
-            Some(dispatch::Step::ReleaseSnapshot(release)) => match release.snapshot_id.parse() {
-                Ok(snapshot) => Self::ReleaseSnapshot { snapshot },
-                // Never one of ours, so there is nothing to release.
-                Err(_) => Self::ReleaseSnapshot { snapshot: SnapshotId(uuid::Uuid::nil()) },
-            },
-            None => Self::Unknown,
-        }
-    }
-
-    pub(crate) fn name(&self) -> &'static str {
-        match self {
-            Self::TakeSnapshot { .. } => "take_snapshot",
-            Self::TransferData { .. } => "transfer_data",
-            Self::ReleaseSnapshot { .. } => "release_snapshot",
-            Self::Unknown => "unknown",
-        }
-    }
 }
 
 impl Steps {

@@ -1,6 +1,7 @@
 //! The transfer of a snapshot's disks to a gateway: scan, compare, compress, send, commit; again from the start of
 //! the scan after every lost connection, with what the gateway keeps laid over the base, so that nothing is sent twice.
 
+mod answer;
 mod base;
 mod compress;
 pub(crate) mod disk_place;

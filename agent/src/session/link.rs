@@ -16,6 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
+use super::welcome::heartbeat_interval;
 use super::{Session, SessionError};
 use crate::attempt::Attempt;
 use crate::step::{Work, taken_snapshot};
@@ -24,9 +25,6 @@ use crate::step::{Work, taken_snapshot};
 const QUEUED_MESSAGES: usize = 64;
 /// How long a terminal report may stay without acknowledgement on a living session before it is sent again.
 const RESEND_AFTER: Duration = Duration::from_secs(30);
-/// Limits of what a controller may ask for as heartbeat interval.
-const HEARTBEATS: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(300);
-const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// A session after its Welcome.
 pub(super) struct Link<'a> {
@@ -210,8 +208,7 @@ impl Session {
                 self.snapshots.release(id);
             }
         }
-        let asked = welcome.heartbeat_interval.and_then(|interval| Duration::try_from(interval).ok());
-        asked.unwrap_or(DEFAULT_HEARTBEAT).clamp(*HEARTBEATS.start(), *HEARTBEATS.end())
+        heartbeat_interval(welcome)
     }
 
     /// `None` if it panicked. That says nothing of the disks, and the controller forgets those that it is not told of.

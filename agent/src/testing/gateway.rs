@@ -14,7 +14,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-const KEY: [u8; 32] = [3; 32];
+/// Of the block hashes of every disk. Nothing else looks like it.
+pub(crate) const KEY: [u8; 32] = *b"the key of block hashes in tests";
 const BLOCK: u64 = BLOCK_SIZE as u64;
 
 #[derive(Clone, Default)]

@@ -10,7 +10,6 @@ use holdfast_proto::v1::{
     CommitTransferRequest, CommitTransferResponse, DiskBase, DiskSummary, OpenTransferRequest,
     OpenTransferResponse,
 };
-use holdfast_vault_format::{BLOCK_SIZE, MAX_CELL_BYTES};
 use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use tonic::transport::Channel;
 
 use super::Transfer;
+use super::answer::Answer;
 use super::compress::{self, EncodedFrame};
 use super::disk_scan::{DiskBatch, DiskScan};
 use super::error::{TransferError, joined};
@@ -135,28 +135,10 @@ impl Transfer {
         client: TransferServiceClient<Channel>,
         answer: OpenTransferResponse,
     ) -> Result<Opened, TransferError> {
-        let mut bases = Vec::new();
-        for disk in &self.snapshot.disks {
-            let base = answer.disks.iter().find(|base| base.name == disk.name);
-            let base = base.filter(|base| base.block_hash_key.len() == 32).ok_or_else(|| {
-                TransferError::protocol(format!(
-                    "the answer does not say what is known of disk {}",
-                    disk.name
-                ))
-            })?;
-            bases.push(base.clone());
-        }
-        let cell_bytes = answer.max_cell_bytes as usize;
-        if cell_bytes == 0 || cell_bytes > MAX_CELL_BYTES || !cell_bytes.is_multiple_of(BLOCK_SIZE) {
-            return Err(TransferError::protocol("max_cell_bytes is out of range"));
-        }
-        Ok(Opened {
-            gateway,
-            client,
-            transfer_id: answer.transfer_id,
-            bases,
-            cell_blocks: (cell_bytes / BLOCK_SIZE) as u64,
-        })
+        let disks = self.snapshot.disks.iter().map(|disk| disk.name.as_str());
+        let Answer { transfer_id, bases, cell_blocks } =
+            Answer::check(answer, disks).map_err(TransferError::protocol)?;
+        Ok(Opened { gateway, client, transfer_id, bases, cell_blocks })
     }
 
     /// Scans all disks and sends what differs. Returns when everything is acknowledged.

@@ -1,4 +1,5 @@
 mod devices;
+mod state;
 
 use std::path::Path;
 use std::time::Duration;

@@ -227,11 +227,78 @@ fn messages(seeds: &mut Seeds) {
     for kind in kinds {
         seeds.put("agent_message", &[&v1::AgentMessage { kind: Some(kind) }.encode_to_vec()]);
     }
+    answers(seeds, attempt);
+}
+
+/// What an agent is told.
+fn answers(seeds: &mut Seeds, attempt: Option<v1::StepAttempt>) {
+    use v1::controller_message::Kind;
+    use v1::dispatch::Step;
+    let snapshot_id = Uuid::from_u128(3).to_string();
+    let verdict = v1::AttemptVerdict { attempt: attempt.clone(), verdict: v1::Verdict::Abandon.into() };
+    let welcome = v1::Welcome {
+        heartbeat_interval: Some(prost_types::Duration { seconds: 15, nanos: 5 }),
+        attempts: vec![verdict],
+        remove_snapshot_ids: vec![snapshot_id.clone()],
+    };
+    let mut kinds = vec![
+        Kind::Welcome(welcome),
+        Kind::Cancel(v1::CancelStep { attempt: attempt.clone() }),
+        Kind::Ack(v1::ReportAck {
+            attempt: attempt.clone(),
+            sequence: 3,
+            result: v1::AckResult::Recorded.into(),
+        }),
+    ];
+    let gateways = vec!["gw1:7443".to_owned(), "[::1]:1".to_owned()];
+    for step in [
+        Step::TakeSnapshot(v1::TakeSnapshot {
+            disk_names: vec!["data".to_owned()],
+            minimum: v1::Consistency::Crash.into(),
+        }),
+        Step::TransferData(v1::TransferData { snapshot_id: snapshot_id.clone(), gateways }),
+        Step::ReleaseSnapshot(v1::ReleaseSnapshot { snapshot_id }),
+    ] {
+        kinds.push(Kind::Dispatch(v1::Dispatch { attempt: attempt.clone(), step: Some(step) }));
+    }
+    for kind in kinds {
+        let message = v1::ControllerMessage { kind: Some(kind) };
+        seeds.put("controller_message", &[&[0], &message.encode_to_vec()]);
+    }
+    let base = |name: &str| v1::DiskBase {
+        name: name.to_owned(),
+        base_size_bytes: 1 << 30,
+        block_hash_key: vec![3; 32],
+        base_map_id: vec![4; 32],
+        has_overlay: true,
+    };
+    let answer = v1::OpenTransferResponse {
+        transfer_id: "transfer".to_owned(),
+        disks: vec![base("root"), base("data")],
+        max_cell_bytes: 1 << 17,
+        committed_point_id: String::new(),
+    };
+    // Of both disks, and of one.
+    for asked in [4, 1] {
+        seeds.put("controller_message", &[&[1, asked], &answer.encode_to_vec()]);
+    }
+    let key = rcgen::KeyPair::generate().expect("a key can be made");
+    let ca = rcgen::CertificateParams::default().self_signed(&key).expect("it can be signed").pem();
+    let enrolled = v1::EnrollResponse {
+        agent_id: Uuid::from_u128(1).to_string(),
+        machine_id: Uuid::from_u128(2).to_string(),
+        certificate_chain_pem: ca.clone(),
+        ca_pem: ca,
+    };
+    seeds.put("controller_message", &[&[2], &enrolled.encode_to_vec()]);
 }
 
 const POLICY: &str = "name: daily\nselector: {env: prod}\nschedule: {cron: '0 2 * * *', time_zone: Europe/Berlin}\n\
     retention: {last: 1, daily: 7, weekly: 4, monthly: 12, yearly: 3}\nconsistency: {minimum: file_system}\n\
     complete_within: 24h\n---\nname: second\nmachines: [web1]\nschedule: {every: 15m}\ndisks: [data]\n";
+const JOURNAL: &str = r#"{"snapshot":"00000000-0000-0000-0000-000000000003","step":"00000000-0000-0000-0000-000000000005",
+    "phase":"taking","frozen":[{"major":7,"minor":300,"mount_point":"/mnt/a b"}],
+    "clones":[{"disk":"data","directory":"/srv/.holdfast-snapshots","size_bytes":18446744073709551615}]}"#;
 const CONFIG: &str = "controller = \"https://controller.example:7443\"\nstate_dir = \"/var/lib/holdfast-agent\"\n\
     discover = false\nallowed_gateways = [\"gw1\", \"gw2:9000\", \"[::1]:1\"]\nupload_streams = 2\ncompression_level = 1\n\
     [[disk]]\nname = \"data\"\npath = \"/srv/data.raw\"\n[hooks]\nbefore_snapshot = \"/etc/b\"\ntimeout = \"30s\"\n\
@@ -240,6 +307,9 @@ const CONFIG: &str = "controller = \"https://controller.example:7443\"\nstate_di
 
 fn texts(seeds: &mut Seeds) {
     seeds.put("policy_file", &[POLICY.as_bytes()]);
+    for phase in ["taking", "taken", "bound"] {
+        seeds.put("snapshot_journal", &[JOURNAL.replace("taking", phase).as_bytes()]);
+    }
     seeds.put("agent_config", &[CONFIG.as_bytes()]);
     seeds.put("agent_config", &[b"controller = \"https://c:1\"\nstate_dir = \"/s\"\n[::1]:1"]);
     let at = (1_700_000_000_i64 << 20).to_le_bytes();

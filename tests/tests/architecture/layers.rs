@@ -32,7 +32,7 @@ const AGENT: [&[&str]; 11] = [
 
 /// What is inside two of them.
 const AGENT_TRANSFER: [&[&str]; 7] = [
-    &["disk_place", "disk_wait", "error", "gather", "map_run", "meter", "reader"],
+    &["answer", "disk_place", "disk_wait", "error", "gather", "map_run", "meter", "reader"],
     &["compress", "map_file"],
     &["upload", "base"],
     &["map_store", "remote_map"],

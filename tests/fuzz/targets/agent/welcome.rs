@@ -1,0 +1,1 @@
+../../../../agent/src/session/welcome.rs

@@ -1,0 +1,1 @@
+../../../../agent/src/step/work.rs

@@ -129,9 +129,14 @@ where
     F: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T, StoreError>>,
 {
     let mut transaction = connection.begin().await.during(operation)?;
-    let value = work(&mut transaction).await?;
-    transaction.commit().await.during(operation)?;
-    Ok(value)
+    match work(&mut transaction).await {
+        Ok(value) => transaction.commit().await.during(operation).map(|()| value),
+        Err(error) => {
+            // Dropped, it would hold its locks for a while after the answer. If it cannot be, its connection is gone, and they with it.
+            let _ = transaction.rollback().await;
+            Err(error)
+        }
+    }
 }
 
 /// Whether the server answered that these credentials or this database will not do, which waiting does not change.

@@ -156,12 +156,14 @@ fn check_time(time: &Value) {
     assert!(text.len() >= 20 && text.as_bytes()[10] == b'T' && text.ends_with('Z'), "{text}");
 }
 
-/// A world with one machine whose backup takes some seconds.
+/// A world with one machine whose backup takes some seconds, or until the file is removed that stands for `HOLD`.
 fn slow_world(controller: &str, agent: &str) -> (World, holdfast_tests::Agent, Image) {
     let mut world = World::start();
     if !controller.is_empty() {
+        let hold = world.path("hold");
+        std::fs::write(&hold, "").unwrap();
         world.controller.stop();
-        world.controller.start_with(controller);
+        world.controller.start_with(&controller.replace("HOLD", hold.to_str().unwrap()));
     }
     let image = Image::random(&world.path("disk.raw"), 48 * MIB, 5);
     let mut machine = world.enrolled_agent("web1", &[("data", &image.path)]);
@@ -237,7 +239,7 @@ fn cancelled_during_the_transfer() {
 
 #[test]
 fn cancelled_before_the_commit() {
-    let (world, mut agent, image) = slow_world("gateway::prepared=1*sleep(12000)", "");
+    let (world, mut agent, image) = slow_world("gateway::prepared=1*return(HOLD)", "");
     let job = world.start_backup("web1");
     wait::until("the end of sending", std::time::Duration::from_secs(60), || {
         let step = world.job(&job)["steps"][1].clone();
@@ -245,18 +247,20 @@ fn cancelled_before_the_commit() {
     });
     std::thread::sleep(std::time::Duration::from_secs(1));
     cancel(&world, &job);
+    std::fs::remove_file(world.path("hold")).unwrap();
     assert_cancelled_cleanly(&world, &mut agent, &job, &image.path);
 }
 
 #[test]
 fn a_commit_that_began_is_not_cancelled() {
-    let (world, _agent, image) = slow_world("gateway::commit_begun=1*sleep(4000)", "");
+    let (world, _agent, image) = slow_world("gateway::commit_begun=1*return(HOLD)", "");
     let job = world.start_backup("web1");
     wait::until("the commit", std::time::Duration::from_secs(60), || {
         (world.database.number("SELECT count(*) FROM steps WHERE committing_seq IS NOT NULL") == 1)
             .then_some(())
     });
     cancel(&world, &job);
+    std::fs::remove_file(world.path("hold")).unwrap();
     let ended = world.wait_for_job(&job);
     assert_eq!(ended["state"], "succeeded", "{ended:#}");
     world.assert_restores(ended["point"].as_str().unwrap(), "data", &image.path);

@@ -182,8 +182,16 @@ pub(crate) async fn say_why<T>(to: &mpsc::Sender<Result<T, Status>>, why: Status
     let _ = to.send_timeout(Err(why), patience).await;
 }
 
-/// A place where the fault tests end the process; nothing in a build without the feature `failpoints`.
+/// A place where the fault tests end the process, or hold it while a file is there; nothing in a build without the feature
+/// `failpoints`.
 pub(crate) fn crash_point(name: &'static str) {
-    fail::fail_point!(name, |_| std::process::abort());
+    fail::fail_point!(name, |held_by: Option<String>| match held_by {
+        Some(file) => {
+            while std::path::Path::new(&file).exists() {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+        None => std::process::abort(),
+    });
     let _ = name;
 }

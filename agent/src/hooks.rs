@@ -205,8 +205,9 @@ impl Hooks {
                 for snapshot in left {
                     // A turn for each: a snapshot waits for one hook at most. The mark of one that is in hand goes within its own.
                     let Some(_turn) = stop.run_until_cancelled(self.turn()).await else { return };
-                    if self.mark(snapshot).try_exists().unwrap_or(true) {
-                        self.wake_left(snapshot).await;
+                    // One try that fails is enough for now: the others would ask the same application.
+                    if self.mark(snapshot).try_exists().unwrap_or(true) && !self.wake_left(snapshot).await {
+                        break;
                     }
                 }
             }
@@ -223,7 +224,8 @@ impl Hooks {
             .collect()
     }
 
-    async fn wake_left(&self, snapshot: SnapshotId) {
+    /// Answers whether it woke.
+    async fn wake_left(&self, snapshot: SnapshotId) -> bool {
         tracing::warn!(%snapshot, "an application was left quiesced; running after_thaw");
         let woken = match self.open() {
             Ok(OpenHooks { after_thaw: Some(program), .. }) => self.wake(&program, snapshot).await,
@@ -231,9 +233,13 @@ impl Hooks {
             Err(error) => Err(error),
         };
         match woken {
-            Ok(()) => self.forget(snapshot),
+            Ok(()) => {
+                self.forget(snapshot);
+                true
+            }
             Err(error) => {
                 tracing::error!(%snapshot, %error, "the application may be quiesced still; it is woken again");
+                false
             }
         }
     }

@@ -21,7 +21,7 @@ struct Vault {
     stored_bytes: u64,
     free_bytes: Option<u64>,
     last_collection: Option<Collection>,
-    /// Its controller may have been stopped.
+    /// It may have been broken off.
     collecting_since: Option<String>,
 }
 
@@ -98,7 +98,7 @@ pub(crate) async fn status(client: Client, output: Output) -> Result<(), CliErro
     output.print(&vault, || {
         let last = vault.last_collection.as_ref();
         let collecting = vault.collecting_since.as_ref().map_or_else(String::new, |since| {
-            format!("\ncollecting       since {since}, unless its controller was stopped")
+            format!("\ncollecting       since {since}, unless it was broken off")
         });
         format!(
             "vault            {}\npoints           {} listed, {} damaged, {} deleted\nstored           {}\nfree             {}\n\

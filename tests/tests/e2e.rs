@@ -172,6 +172,12 @@ fn slow_world(controller: &str, agent: &str) -> (World, holdfast_tests::Agent, I
     (world, machine, image)
 }
 
+fn wait_until_held(world: &World) {
+    wait::until("the place that is held", std::time::Duration::from_secs(60), || {
+        world.path("hold.reached").try_exists().unwrap().then_some(())
+    });
+}
+
 fn wait_for_step(world: &World, job: &str, kind: &str) {
     wait::until(&format!("{kind} to run"), std::time::Duration::from_secs(30), || {
         let job = world.job(job);
@@ -241,11 +247,7 @@ fn cancelled_during_the_transfer() {
 fn cancelled_before_the_commit() {
     let (world, mut agent, image) = slow_world("gateway::prepared=1*return(HOLD)", "");
     let job = world.start_backup("web1");
-    wait::until("the end of sending", std::time::Duration::from_secs(60), || {
-        let step = world.job(&job)["steps"][1].clone();
-        (step["read_bytes"] == 48 * MIB).then_some(())
-    });
-    std::thread::sleep(std::time::Duration::from_secs(1));
+    wait_until_held(&world);
     cancel(&world, &job);
     std::fs::remove_file(world.path("hold")).unwrap();
     assert_cancelled_cleanly(&world, &mut agent, &job, &image.path);
@@ -255,10 +257,7 @@ fn cancelled_before_the_commit() {
 fn a_commit_that_began_is_not_cancelled() {
     let (world, _agent, image) = slow_world("gateway::commit_begun=1*return(HOLD)", "");
     let job = world.start_backup("web1");
-    wait::until("the commit", std::time::Duration::from_secs(60), || {
-        (world.database.number("SELECT count(*) FROM steps WHERE committing_seq IS NOT NULL") == 1)
-            .then_some(())
-    });
+    wait_until_held(&world);
     cancel(&world, &job);
     std::fs::remove_file(world.path("hold")).unwrap();
     let ended = world.wait_for_job(&job);

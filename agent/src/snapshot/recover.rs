@@ -83,7 +83,7 @@ fn recover_all(snapshots: &Snapshots, found: Vec<Journal>, configured: &[DiskSou
     let found: Vec<(Journal, Thawed)> = found
         .into_iter()
         .map(|journal| {
-            let thawed = thaw(&journal);
+            let thawed = thaw(&journal.frozen);
             (journal, thawed)
         })
         .collect();

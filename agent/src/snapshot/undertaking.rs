@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use holdfast_proto::ids::{SnapshotId, StepId};
 
-use super::journal::{Journal, JournalError, Journals};
+use super::journal::{FrozenMount, Journal, JournalError, Journals};
 use super::mounts::Mounts;
 use super::reflink::CloneDir;
 use super::watchdog::{Thawed, thaw_within};
@@ -105,17 +105,17 @@ pub(crate) fn undo(journals: &Journals, journal: &Journal) -> io::Result<()> {
 /// # Errors
 /// If not everything is known to be thawed, and as [`undo`]; the journal is left.
 pub(super) fn clear(journals: &Journals, journal: &mut Journal) -> io::Result<()> {
-    if thaw(journal) == Thawed::NotAll {
+    // What is frozen again after that is none of this snapshot's.
+    journal.frozen.retain(|one| thaw(std::slice::from_ref(one)) == Thawed::NotAll);
+    if !journal.frozen.is_empty() {
         return Err(io::Error::other("not everything that may be frozen is thawed"));
     }
-    // What is frozen from now on is none of this snapshot's.
-    journal.frozen.clear();
     undo(journals, journal)
 }
 
-/// Thaws what a journal says may be frozen, as far as it is mounted.
-pub(super) fn thaw(journal: &Journal) -> Thawed {
-    if journal.frozen.is_empty() {
+/// Thaws what may be frozen, as a journal says, as far as it is mounted.
+pub(super) fn thaw(frozen: &[FrozenMount]) -> Thawed {
+    if frozen.is_empty() {
         return Thawed::All;
     }
     let mounts = match Mounts::read() {
@@ -127,17 +127,17 @@ pub(super) fn thaw(journal: &Journal) -> Thawed {
     };
     let mut files = Vec::new();
     let mut thawed = Thawed::All;
-    for frozen in journal.frozen.iter().filter(|frozen| mounts.contains(frozen.device)) {
-        match mounts.open(frozen.device) {
+    for one in frozen.iter().filter(|one| mounts.contains(one.device)) {
+        match mounts.open(one.device) {
             Ok(mounted) => files.push(mounted.file),
             Err(error) => {
-                tracing::error!(mount_point = %frozen.mount_point.display(), %error, "cannot thaw");
+                tracing::error!(mount_point = %one.mount_point.display(), %error, "cannot thaw");
                 thawed = Thawed::NotAll;
             }
         }
     }
     if thaw_within(files, THAW_LIMIT) == Thawed::NotAll {
-        let mount_points: Vec<_> = journal.frozen.iter().map(|frozen| &frozen.mount_point).collect();
+        let mount_points: Vec<_> = frozen.iter().map(|one| &one.mount_point).collect();
         tracing::error!(?mount_points, "not everything that may be frozen answers");
         thawed = Thawed::NotAll;
     }

@@ -182,12 +182,13 @@ pub(crate) async fn say_why<T>(to: &mpsc::Sender<Result<T, Status>>, why: Status
     let _ = to.send_timeout(Err(why), patience).await;
 }
 
-/// A place where the fault tests end the process, or hold it while a file is there; nothing in a build without the feature
-/// `failpoints`.
+/// A place where the fault tests end the process, or hold it for up to a minute while a file is there, beside which another one says
+/// that it is held; nothing in a build without the feature `failpoints`.
 pub(crate) fn crash_point(name: &'static str) {
     fail::fail_point!(name, |held_by: Option<String>| match held_by {
         Some(file) => {
-            while std::path::Path::new(&file).exists() {
+            let _ = std::fs::write(format!("{file}.reached"), "");
+            for _ in (0..6000).take_while(|_| std::path::Path::new(&file).try_exists().unwrap_or(false)) {
                 std::thread::sleep(Duration::from_millis(10));
             }
         }

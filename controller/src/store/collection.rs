@@ -139,7 +139,7 @@ impl Store {
         .during("name points of a collection")
     }
 
-    /// When the newest one began, unless it has ended: it runs, or its controller was stopped.
+    /// When the newest one began, unless it has ended: it runs, or was broken off.
     pub(crate) async fn collecting_since(&self) -> Result<Option<DateTime<Utc>>, StoreError> {
         let newest: Option<(DateTime<Utc>, bool)> = sqlx::query_as(
             "SELECT started_at, finished_at IS NULL FROM collections ORDER BY started_at DESC LIMIT 1",

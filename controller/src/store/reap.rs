@@ -209,8 +209,12 @@ impl Store {
     /// when they are to start. Until the right clock was there, nothing would claim or end them. Answers how much that was.
     pub(crate) async fn undo_leap(&self, longest_wait: Duration, lease: Duration) -> Result<u64, StoreError> {
         let waits = sqlx::query(
-            "WITH ahead AS (SELECT id FROM steps WHERE state = 'pending' AND ready_at > now() + $1::interval + $2::interval
-                            FOR NO KEY UPDATE SKIP LOCKED)
+            // A step of a job that has not begun waits for nothing.
+            "WITH ahead AS (SELECT s.id FROM steps s JOIN jobs j ON j.id = s.job_id
+                            WHERE s.state = 'pending'
+                              AND s.ready_at > now() + $2::interval
+                                + CASE WHEN j.state = 'queued' THEN interval '0' ELSE $1::interval END
+                            FOR NO KEY UPDATE OF s SKIP LOCKED)
              UPDATE steps SET ready_at = now() FROM ahead WHERE steps.id = ahead.id",
         )
         .bind(longest_wait)
@@ -231,16 +235,25 @@ impl Store {
         .await
         .during("shorten leases that a wrong clock gave")?;
         let jobs = sqlx::query(
+            // A slot that is to come yet is still to come: the point is of now.
             "WITH ahead AS (SELECT id FROM jobs WHERE state = 'queued' AND created_at > now() + $1::interval
                             FOR NO KEY UPDATE SKIP LOCKED)
-             UPDATE jobs SET created_at = now(), run_at = now(), expires_at = now() + (expires_at - created_at)
+             UPDATE jobs SET created_at = now(), run_at = now(), expires_at = now() + (expires_at - created_at),
+                 deadline = least(deadline, now() + (expires_at - created_at)),
+                 slot = CASE WHEN slot <= now() THEN slot END
              FROM ahead WHERE jobs.id = ahead.id",
         )
         .bind(LEAP)
         .execute(&self.pool)
         .await
         .during("set when jobs were queued by a wrong clock")?;
-        Ok(waits.rows_affected() + leases.rows_affected() + jobs.rows_affected())
+        let labels =
+            sqlx::query("UPDATE machines SET labelled_at = now() WHERE labelled_at > now() + $1::interval")
+                .bind(LEAP)
+                .execute(&self.pool)
+                .await
+                .during("set when machines were labelled by a wrong clock")?;
+        Ok(waits.rows_affected() + leases.rows_affected() + jobs.rows_affected() + labels.rows_affected())
     }
 
     /// Sessions of controllers that died without a word count as offline once they were silent for `silence`.

@@ -53,12 +53,15 @@ impl Store {
 
     /// Evaluates a policy from now on, by a clock that went back.
     pub(crate) async fn restart_schedule(&self, policy: &Policy) -> Result<(), StoreError> {
-        sqlx::query("UPDATE policies SET evaluated_until = now() WHERE id = $1 AND evaluated_until = $2")
-            .bind(policy.id)
-            .bind(policy.evaluated_until)
-            .execute(&self.pool)
-            .await
-            .during("restart a schedule")?;
+        sqlx::query(
+            "UPDATE policies SET evaluated_until = now(), wanted_since = least(wanted_since, now())
+             WHERE id = $1 AND evaluated_until = $2",
+        )
+        .bind(policy.id)
+        .bind(policy.evaluated_until)
+        .execute(&self.pool)
+        .await
+        .during("restart a schedule")?;
         Ok(())
     }
 }

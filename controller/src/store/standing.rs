@@ -67,14 +67,14 @@ impl Store {
                     NewPointState::SoftDeleted { at, purge_after } => (Some(at), Some(purge_after)),
                     NewPointState::Kept | NewPointState::Purged => (None, None),
                 };
-                let is_undeleted = new.state == NewPointState::Kept
-                    && new.events.last().is_some_and(|event| event.action == UNDELETE);
+                let undeletions = new.events.iter().filter(|event| event.action == UNDELETE);
+                let undeletion = undeletions.map(|event| event.number).max().unwrap_or(0);
                 let updated: Option<(Uuid, i32)> = sqlx::query_as(
                     "WITH before AS (SELECT id, decisions FROM points
                                      WHERE machine_id = $1 AND seq = $2 AND decisions < $3 FOR UPDATE)
                      UPDATE points SET decisions = $3, deleted_at = $5, purge_after = $6, lock_mode = $7, locked_until = $8,
                          state = CASE WHEN $4 = 'listed' AND damage IS NOT NULL THEN 'damaged' ELSE $4 END,
-                         undeleted_at = CASE WHEN $9 THEN now() ELSE undeleted_at END
+                         undeleted_at = CASE WHEN $4 = 'listed' AND $9 > before.decisions THEN now() ELSE undeleted_at END
                      FROM before WHERE points.id = before.id RETURNING points.id, before.decisions",
                 )
                 .bind(new.machine.0)
@@ -85,7 +85,7 @@ impl Store {
                 .bind(purge_after)
                 .bind(new.lock.map(|(mode, _)| mode.as_str()))
                 .bind(new.lock.map(|(_, until)| until))
-                .bind(is_undeleted)
+                .bind(undeletion)
                 .fetch_optional(&mut *connection)
                 .await
                 .during("record where a point stands")?;

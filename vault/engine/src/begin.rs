@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use futures::TryStreamExt as _;
 use tracing::{info, warn};
 use uuid::Uuid;
 
@@ -19,6 +20,8 @@ use crate::{Outcome, Point, Vault, VaultError, name};
 
 /// How often a begin that another one overtook starts over.
 const TRIES: u32 = 32;
+/// Pages of a base that are read together, where it is looked at closely: a disk of 1 TiB has some two thousand.
+const PAGES_AT_ONCE: usize = 16;
 
 /// How much of a point's metadata is read when it is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,9 +203,10 @@ impl Vault {
                     }
                 }
                 if depth == Depth::Pages {
-                    for page in root.extent_pages.iter().chain(&root.hash_pages) {
-                        self.delta_page(point.machine, delta.seq, page).await?;
-                    }
+                    let pages = root.extent_pages.iter().chain(&root.hash_pages).map(Ok);
+                    let read =
+                        |page| async move { self.delta_page(point.machine, delta.seq, page).await.map(drop) };
+                    futures::stream::iter(pages).try_for_each_concurrent(PAGES_AT_ONCE, read).await?;
                 }
             }
         }

@@ -154,7 +154,9 @@ async fn rotate(storage: Storage, unlock: &UnlockOptions, options: RotateOptions
 async fn recovery_kit(keys: &Keys, place: &Place, options: KitOptions) -> Result<(), ToolError> {
     let key = KeyFile::new();
     // Written before the vault is told: what is left by an error opens nothing.
-    let text = kit(keys, &place.directions().map_err(ToolError::Open)?, &key);
+    // Where names are in the database no key is added without it, and none removed.
+    let alone = if place.alone { " --alone" } else { "" };
+    let text = kit(keys, &place.directions().map_err(ToolError::Open)?, alone, &key);
     match &options.output {
         Some(path) => {
             write_private(path, &text)?;
@@ -176,7 +178,7 @@ async fn add_kit(keys: &Keys, options: &KitOptions, key: &KeyFile) -> Result<(),
     keys.add_identity(label, &key.public()).await.map(drop).map_err(ToolError::Keys)
 }
 
-fn kit(keys: &Keys, to: &Directions, key: &KeyFile) -> Zeroizing<String> {
+fn kit(keys: &Keys, to: &Directions, alone: &str, key: &KeyFile) -> Zeroizing<String> {
     let made = Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true);
     let mut text = Zeroizing::new(String::new());
     let _ = write!(
@@ -211,7 +213,7 @@ To run the controller again: FILE is its vault.key.
 If this page is lost or seen, its key is removed by whoever has another one; the first line tells its ID:
 
     holdfast-vault {arguments} key list
-    holdfast-vault {arguments} --key OTHER key remove ID --yes",
+    holdfast-vault {arguments} --key OTHER{alone} key remove ID --yes",
         vault = to.vault,
         needed = to.needed,
         arguments = to.arguments,

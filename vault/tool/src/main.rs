@@ -36,7 +36,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> Result<(), ToolError> {
-    let place = Place { vault: args.vault, s3: args.s3 };
+    let place = Place { vault: args.vault, s3: args.s3, alone: args.alone };
     let storage = place.storage().map_err(ToolError::Open)?;
     let storage = if args.alone { storage.alone() } else { storage };
     let unlock = &args.unlock;

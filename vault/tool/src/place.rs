@@ -8,6 +8,8 @@ use crate::args::S3Options;
 pub(crate) struct Place {
     pub(crate) vault: String,
     pub(crate) s3: S3Options,
+    /// Nothing else changes the vault's keys at this time.
+    pub(crate) alone: bool,
 }
 
 /// How the vault is reached by whoever has nothing but a page: from any folder, in another environment.

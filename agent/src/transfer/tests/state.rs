@@ -48,11 +48,16 @@ async fn the_key_of_the_block_hashes_is_never_written() {
         hex::encode(KEY).into_bytes(),
         hex::encode_upper(KEY).into_bytes(),
         base64.as_encoded_bytes().to_vec(),
+        // As JSON has bytes; below without what separates them.
+        KEY.map(|byte| byte.to_string()).join(",").into_bytes(),
     ];
     let files = files_below(&machine.path().join("state"));
     assert!(files.iter().any(|file| file.ends_with("maps/data.map")), "{files:?}");
     for file in files {
-        let content = std::fs::read(&file).unwrap();
+        let mut content = std::fs::read(&file).unwrap();
+        let without_spaces: Vec<u8> =
+            content.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
+        content.extend(without_spaces);
         let has = |form: &Vec<u8>| content.windows(form.len()).any(|part| part == form.as_slice());
         assert!(!forms.iter().any(has), "{} has the key", file.display());
     }

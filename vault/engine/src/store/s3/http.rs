@@ -16,6 +16,7 @@ use object_store::client::{
     HttpService, ReqwestConnector,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
 
 use super::S3Limits;
 use super::pace::{Bandwidth, Pace, Size};
@@ -61,22 +62,27 @@ impl PacedConnector {
     /// Waits until one more request may begin, which moves so many bytes. That is before it begins, and so outside of the time that it
     /// may take.
     async fn admit(&self, size: Size, bytes: u64) -> Result<InFlight, HttpError> {
-        let admitted = async {
-            let large = match size {
-                Size::Small => None,
-                Size::Large => Some(permit(&self.large).await?),
-            };
-            let in_flight = InFlight { _one: permit(&self.in_flight).await?, _large: large };
-            if let Some(requests) = &self.requests {
-                requests.pass(1).await;
-            }
-            if let Some(bandwidth) = &self.bytes {
-                bandwidth.pass(size, bytes).await;
-            }
-            Some(in_flight)
+        let limits = self.clone();
+        // In a task of its own: a request that nobody polls for a while must not keep all others from their turn.
+        let mut waits = JoinSet::new();
+        waits.spawn(tokio::time::timeout(MAX_WAIT, async move { limits.admitted(size, bytes).await }));
+        let admitted = waits.join_next().await.and_then(Result::ok).and_then(Result::ok).flatten();
+        admitted.ok_or_else(|| HttpError::new(HttpErrorKind::Timeout, Crowded))
+    }
+
+    async fn admitted(&self, size: Size, bytes: u64) -> Option<InFlight> {
+        let large = match size {
+            Size::Small => None,
+            Size::Large => Some(permit(&self.large).await?),
         };
-        let admitted = tokio::time::timeout(MAX_WAIT, admitted).await;
-        admitted.ok().flatten().ok_or_else(|| HttpError::new(HttpErrorKind::Timeout, Crowded))
+        let in_flight = InFlight { _one: permit(&self.in_flight).await?, _large: large };
+        if let Some(requests) = &self.requests {
+            requests.pass(1).await;
+        }
+        if let Some(bandwidth) = &self.bytes {
+            bandwidth.pass(size, bytes).await;
+        }
+        Some(in_flight)
     }
 }
 
@@ -124,7 +130,12 @@ impl HttpService for Paced {
                 *response.status_mut() = UNAVAILABLE.try_into().unwrap_or(response.status());
             }
             let length = response.headers().get("content-length").and_then(|text| text.to_str().ok());
-            debt.is(length.and_then(|text| text.parse().ok()).unwrap_or(0));
+            let length = length.and_then(|text| text.parse().ok()).unwrap_or(0);
+            if length > SMALL {
+                // Such as a whole object, whose length nobody knew.
+                debt.size = Size::Large;
+            }
+            debt.is(length);
             if is_listing {
                 let listed = whole(response).await;
                 // It came, and nothing of it is paid back.
@@ -304,6 +315,18 @@ mod tests {
         drop(paced.execute(upload(MIB)).await.unwrap());
         let seconds = start.elapsed().as_secs_f64();
         assert!((32.9..33.1).contains(&seconds), "32 MiB and 16 times 64 KiB: {seconds}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_polls_keeps_no_turn() {
+        let paced = paced(S3Limits { requests_per_second: NonZeroU32::new(1), ..S3Limits::default() });
+        drop(paced.execute(upload(1)).await.unwrap());
+        let mut left = Box::pin(paced.execute(upload(1)));
+        assert!(futures::poll!(&mut left).is_pending());
+        tokio::task::yield_now().await;
+        let next = tokio::time::timeout(Duration::from_secs(9), paced.execute(upload(1))).await;
+        drop(next.unwrap().unwrap());
+        drop(left.await.unwrap());
     }
 
     #[tokio::test(start_paused = true)]

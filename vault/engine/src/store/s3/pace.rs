@@ -79,7 +79,8 @@ pub(super) enum Size {
     Large,
 }
 
-/// A [`Pace`] of bytes, on which what is small waits for no more than what is small. Nothing is given away: what is large waits for all.
+/// A [`Pace`] of bytes, on which what is small waits for no more than what is small, of which no more than half of all passes: nor does
+/// what is large wait for it for ever. Nothing is given away: what is large waits for all.
 #[derive(Debug)]
 pub(super) struct Bandwidth {
     all: Pace,
@@ -88,7 +89,7 @@ pub(super) struct Bandwidth {
 
 impl Bandwidth {
     pub(super) fn new(per_second: u64) -> Self {
-        Self { all: Pace::new(per_second), small: Pace::new(per_second) }
+        Self { all: Pace::new(per_second), small: Pace::new(per_second.div_ceil(2)) }
     }
 
     pub(super) async fn pass(&self, size: Size, bytes: u64) {
@@ -177,7 +178,7 @@ mod tests {
             pace.pass(Size::Small, 100).await;
         }
         let seconds = start.elapsed().as_secs_f64();
-        assert!((1.99..2.01).contains(&seconds), "only of what is small no more than that passes: {seconds}");
+        assert!((3.99..4.01).contains(&seconds), "only of what is small no more than half passes: {seconds}");
         waiting.await.unwrap();
         let seconds = start.elapsed().as_secs_f64();
         assert!((12.99..13.01).contains(&seconds), "1000 and 3 times 100 are to be paid for: {seconds}");

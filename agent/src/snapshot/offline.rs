@@ -89,4 +89,4 @@ fn classify(source: &DiskSource, error: io::Error) -> SnapshotError {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -3,6 +3,7 @@ use std::fs::OpenOptions;
 use super::*;
 use crate::disk::DiskSource;
 use crate::snapshot::offline::hold;
+use crate::snapshot::offline::tests::held;
 use crate::snapshot::{SnapshotDisk, SnapshotError};
 use crate::testing::loop_disk::{LoopDevice, LoopDir};
 use crate::testing::skip::tool;
@@ -11,20 +12,6 @@ const MIB: u64 = 1 << 20;
 
 fn source(path: &Path) -> DiskSource {
     DiskSource { name: "data".to_owned(), path: path.to_owned() }
-}
-
-/// Somebody else's `losetup --find` may have opened the device that it did not get, for an instant.
-fn held(path: &Path) -> SnapshotDisk {
-    let is_in_use = |held: &Result<_, _>| matches!(held, Err(SnapshotError::InUse { .. }));
-    let mut held = hold(&source(path));
-    for _ in 0..20 {
-        if !is_in_use(&held) {
-            break;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(50));
-        held = hold(&source(path));
-    }
-    held.unwrap()
 }
 
 fn writer(path: &Path) -> File {

@@ -10,6 +10,20 @@ fn source(path: &Path) -> DiskSource {
     DiskSource { name: "data".to_owned(), path: path.to_owned() }
 }
 
+/// Somebody else's `losetup --find` may have opened the device that it did not get, for an instant.
+pub(in crate::snapshot) fn held(path: &Path) -> SnapshotDisk {
+    let is_in_use = |held: &Result<_, _>| matches!(held, Err(SnapshotError::InUse { .. }));
+    let mut held = hold(&source(path));
+    for _ in 0..20 {
+        if !is_in_use(&held) {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        held = hold(&source(path));
+    }
+    held.unwrap()
+}
+
 fn image() -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("data.raw");
@@ -99,10 +113,10 @@ fn a_mounted_device_and_the_image_behind_it_are_in_use() {
     let device = LoopDevice(device);
     assert_eq!(hold(&source(&image)).unwrap_err().detail().code, "disk_in_use", "image of a loop device");
 
-    let held = hold(&source(Path::new(&device.0))).unwrap();
-    assert_eq!(held.size_bytes, 16 << 20);
-    assert!(matches!(held.hold, Hold::Exclusive(_)));
-    drop(held);
+    let disk = held(Path::new(&device.0));
+    assert_eq!(disk.size_bytes, 16 << 20);
+    assert!(matches!(disk.hold, Hold::Exclusive(_)));
+    drop(disk);
 
     let Some(_) = tool("mkfs.ext4", &["-q", &device.0]) else { return };
     let mount_point = dir.path().join("mnt");
@@ -112,6 +126,6 @@ fn a_mounted_device_and_the_image_behind_it_are_in_use() {
     let mounted = Mounted(mount_point);
     assert_eq!(hold(&source(Path::new(&device.0))).unwrap_err().detail().code, "disk_in_use");
     drop(mounted);
-    let held = hold(&source(Path::new(&device.0))).unwrap();
-    held.check().unwrap();
+    let disk = held(Path::new(&device.0));
+    disk.check().unwrap();
 }

@@ -9,7 +9,7 @@ use crate::client::Client;
 use crate::error::CliError;
 use crate::output::{Output, size, table};
 use crate::progress::{Progress, next, said};
-use crate::view::or_dash;
+use crate::view::{or_dash, some};
 
 /// Ranges that a table shows.
 const SHOWN: usize = 3;
@@ -123,7 +123,6 @@ impl Checked {
 
 impl From<v1::Finding> for Finding {
     fn from(finding: v1::Finding) -> Self {
-        let some = |text: String| (!text.is_empty()).then_some(text);
         Self {
             machine: finding.machine_name,
             machine_id: finding.machine_id,

@@ -16,7 +16,7 @@ use crate::client::{Client, again, timed};
 use crate::error::CliError;
 use crate::interrupt::unless_interrupted;
 use crate::output::{Output, table};
-use crate::view::{or_dash, time};
+use crate::view::{or_dash, some, time};
 
 use file::TokenFile;
 
@@ -204,8 +204,4 @@ impl From<v1::EnrolmentToken> for Token {
             revoked_at: time(token.revoked_at),
         }
     }
-}
-
-fn some(text: String) -> Option<String> {
-    (!text.is_empty()).then_some(text)
 }

@@ -10,7 +10,7 @@ use crate::client::{Client, again, timed};
 use crate::error::CliError;
 use crate::output::{Output, size};
 use crate::progress::{Progress, next, said};
-use crate::view::{or_dash, time};
+use crate::view::{or_dash, some, time};
 
 #[derive(Debug, Serialize)]
 struct Vault {
@@ -264,10 +264,6 @@ impl From<v1::WaitingBackup> for Waiting {
     fn from(waiting: v1::WaitingBackup) -> Self {
         Self { machine: some(waiting.machine_name), machine_id: waiting.machine_id, seq: waiting.seq }
     }
-}
-
-fn some(text: String) -> Option<String> {
-    (!text.is_empty()).then_some(text)
 }
 
 fn show(progress: &mut Progress, so_far: CollectionProgress) {

@@ -154,7 +154,7 @@ impl From<v1::Machine> for Machine {
             agent_version: machine.agent_version,
             enrolled_at: time(machine.enrolled_at),
             last_seen_at: time(machine.last_seen_at),
-            policy: (!machine.policy.is_empty()).then_some(machine.policy),
+            policy: some(machine.policy),
             next_slot: time(machine.next_slot),
             last_point_at: time(machine.last_point_at),
             removed_at: time(machine.removed_at),
@@ -221,13 +221,13 @@ impl From<v1::Job> for Job {
             cancel_requested: job.cancel_requested,
             disks: job.disk_names,
             steps: job.steps.into_iter().map(Step::from).collect(),
-            point: (!job.point_id.is_empty()).then_some(job.point_id),
+            point: some(job.point_id),
             error: job.error.map(Error::from),
             created_at: time(job.created_at),
             started_at: time(job.started_at),
             ended_at: time(job.ended_at),
             policy_revision: (job.policy_revision > 0).then_some(job.policy_revision),
-            policy: (!job.policy.is_empty()).then_some(job.policy),
+            policy: some(job.policy),
             slot: time(job.slot),
             deadline: time(job.deadline),
         }
@@ -301,6 +301,11 @@ pub(crate) fn time(at: Option<prost_types::Timestamp>) -> Option<String> {
     let at = at?;
     let at = DateTime::from_timestamp(at.seconds, u32::try_from(at.nanos).ok()?)?;
     Some(at.to_rfc3339_opts(SecondsFormat::Secs, true))
+}
+
+/// On the wire what is not there is empty.
+pub(crate) fn some(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
 }
 
 /// For tables: `-` stands for nothing.

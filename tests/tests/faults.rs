@@ -155,9 +155,36 @@ fn the_gateway_dies_while_it_receives() {
 
 #[test]
 fn the_gateway_dies_while_it_commits() {
-    let commit =
-        ["gateway::prepared", "gateway::commit_begun", "gateway::point_created", "gateway::point_recorded"];
-    controller_dies_at(&commit);
+    controller_dies_at(&[
+        "engine::delta_written",
+        "gateway::prepared",
+        "gateway::commit_begun",
+        "gateway::point_created",
+        "gateway::point_recorded",
+    ]);
+}
+
+#[test]
+fn the_gateway_dies_while_it_restores() {
+    let mut rig = Rig::new(Postgres::shared());
+    let point = rig.world.back_up("web1");
+    let (file, partial) = (rig.world.path("restored.raw"), rig.world.path("restored.raw.partial"));
+    let arguments = ["restore", &point, "--disk", "data", "--to", file.to_str().unwrap()];
+    for failpoint in ["gateway::restore_begun", "gateway::window_read", "gateway::window_read=1*off"] {
+        rig.world.controller.stop();
+        rig.world.controller.start_with(&armed(failpoint));
+        let answer = rig.world.cli.run(&arguments);
+        rig.world.controller.wait_for_crash(failpoint, CRASH_PATIENCE);
+        assert_ne!(answer.code, 0, "{failpoint}");
+        for left in [&file, &partial] {
+            assert!(!left.try_exists().unwrap(), "{failpoint}: half a disk was left behind");
+        }
+        rig.world.controller.start();
+        let _ = rig.world.cli.run(&arguments).succeeds();
+        assert!(fs::read(&file).unwrap() == fs::read(&rig.image.path).unwrap(), "{failpoint}");
+        fs::remove_file(&file).unwrap();
+    }
+    rig.world.assert_catalogue_is_the_vault();
 }
 
 #[test]

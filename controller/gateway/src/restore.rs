@@ -21,7 +21,7 @@ use holdfast_vault_engine::{
 use crate::error::{busy, damaged, status_of};
 use crate::metrics::{RESTORED_BYTES, RESTORES};
 use crate::retry::within;
-use crate::{CataloguedPoint, Gateway, OperatorIdentity, PointLocation, Role, say_why, wire};
+use crate::{CataloguedPoint, Gateway, OperatorIdentity, PointLocation, Role, crash_point, say_why, wire};
 
 /// Frames that may wait for the operator.
 const OUTBOUND: usize = 8;
@@ -104,6 +104,7 @@ impl RestoreApi {
     ) -> Result<(), Status> {
         let size_bytes = reader.size_bytes();
         let start = DiskStart { point_id: point.id.to_string(), disk_name: disk, size_bytes };
+        crash_point("gateway::restore_begun");
         frames.send(disk_frame::Kind::Start(start)).await?;
         let mut block_count = 0;
         let mut windows = Box::pin(reader.windows());
@@ -112,6 +113,7 @@ impl RestoreApi {
                 Ok(window) => window,
                 Err(error) => return Err(self.failed_point(point, error).await),
             };
+            crash_point("gateway::window_read");
             for cells in split(window) {
                 block_count += blocks(&cells);
                 RESTORED_BYTES.add(cells.cells.iter().map(|cell| cell.data.len()).sum());

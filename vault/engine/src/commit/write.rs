@@ -15,11 +15,11 @@ use holdfast_vault_format::{BLOCK_SIZE, DecodeError, Extent};
 
 use uuid::Uuid;
 
-use crate::VaultError;
 use crate::backup::Shared;
 use crate::layer::Layer;
 use crate::received::ReceivedHashes;
 use crate::segment_id::SegmentId;
+use crate::{VaultError, crash_point};
 
 use super::entry::Entry;
 use super::pages::{Pages, Written, write_meta};
@@ -52,6 +52,7 @@ pub(super) async fn write_deltas(shared: &Arc<Shared>) -> Result<Vec<DiskStack>,
     let mut stacks = Vec::new();
     for index in 0..shared.request.disks.len() {
         stacks.push(write_delta(shared, index).await?);
+        crash_point("engine::delta_written");
     }
     Ok(stacks)
 }

@@ -2,13 +2,17 @@
 //! random, some sleep for long between two requests, and some die. In every other schedule machines lend each other what they stored; listings
 //! come in pages at times. A schedule is repeated by its seed, but for what the engine itself draws at random.
 
+mod told;
+
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::num::NonZero;
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
 use holdfast_vault_engine::{
-    Action, BeginBackup, Begun, ClockTrust, CollectOptions, Compaction, KeyFile, LockMode, Outcome, Point,
+    Action, BeginBackup, Begun, ClockTrust, CollectOptions, Compaction, KeyFile, LockMode, Outcome,
     PointState, PointStatus, Refusal, Samples, Storage, Vault, VaultError,
 };
 use object_store::ObjectStore;
@@ -22,6 +26,7 @@ use super::support::paced::Paced;
 use super::support::turns::Turns;
 use super::support::{Image, is_merged, request, restore, send_changes};
 use crate::support::garbage::collect_garbage;
+use told::{AllCounts, Counts, Key, Told, Truth};
 
 const BLOCK: usize = 4096;
 const BLOCKS: usize = 24;
@@ -30,8 +35,6 @@ const PROCESSES: usize = 6;
 /// Turns of one schedule.
 const TURNS: usize = 2000;
 
-type Key = (Uuid, u64);
-
 /// What a backup comes to after all was sent, if nobody kills it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Ends {
@@ -39,61 +42,6 @@ enum Ends {
     /// Nobody hears of it again.
     Lost,
     GivenUp,
-}
-
-/// What is known of a point, or of a backup that may become one.
-#[derive(Debug)]
-struct Truth {
-    image: Image,
-    /// Somebody was told that it is there.
-    point: Option<Point>,
-    deletions_begun: usize,
-    deletions_ended: usize,
-    /// It was undeleted after so many deletions had begun, and no other one was under way.
-    kept_after: Option<usize>,
-    is_locked: bool,
-    /// Somebody may have unlocked it.
-    is_unlocked: bool,
-}
-
-impl Truth {
-    fn may_be_deleted(&self) -> bool {
-        let is_kept = self.kept_after.is_some_and(|after| after == self.deletions_begun);
-        self.deletions_begun > 0 && !is_kept && (!self.is_locked || self.is_unlocked)
-    }
-}
-
-#[derive(Debug, Default)]
-struct Counts {
-    purged: usize,
-    left: usize,
-    borrowed: usize,
-    merged: usize,
-    compacted: u64,
-    refused: usize,
-    restored: usize,
-    killed: usize,
-    held: usize,
-}
-
-#[derive(Debug, Default)]
-struct Known {
-    points: BTreeMap<Key, Truth>,
-    counts: Counts,
-}
-
-/// All that processes share beside the storage: what they told somebody.
-#[derive(Clone, Debug, Default)]
-struct Told(Arc<Mutex<Known>>);
-
-impl Told {
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.0.lock().unwrap()
-    }
-
-    fn with<T>(&self, key: Key, tell: impl FnOnce(&mut Truth) -> T) -> T {
-        tell(self.known().points.get_mut(&key).unwrap())
-    }
 }
 
 struct Process {
@@ -117,7 +65,7 @@ struct World {
 }
 
 impl World {
-    async fn new(key: &Arc<KeyFile>, seed: u64) -> Self {
+    async fn new(key: &Arc<KeyFile>, counts: AllCounts, seed: u64) -> Self {
         let objects: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
         let observer = Vault::create(Storage::over(Arc::clone(&objects)), key).await.unwrap();
         let mut world = Self {
@@ -126,7 +74,7 @@ impl World {
             samples: seed.is_multiple_of(2).then(|| Arc::new(Samples::within(0))),
             disks: [0, 1].map(|disk| Image::noise(2 * seed + disk, BLOCKS * BLOCK)),
             processes: Vec::new(),
-            told: Told::default(),
+            told: Told::counted(counts),
             observer,
             random: Random(seed),
         };
@@ -180,7 +128,7 @@ impl World {
 
     /// Before a request, with one of which nobody hears any more; or only what it does is given up, as when a connection breaks.
     async fn kill(&mut self, at: usize) {
-        self.told.known().counts.killed += 1;
+        self.told.counts().killed += 1;
         let how = self.random.below(3);
         let process = &mut self.processes[at];
         match how {
@@ -247,7 +195,7 @@ impl World {
     /// Points that somebody was told of.
     fn points(&self) -> Vec<Key> {
         let known = self.told.known();
-        known.points.iter().filter(|(_, truth)| truth.point.is_some()).map(|(key, _)| *key).collect()
+        known.iter().filter(|(_, truth)| truth.point.is_some()).map(|(key, _)| *key).collect()
     }
 
     /// What there is to back up.
@@ -259,7 +207,7 @@ impl World {
             // As after a restore.
             2 => {
                 let known = self.told.known();
-                if let Some(old) = known.points.values().nth(self.random.below(1 + known.points.len())) {
+                if let Some(old) = known.values().nth(self.random.below(1 + known.len())) {
                     self.disks[which] = old.image.clone();
                 }
             }
@@ -284,7 +232,7 @@ impl World {
                 there.insert((machine, point.seq), (point, is_listed));
             }
         }
-        for (key, truth) in &self.told.known().points {
+        for (key, truth) in &*self.told.known() {
             let Some(told) = &truth.point else { continue };
             match there.get(key) {
                 Some((point, _)) if point != told => panic!("{told:?} became {point:?}"),
@@ -298,7 +246,7 @@ impl World {
     }
 
     /// All die; a new process finishes what they left.
-    async fn end(mut self) -> Counts {
+    async fn end(mut self) {
         for process in &mut self.processes {
             process.turns.die();
             if let Some(task) = process.task.take() {
@@ -326,9 +274,9 @@ impl World {
             left += vault.points(machine).await.unwrap().len();
         }
         let told = self.points().len();
-        let mut counts = std::mem::take(&mut self.told.known().counts);
-        (counts.purged, counts.left) = (told.saturating_sub(left), left);
-        counts
+        let mut counts = self.told.counts();
+        counts.purged += told.saturating_sub(left);
+        counts.left += left;
     }
 }
 
@@ -360,7 +308,7 @@ async fn back_up(vault: Vault, told: Told, machine: Uuid, image: Image, is_full:
         is_locked: false,
         is_unlocked: false,
     };
-    assert!(told.known().points.insert(key, truth).is_none(), "{key:?} was given out twice");
+    assert!(told.known().insert(key, truth).is_none(), "{key:?} was given out twice");
     let finish = async {
         send_changes(&backup, "sda", &image).await?;
         backup.flush().await?;
@@ -376,12 +324,9 @@ async fn back_up(vault: Vault, told: Told, machine: Uuid, image: Image, is_full:
         Ok(None) => {}
         Ok(Some(point)) => {
             let is_borrowed = point.disks[0].stored_bytes < point.disks[0].sent_bytes / 2;
-            {
-                let mut known = told.known();
-                let base = base.and_then(|base| known.points.get(&base)?.point.clone());
-                known.counts.merged += usize::from(base.is_some_and(|base| is_merged(&point, &base)));
-                known.counts.borrowed += usize::from(is_borrowed);
-            }
+            let base = base.and_then(|base| told.known().get(&base)?.point.clone());
+            told.counts().merged += usize::from(base.is_some_and(|base| is_merged(&point, &base)));
+            told.counts().borrowed += usize::from(is_borrowed);
             told.with(key, |truth| truth.point = Some(point));
         }
         Err(VaultError::Aborted { .. }) => {}
@@ -426,7 +371,7 @@ async fn decide(vault: Vault, told: Told, key: Key, action: Action) {
         }
         (Ok(_), Action::Lock { .. }) => told.with(key, |truth| truth.is_locked = true),
         (Err(VaultError::Refused { source: Refusal::Locked { .. }, .. }), _) => {
-            told.known().counts.refused += 1;
+            told.counts().refused += 1;
         }
         (Ok(_) | Err(VaultError::Refused { .. }), _) => {}
         (Err(error), _) => panic!("{error:?}"),
@@ -438,9 +383,8 @@ async fn collect(vault: Vault, told: Told, options: CollectOptions) {
     // Another collection may have purged a point that it had seen, and removed what that needed: then it takes that for damage.
     let is_gone = |error: &VaultError| matches!(error, VaultError::Missing { .. });
     assert!(report.held.iter().all(|(_, error)| is_gone(error)), "{report:?}");
-    let mut known = told.known();
-    known.counts.compacted += report.compacted_segments;
-    known.counts.held += report.held.len();
+    told.counts().compacted += report.compacted_segments;
+    told.counts().held += report.held.len();
 }
 
 /// What is read while others collect is what it was, or purged.
@@ -449,7 +393,7 @@ async fn read(vault: Vault, told: Told, key: Key) {
     match restore(&vault, &point, "sda").await {
         Ok(restored) => {
             assert!(restored == image, "{key:?} is not what it was");
-            told.known().counts.restored += 1;
+            told.counts().restored += 1;
         }
         Err(error) => {
             let standing = vault.standing(key.0, key.1).await.unwrap();
@@ -458,33 +402,56 @@ async fn read(vault: Vault, told: Told, key: Key) {
     }
 }
 
+async fn play(key: &Arc<KeyFile>, counts: AllCounts, seed: u64) {
+    let mut world = World::new(key, counts, seed * 1000 + seed % 2).await;
+    for _ in 0..TURNS {
+        world.turn().await;
+    }
+    world.end().await;
+}
+
+/// Of the first schedule that fails nobody has to wait for the others.
+struct Playing<'a> {
+    seed: u64,
+    left: &'a Mutex<Range<u64>>,
+}
+
+impl Drop for Playing<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("seed {} fails", self.seed);
+            *self.left.lock().unwrap() = 0..0;
+        }
+    }
+}
+
 /// As many schedules as those of whole steps: `HOLDFAST_RACES` (100) from `HOLDFAST_RACES_SEED` on.
-#[tokio::test(start_paused = true)]
-async fn whatever_comes_between_two_requests_what_was_told_is_true() {
+#[test]
+fn whatever_comes_between_two_requests_what_was_told_is_true() {
     let schedules: u64 = std::env::var("HOLDFAST_RACES").map_or(100, |count| count.parse().unwrap());
     let first: u64 = std::env::var("HOLDFAST_RACES_SEED").map_or(1, |seed| seed.parse().unwrap());
     let dir = tempfile::tempdir().unwrap();
     let key = Arc::new(KeyFile::generate(&dir.path().join("key")).unwrap());
-    let mut all = Counts::default();
-    for seed in first..first + schedules {
-        println!("seed {seed}");
-        let mut world = World::new(&key, seed * 1000 + seed % 2).await;
-        for _ in 0..TURNS {
-            world.turn().await;
+    let counts = AllCounts::default();
+    let seeds = Mutex::new(first..first + schedules);
+    // Each schedule has one thread and a clock of its own.
+    let play_all = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+        let (runtime, next) = (runtime.unwrap(), || seeds.lock().unwrap().next());
+        while let Some(seed) = next() {
+            let playing = Playing { seed, left: &seeds };
+            runtime.block_on(play(&key, Arc::clone(&counts), seed));
+            drop(playing);
         }
-        let counts = world.end().await;
-        all.purged += counts.purged;
-        all.left += counts.left;
-        all.borrowed += counts.borrowed;
-        all.merged += counts.merged;
-        all.compacted += counts.compacted;
-        all.refused += counts.refused;
-        all.restored += counts.restored;
-        all.killed += counts.killed;
-        all.held += counts.held;
-    }
-    println!("{all:?}");
-    let Counts { purged, left, borrowed, merged, compacted, refused, restored, killed, .. } = all;
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, NonZero::get) {
+            scope.spawn(play_all);
+        }
+    });
+    let counts = counts.lock().unwrap();
+    println!("{counts:?}");
+    let Counts { purged, left, borrowed, merged, compacted, refused, restored, killed, .. } = *counts;
     let counts = [purged, left, borrowed, merged, refused, restored, killed];
     assert!(counts.iter().all(|count| *count > 0) && compacted > 0, "nothing was proved: {counts:?}");
 }

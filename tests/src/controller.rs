@@ -98,6 +98,11 @@ impl Controller {
         }
     }
 
+    /// Of the next start.
+    pub fn use_database(&mut self, url: &str) {
+        self.database_url = url.to_owned();
+    }
+
     pub fn start(&mut self) {
         self.start_with("");
     }

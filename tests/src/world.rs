@@ -62,6 +62,15 @@ impl World {
         Self { controller, cli, database, postgres, folder }
     }
 
+    /// The database is lost, and the controller goes on with an empty one.
+    pub fn lose_database(&mut self) {
+        self.controller.stop();
+        self.database = Database::create(&self.postgres);
+        self.controller.use_database(self.database.url());
+        self.cli.api_key_file = self.controller.create_api_key("me", "admin");
+        self.controller.start();
+    }
+
     #[must_use]
     pub fn folder(&self) -> &Path {
         self.folder.path()

@@ -14,7 +14,7 @@ fn points(world: &World) -> Vec<Value> {
 
 #[test]
 fn the_catalogue_is_rebuilt_from_the_vault() {
-    let world = World::start_with(Postgres::shared(), &[("window", "1s")]);
+    let mut world = World::start_with(Postgres::shared(), &[("window", "1s")]);
     let image = Image::random(&world.path("disk.raw"), SIZE, 1);
     let mut agent = world.running_agent("web1", &[("data", &image.path)]);
     let _other = world.running_agent("web2", &[("data", &image.path)]);
@@ -31,7 +31,7 @@ fn the_catalogue_is_rebuilt_from_the_vault() {
     assert_eq!(world.cli.json(&["vault", "rebuild-catalogue"])["added_points"], 0, "all is there");
 
     agent.stop();
-    world.database.run("TRUNCATE machines, points, collections, requests, enrolment_tokens, audit CASCADE");
+    world.lose_database();
     assert_eq!(points(&world), Vec::<Value>::new());
     let viewer = world.cli_with_key(world.controller.create_api_key("watcher", "viewer"));
     let _ = viewer.run(&["vault", "rebuild-catalogue"]).fails(1, "role_too_low");

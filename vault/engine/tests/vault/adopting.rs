@@ -1,11 +1,8 @@
 //! Taking over what an interrupted backup stored, from a storage that takes its time. Time is that of the test.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use futures::FutureExt as _;
-use futures::future::{BoxFuture, ready};
 use holdfast_vault_engine::{KeyFile, Storage, Vault};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
@@ -14,36 +11,14 @@ use uuid::Uuid;
 
 use super::support::agent::{changed_blocks, push_blocks};
 use super::support::faulty::{Fault, Faulty};
-use super::support::paced::{Kind, Pace, Paced, Request};
+use super::support::paced::{Pace, Paced};
+use super::support::slow::{ANSWER, Slow};
 use super::support::{Image, begin, finish, request, restore_disk};
 
 /// Each takes two requests: such a small one comes whole, and its table after it.
 const SEGMENTS: usize = 48;
-const ANSWER: Duration = Duration::from_millis(80);
 /// When agents give an open transfer up.
 const AGENTS_WAIT: Duration = Duration::from_secs(300);
-
-/// A storage that answers late what is asked about segments.
-#[derive(Debug, Default)]
-struct Slow {
-    under_way: Arc<AtomicUsize>,
-    most: AtomicUsize,
-}
-
-impl Pace for Slow {
-    fn before(&self, request: Request<'_>) -> BoxFuture<'static, ()> {
-        if request.kind != Kind::Get || !request.name.starts_with("seg/") {
-            return ready(()).boxed();
-        }
-        let under_way = Arc::clone(&self.under_way);
-        self.most.fetch_max(under_way.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-        let answer = async move {
-            tokio::time::sleep(ANSWER).await;
-            under_way.fetch_sub(1, Ordering::SeqCst);
-        };
-        answer.boxed()
-    }
-}
 
 /// A vault in which a backup of a machine was interrupted when all of its disk was stored, a segment for each block.
 struct Interrupted {
@@ -81,7 +56,7 @@ async fn many_segments_are_read_at_once() {
     let start = Instant::now();
     let backup = begin(&vault, request(test.machine, &[("sda", &test.image)])).await.unwrap();
     let took = start.elapsed();
-    let most = slow.most.load(Ordering::SeqCst);
+    let most = slow.most();
     let one_by_one = ANSWER * 2 * u32::try_from(SEGMENTS).unwrap();
     assert!(most >= 8 && took < one_by_one / 4, "{most} requests at once, {took:?}");
     let again = changed_blocks(&backup, "sda", &test.image).await.unwrap();

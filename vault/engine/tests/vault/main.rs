@@ -27,6 +27,7 @@ mod killed;
 mod lives;
 mod merge;
 mod no_space;
+mod pace;
 mod power_cut;
 mod requests;
 mod resume;

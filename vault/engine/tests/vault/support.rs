@@ -13,6 +13,7 @@ pub(crate) mod proxy;
 pub(crate) mod restore;
 pub(crate) mod s3;
 pub(crate) mod skip;
+pub(crate) mod slow;
 pub(crate) mod tape;
 pub(crate) mod turns;
 pub(crate) mod watched;

@@ -13,9 +13,10 @@ use holdfast_proto::v1::{
     self, BlockMapRun, CellFrame, CommitTransferRequest, CommitTransferResponse, FrameAck,
     OpenTransferRequest, OpenTransferResponse, ReadBlockMapRequest, block_map_run,
 };
-use holdfast_vault_engine::{MapBlocks, MapLayer};
+use holdfast_vault_engine::{MapBlocks, MapLayer, VaultError};
 
-use crate::error::{busy, internal, invalid, reopen, status_of};
+use crate::commit::status_of_transfer;
+use crate::error::{busy, internal, invalid, reopen};
 use crate::transfers::ENDED;
 use crate::{AgentIdentity, Gateway, say_why, send};
 
@@ -63,12 +64,21 @@ impl TransferService for TransferApi {
             v1::MapLayer::Overlay => MapLayer::Overlay,
             v1::MapLayer::Unspecified => return Err(invalid("no layer is named")),
         };
-        let runs =
-            transfer.backup.read_map(&request.disk_name, layer).await.map_err(|error| status_of(&error))?;
+        let gateway = self.0.clone();
+        let reading = Arc::clone(&transfer);
+        let failed = move |error: VaultError| {
+            let status = status_of_transfer(&reading.backup, &error);
+            // Nothing more comes of it: the agent opens it again.
+            if error.is_damage() {
+                gateway.inner.transfers.remove(&reading);
+            }
+            status
+        };
+        let runs = transfer.backup.read_map(&request.disk_name, layer).await.map_err(&failed)?;
         let runs = runs.map(move |run| {
             let _place = &place;
             transfer.touch();
-            let run = run.map_err(|error| status_of(&error))?;
+            let run = run.map_err(&failed)?;
             let blocks = match run.blocks {
                 MapBlocks::Hashes(hashes) => block_map_run::Blocks::Hashes(hashes),
                 MapBlocks::Zero(count) => block_map_run::Blocks::ZeroCount(count),

@@ -67,6 +67,8 @@ pub(crate) struct Opened {
     /// Stored length of its `open` object.
     pub(crate) open_bytes: u64,
     pub(crate) base: Option<Point>,
+    /// Every page of the base was read, not only the roots of its deltas.
+    pub(crate) is_base_read: bool,
     /// The newest point, whether it can be built upon or not.
     pub(crate) previous: Option<PointRef>,
 }
@@ -102,6 +104,13 @@ impl Backup {
     #[must_use]
     pub fn base(&self) -> Option<PointRef> {
         self.shared.opened.base.as_ref().map(Point::reference)
+    }
+
+    /// Whether a page of the base may turn out damaged: not all of them were read. The next begin reads them.
+    #[must_use]
+    pub fn may_have_damaged_base(&self) -> bool {
+        let opened = &self.shared.opened;
+        opened.base.is_some() && !opened.is_base_read
     }
 
     /// The newest point, if that is damaged: this backup is a full one then.

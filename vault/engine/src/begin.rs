@@ -81,14 +81,14 @@ impl Vault {
         let since = newest.as_ref().map_or(0, |point| point.seq);
         let adopted: Vec<u64> = opened.iter().copied().filter(|seq| *seq > since).collect();
         let previous = newest.as_ref().map(Point::reference);
+        // The attempt before may have failed by a page that does not read: look closer than usual.
+        let depth = if adopted.is_empty() { Depth::Roots } else { Depth::Pages };
         let base = match newest {
             Some(point) if request.damaged.contains(&point.seq) => {
                 warn!(%machine, seq = point.seq, "the newest point is known to be damaged: a full backup heals");
                 None
             }
-            // The attempt before may have failed by a page that does not read: look closer than usual.
-            Some(point) if adopted.is_empty() => self.usable_base(point, Depth::Roots).await?,
-            Some(point) => self.usable_base(point, Depth::Pages).await?,
+            Some(point) => self.usable_base(point, depth).await?,
             None => None,
         };
         let epoch = self.condemned_number().await?;
@@ -116,7 +116,7 @@ impl Vault {
             Err(error) => return Err(error),
         };
         info!(%machine, seq, base = ?base.as_ref().map(|point| point.seq), ?adopted, "backup begun");
-        let opened = Opened { seq, open_bytes, base, previous };
+        let opened = Opened { seq, open_bytes, base, is_base_read: depth == Depth::Pages, previous };
         let backup = Backup::start(self.clone(), request.clone(), opened, &adopted, condemned).await?;
         Ok(Some(Begun::Open(backup)))
     }

@@ -8,17 +8,22 @@ use tonic::Code;
 use holdfast_gateway::{PointLocation, VerifyTarget};
 use holdfast_proto::error::detail_of;
 use holdfast_proto::ids::MachineId;
+use holdfast_proto::v1::MapLayer;
 use holdfast_vault_engine::{Samples, VerifyDepth, VerifyReport};
 
 use crate::bed::{Bed, eventually};
-use crate::image::noise;
+use crate::image::{blocks, frames, noise};
 use crate::operator::restore;
 
 const MIB: usize = 1 << 20;
 
-/// The only segment of a machine's first backup.
+/// Of a machine's first backup, the segment with all data.
 fn segment(bed: &Bed, machine: MachineId) -> PathBuf {
-    bed.root().join(format!("seg/{machine}/{:020}/{:08}.0", 1, 0))
+    segment_of(bed, machine, 0)
+}
+
+fn segment_of(bed: &Bed, machine: MachineId, number: u32) -> PathBuf {
+    bed.root().join(format!("seg/{machine}/{:020}/{number:08}.0", 1))
 }
 
 fn flip(path: &PathBuf, at: usize) {
@@ -100,6 +105,42 @@ async fn what_is_committed_while_its_base_is_found_damaged_does_not_need_the_dam
     next.send(changed).await;
     let point = next.commit(&open.transfer_id).await.point_id;
     assert!(restore(&bed, &point, "data").await.unwrap().bytes == image);
+}
+
+/// What only backups read is damaged: the agent asks for the hashes of blocks, or has them, and they are merged with new ones.
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_that_only_a_backup_meets_costs_a_full_transfer_and_no_job() {
+    for has_map in [false, true] {
+        let mut bed = Bed::new().await;
+        let mut image = noise(1, 4 * MIB);
+        let agent = bed.agent(&[("data", &image)]);
+        let first = agent.back_up(&[("data", &image)]).await.point_id;
+        image[..3 * MIB].copy_from_slice(&noise(2, 3 * MIB));
+        // In the middle of the hashes of its blocks, which no restore reads.
+        flip(&segment_of(&bed, agent.machine, 1), 4096);
+        bed.restart().await;
+        let next = bed.next(&agent, &[("data", &image)]).over(bed.channel());
+        let open = next.open().await;
+        assert_ne!(open.disks[0].base_size_bytes, 0, "the roots of its deltas are whole");
+        let status = if has_map {
+            let changed = blocks(&image).take(3 * MIB / 4096);
+            next.send(frames(&open.transfer_id, "data", changed)).await;
+            next.try_commit(&open.transfer_id).await.unwrap_err()
+        } else {
+            next.try_map(&open.transfer_id, "data", MapLayer::Merged).await.unwrap_err()
+        };
+        assert_eq!(detail_of(&status).code, "transfer_closed", "{status:?}");
+
+        let open = next.open().await;
+        assert_eq!(open.disks[0].base_size_bytes, 0);
+        let at = PointLocation { machine: agent.machine, seq: 1 };
+        assert_eq!(bed.authority.script().healing, [(next.step, at)]);
+        let changed = next.changed(&open, "data", &image).await;
+        next.send(changed).await;
+        let point = next.commit(&open.transfer_id).await.point_id;
+        assert!(restore(&bed, &point, "data").await.unwrap().bytes == image);
+        assert!(restore(&bed, &first, "data").await.is_ok(), "it lost nothing that restores read");
+    }
 }
 
 /// When it was looked for what needs the damage, it was not there, and what it is built upon was not marked yet.

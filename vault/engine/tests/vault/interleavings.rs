@@ -434,7 +434,7 @@ fn whatever_comes_between_two_requests_what_was_told_is_true() {
     let key = Arc::new(KeyFile::generate(&dir.path().join("key")).unwrap());
     let counts = AllCounts::default();
     let seeds = Mutex::new(first..first + schedules);
-    // Each schedule has one thread and a clock of its own.
+    // Time stands still in one runtime only: each thread has its own.
     let play_all = || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
         let (runtime, next) = (runtime.unwrap(), || seeds.lock().unwrap().next());

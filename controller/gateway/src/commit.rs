@@ -8,7 +8,7 @@ use tracing::{info, warn};
 use holdfast_proto::error::{ErrorDetailExt as _, system_error};
 use holdfast_proto::ids::{AgentId, StepId};
 use holdfast_proto::v1::{CommitTransferRequest, CommitTransferResponse};
-use holdfast_vault_engine::{Backup, Point, VaultError, chain};
+use holdfast_vault_engine::{Point, VaultError, chain};
 
 use crate::authority::CommitBegun;
 use crate::error::{invalid, reopen, status_of};
@@ -18,20 +18,6 @@ use crate::transfers::{CommitState, Connection, ENDED, Transfer};
 use crate::{Gateway, crash_point};
 
 const BASE_DAMAGED: &str = "the point that it is built upon was found damaged: it begins anew, without that";
-
-/// An error of a transfer. What it is built upon may be damaged where only a backup looks; then it costs a full transfer, and no job: opened
-/// again, it looks there first, and is not built on that.
-pub(crate) fn status_of_transfer(backup: &Backup, error: &VaultError) -> Status {
-    if error.is_damage() && backup.may_have_damaged_base() {
-        warn!(
-            seq = backup.seq(),
-            error = chain(error),
-            "damage met in a transfer: it begins anew, without a base that is damaged"
-        );
-        return reopen(BASE_DAMAGED);
-    }
-    status_of(error)
-}
 
 impl Gateway {
     /// Makes what was received a point; `state` is the transfer's.
@@ -75,9 +61,20 @@ impl Gateway {
         Ok(CommitTransferResponse { point_id: point.id.to_string(), map_ids })
     }
 
-    async fn create_point(&self, transfer: &Transfer, read: &[(String, u64)]) -> Result<Point, Status> {
-        let Transfer { step, attempt, backup, .. } = transfer;
-        let prepared = backup.prepare(read).await.map_err(|error| status_of_transfer(backup, &error))?;
+    /// What an agent gets to know of an error of its transfer. Where only backups look, the base may be damaged: that costs a full transfer
+    /// and no job, since the transfer ends, and who opens it again looks there first and does not build on that.
+    pub(crate) fn transfer_failed(&self, transfer: &Arc<Transfer>, error: &VaultError) -> Status {
+        if !error.is_damage() || !transfer.backup.may_have_damaged_base() {
+            return status_of(error);
+        }
+        warn!(machine = %transfer.machine, error = chain(error), "the transfer begins anew: its base may be damaged");
+        self.inner.transfers.remove(transfer);
+        reopen(BASE_DAMAGED)
+    }
+
+    async fn create_point(&self, transfer: &Arc<Transfer>, read: &[(String, u64)]) -> Result<Point, Status> {
+        let Transfer { step, attempt, backup, .. } = &**transfer;
+        let prepared = backup.prepare(read).await.map_err(|error| self.transfer_failed(transfer, &error))?;
         crash_point("gateway::prepared");
         let (authority, mut asked) = (&self.inner.authority, Instant::now());
         let base = backup.base().map(|base| base.seq);

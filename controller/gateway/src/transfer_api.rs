@@ -15,7 +15,6 @@ use holdfast_proto::v1::{
 };
 use holdfast_vault_engine::{MapBlocks, MapLayer, VaultError};
 
-use crate::commit::status_of_transfer;
 use crate::error::{busy, internal, invalid, reopen};
 use crate::transfers::ENDED;
 use crate::{AgentIdentity, Gateway, say_why, send};
@@ -66,14 +65,7 @@ impl TransferService for TransferApi {
         };
         let gateway = self.0.clone();
         let reading = Arc::clone(&transfer);
-        let failed = move |error: VaultError| {
-            let status = status_of_transfer(&reading.backup, &error);
-            // Nothing more comes of it: the agent opens it again.
-            if error.is_damage() {
-                gateway.inner.transfers.remove(&reading);
-            }
-            status
-        };
+        let failed = move |error: VaultError| gateway.transfer_failed(&reading, &error);
         let runs = transfer.backup.read_map(&request.disk_name, layer).await.map_err(&failed)?;
         let runs = runs.map(move |run| {
             let _place = &place;
